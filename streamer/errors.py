@@ -1,0 +1,61 @@
+"""The few errors that leave a module: what was done, where, why, and what to do about it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class StreamerError(Exception):
+    """An error that a person can act on.
+
+    Args:
+        op: what was being done, as a verb phrase ("open the ledger").
+        where: the file, key or table that it was done to.
+        cause: why it failed, in one sentence.
+        hint: what to do, if possible the very command.
+
+    ``retry`` says whether the same thing can work later without a person: the daemon backs off and
+    tries again. ``exit_code`` is the exit status of a command that ends with this error.
+    """
+
+    retry: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 3
+
+    def __init__(self, op: str, where: str, cause: str, hint: str = "") -> None:
+        super().__init__(op, where, cause, hint)
+        self.op = op
+        self.where = where
+        self.cause = cause
+        self.hint = hint
+
+    def __str__(self) -> str:
+        text = f"cannot {self.op}: {self.where}: {self.cause}"
+        return f"{text}\n  what to do: {self.hint}" if self.hint else text
+
+
+class ConfigError(StreamerError):
+    """A key or value of the configuration that cannot be used."""
+
+    exit_code = 2
+
+
+class UnavailableError(StreamerError):
+    """Something outside is not there now and may come back: a folder, a database, room on a disk."""
+
+    retry = True
+
+
+class RefusedError(StreamerError):
+    """Going on could break a promise (a dataset shorter than its ledger, say); a person decides."""
+
+
+class LockedError(StreamerError):
+    """Another daemon holds this dataset."""
+
+    exit_code = 4
+
+
+class MissingExtraError(StreamerError):
+    """An optional dependency is needed; the hint names the extra."""
+
+    exit_code = 2

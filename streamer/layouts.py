@@ -1,0 +1,223 @@
+"""Bytes of one line -> Record: one function for each layout that producers write.
+
+Two layouts are known. *dialogue*: ``run_id, turn, model, provider, dialogue, assistant{...}, metadata,
+timestamp``, where ``dialogue`` is the prompt and ``assistant`` the reply. *messages*: ``messages`` with or
+without ``metadata``. Both may stand in one file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from streamer.model import Record
+
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+IMAGE_PARTS = frozenset({"image_url", "image", "input_image"})
+
+_STAMPED = re.compile(r"(?P<id>.+)_\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2}")
+_REPLY_ONLY_KEYS = frozenset({"content_text", "has_image"})
+_US = 1_000_000
+
+
+class MalformedError(Exception):
+    """A line that holds no usable record. ``reason`` is the counted name, ``detail`` says where."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class _Source(msgspec.Struct, gc=False):
+    """The keys of either layout; all others (``dialogue_text``) are checked as JSON and skipped."""
+
+    run_id: Any = None
+    turn: Any = None
+    model: Any = None
+    provider: Any = None
+    timestamp: Any = None
+    messages: Any = None
+    dialogue: Any = None
+    assistant: Any = None
+    metadata: Any = None
+
+
+_decode = msgspec.json.Decoder(_Source).decode
+
+
+def read(data: bytes, shard: str) -> Record:
+    """Return the record that one line holds.
+
+    Args:
+        data: the line's bytes, without the newline.
+        shard: the shard's path; its name gives the session id where the record has none.
+
+    Raises:
+        MalformedError: the line is no JSON object with a conversation that a trainer can take.
+    """
+    source = _parse(data)
+    metadata = source.metadata if source.metadata is not None else {}
+    if not isinstance(metadata, dict):
+        raise MalformedError("bad_metadata", "metadata is not an object")
+    if source.messages is not None:
+        messages = _from_messages(source.messages)
+    elif source.dialogue is not None:
+        messages = _from_dialogue(source.dialogue, source.assistant)
+    else:
+        raise MalformedError("no_conversation", "neither messages nor dialogue")
+    timestamp = _first(source.timestamp, metadata.get("timestamp"))
+    return Record(
+        session=_session(source.run_id, metadata, shard),
+        messages=messages,
+        has_image=has_image(messages) or metadata.get("has_image") is True,
+        turn=_first(source.turn, metadata.get("turn")),
+        model=_first(source.model, metadata.get("model")),
+        provider=_first(source.provider, metadata.get("provider")),
+        timestamp=timestamp,
+        time_us=time_us(timestamp),
+        metadata=metadata,
+    )
+
+
+def _parse(data: bytes) -> _Source:
+    try:
+        # msgspec does not look into the strings that it skips.
+        if not data.isascii():
+            data.decode("utf-8")
+        return _decode(data)
+    except UnicodeDecodeError as error:
+        raise MalformedError("invalid_utf8", f"byte {error.start} is not UTF-8") from None
+    except RecursionError:
+        raise MalformedError("too_deep", "nested too deeply") from None
+    except msgspec.ValidationError as error:
+        reason = "not_json" if "out of range" in str(error) else "not_object"
+        raise MalformedError(reason, str(error)) from None
+    except msgspec.DecodeError as error:
+        reason = "nul_bytes" if b"\0" in data else "not_json"
+        raise MalformedError(reason, str(error)) from None
+
+
+def _from_messages(messages: Any) -> list[dict[str, Any]]:
+    checked = [_message(message, f"messages[{i}]") for i, message in enumerate(_list(messages, "messages"))]
+    if not any(message["role"] == "assistant" for message in checked):
+        raise MalformedError("no_reply", "no message of role assistant")
+    return checked
+
+
+def _from_dialogue(dialogue: Any, reply: Any) -> list[dict[str, Any]]:
+    prompt = [_message(message, f"dialogue[{i}]") for i, message in enumerate(_list(dialogue, "dialogue"))]
+    if reply is None:
+        raise MalformedError("no_reply", "assistant is missing")
+    if not isinstance(reply, dict):
+        raise MalformedError("bad_message", "assistant is not an object")
+    answer: dict[str, Any] = {"role": "assistant", "content": reply.get("content", reply.get("content_text"))}
+    answer |= {key: value for key, value in reply.items() if key not in _REPLY_ONLY_KEYS}
+    if not answer.get("tool_calls"):
+        answer.pop("tool_calls", None)
+    return [*prompt, _message(answer, "assistant")]
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise MalformedError("no_conversation", f"{where} is not a list with messages")
+    return value
+
+
+def _message(message: Any, where: str) -> dict[str, Any]:
+    """Check one message; the same object comes back unless tool arguments have to become a string."""
+    if not isinstance(message, dict):
+        raise MalformedError("bad_message", f"{where} is not an object")
+    role = message.get("role")
+    if not isinstance(role, str) or role not in ROLES:
+        raise MalformedError("unknown_role", f"{where}.role is not one of {', '.join(sorted(ROLES))}")
+    calls = message.get("tool_calls")
+    content = message.get("content")
+    if isinstance(content, list):
+        for i, part in enumerate(content):
+            if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+                raise MalformedError("bad_message", f"{where}.content[{i}] is not a part with a type")
+    elif content is None:
+        if role != "assistant":
+            raise MalformedError("bad_message", f"{where} has no content")
+        if not calls and not message.get("function_call"):
+            raise MalformedError("no_reply", f"{where} has neither content nor tool calls")
+    elif not isinstance(content, str):
+        raise MalformedError("bad_message", f"{where}.content is neither a string nor a list of parts")
+    if calls is None:
+        return message
+    return _with_string_arguments(message, calls, where)
+
+
+def _with_string_arguments(message: dict[str, Any], calls: Any, where: str) -> dict[str, Any]:
+    if not isinstance(calls, list):
+        raise MalformedError("bad_message", f"{where}.tool_calls is not a list")
+    fixed: list[Any] | None = None
+    for i, call in enumerate(calls):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise MalformedError("bad_message", f"{where}.tool_calls[{i}] has no function with a name")
+        arguments = function.get("arguments")
+        if isinstance(arguments, str):
+            continue
+        text = msgspec.json.encode({} if arguments is None else arguments).decode()
+        fixed = fixed if fixed is not None else list(calls)
+        fixed[i] = {**call, "function": {**function, "arguments": text}}
+    return message if fixed is None else {**message, "tool_calls": fixed}
+
+
+def has_image(messages: list[dict[str, Any]]) -> bool:
+    """Say whether any message carries an image part."""
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, list) and any(part["type"] in IMAGE_PARTS for part in content):
+            return True
+    return False
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _session(run_id: Any, metadata: dict[str, Any], shard: str) -> str:
+    for value in (run_id, metadata.get("run_id"), metadata.get("session_id")):
+        if value is None or value == "":
+            continue
+        if isinstance(value, str):
+            return value
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        raise MalformedError("bad_metadata", "run_id is neither a string nor a whole number")
+    return session_of_name(shard)
+
+
+def session_of_name(shard: str) -> str:
+    """Return the session id that a shard's file name carries: ``sft_<id>`` or ``<id>_<Y-m-d_H-M-S>``."""
+    stem = os.fsencode(os.path.basename(shard)).decode("utf-8", "backslashreplace").removesuffix(".jsonl")
+    if stem.startswith("sft_"):
+        return stem.removeprefix("sft_")
+    stamped = _STAMPED.fullmatch(stem)
+    return stamped["id"] if stamped else stem
+
+
+def time_us(value: Any) -> int | None:
+    """Return microseconds since the epoch for an ISO time (naive = UTC) or a number of seconds, else None."""
+    if isinstance(value, str):
+        try:
+            when = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=UTC)
+        delta = when - _EPOCH
+        return (delta.days * 86_400 + delta.seconds) * _US + delta.microseconds
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e11:
+        return int(value * _US)
+    return None
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

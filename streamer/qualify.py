@@ -1,0 +1,49 @@
+"""Does a record get in? Pure: the outcome's own verdict first, then what is asked of the record."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from streamer.model import Outcome, Record
+
+
+class Images(StrEnum):
+    """Which records are taken with regard to images."""
+
+    ANY = "any"
+    WITH = "with"
+    WITHOUT = "without"
+
+
+class RecordRules(msgspec.Struct, frozen=True):
+    """What is asked of a record beyond its outcome. An empty rule asks nothing."""
+
+    models: tuple[str, ...] = ()
+    images: Images = Images.ANY
+    min_turn: int | None = None
+    max_turn: int | None = None
+
+
+def below_bar(record: Record, outcome: Outcome, rules: RecordRules) -> str | None:
+    """Return why a record stays out, as a counted reason, or None if it qualifies."""
+    if not outcome.qualifies:
+        return "where"
+    if rules.models and record.model not in rules.models:
+        return "models"
+    if rules.images is not Images.ANY and record.has_image is not (rules.images is Images.WITH):
+        return "images"
+    if not _turn_fits(record.turn, rules):
+        return "turn"
+    return None
+
+
+def _turn_fits(turn: object, rules: RecordRules) -> bool:
+    if rules.min_turn is None and rules.max_turn is None:
+        return True
+    if not isinstance(turn, int):
+        return False
+    return (rules.min_turn is None or turn >= rules.min_turn) and (
+        rules.max_turn is None or turn <= rules.max_turn
+    )
