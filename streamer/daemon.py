@@ -1,0 +1,207 @@
+"""The daemon's life: one lock, one pipeline at a time, hints that wake it, signals that end it.
+
+A failure ends the pipeline, never the daemon: after a pause a new pipeline recovers, as after a crash.
+Only what a person has to decide (``RefusedError``, ``ConfigError``) ends the daemon.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from streamer import config as configuration
+from streamer.config import Config
+from streamer.errors import ConfigError, UnavailableError
+from streamer.events import Emit, Reloaded, ReloadFailed, Started, Stopped
+from streamer.files import Clock, Files
+from streamer.ledger import Accounts
+from streamer.lock import DatasetLock, lock_file
+from streamer.model import State
+from streamer.observers.systemd import Notifier
+from streamer.pipeline import Pipeline, nowhere
+from streamer.sources.hints import Hints, watch
+from streamer.sources.trace_db import local_path
+from streamer.troubles import Troubles
+
+_STATUS_PAUSE = 1.0
+"""Seconds between two status texts for the service manager."""
+
+
+class Daemon:
+    """Runs pipelines for one dataset until it is told to stop.
+
+    Args:
+        config: what to read, how to judge, where to write.
+        reload: reads the configuration again, for SIGHUP.
+        on_config: told of a configuration that is in force from now on.
+        at: called with the name of each point at which a crash must be harmless.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        emit: Emit,
+        reload: Callable[[], Config],
+        notifier: Notifier,
+        files: Files,
+        clock: Clock,
+        on_config: Callable[[Config], None] = lambda _config: None,
+        at: Callable[[str], None] = nowhere,
+    ) -> None:
+        self._config = config
+        self._emit = emit
+        self._read_config = reload
+        self._on_config = on_config
+        self._notifier = notifier
+        self._files = files
+        self._clock = clock
+        self._at = at
+        self._hints = Hints(config.source.shards)
+        self._troubles = Troubles(emit)
+        self._stopping = False
+        self._reload = False
+        self._next_beat = 0.0
+        self._next_status = 0.0
+
+    async def once(self) -> Accounts:
+        """Work off what is there and return the accounts.
+
+        Raises:
+            StreamerError: something that is needed is not there.
+        """
+        with self._locked():
+            async with self._open() as pipeline:
+                await pipeline.drain()
+                return await pipeline.ledger.accounts()
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT.
+
+        Raises:
+            StreamerError: a person has to decide something first.
+        """
+        with self._locked():
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(self._listen)
+                self._watch(tasks)
+                await self._lives()
+                tasks.cancel_scope.cancel()
+
+    def _locked(self) -> DatasetLock:
+        path = self._config.dataset.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return DatasetLock(lock_file(path))
+
+    def _open(self) -> AbstractAsyncContextManager[Pipeline]:
+        return Pipeline.open(self._config, self._files, self._clock, self._emit, self._at)
+
+    async def _lives(self) -> None:
+        while not self._stopping:
+            try:
+                async with self._open() as pipeline:
+                    self._greet(pipeline)
+                    await self._live(pipeline)
+                    self._emit(Stopped(pipeline.dataset.length))
+            except UnavailableError as error:
+                pause = self._troubles.begin(error)
+                self._notifier.status(f"waiting: cannot {error.op}: {error.cause}")
+                await self._pause(pause)
+
+    def _greet(self, pipeline: Pipeline) -> None:
+        config = self._config
+        self._notifier.ready("working off what is there")
+        self._emit(
+            Started(
+                dataset=str(config.dataset.path),
+                dataset_bytes=pipeline.dataset.length,
+                shards=str(config.source.shards),
+                database=str(pipeline.outcomes.path),
+                where=config.qualify.where,
+            )
+        )
+
+    async def _live(self, pipeline: Pipeline) -> None:
+        next_scan = next_poll = self._clock.monotonic()
+        while not self._stopping:
+            now = self._clock.monotonic()
+            if self._hints.take_scan() or now >= next_scan:
+                await pipeline.scan()
+                next_scan = now + pipeline.config.source.scan_interval
+            pipeline.inbox.look(self._hints.take_paths())
+            if self._hints.take_database() or now >= next_poll:
+                more = await pipeline.poll()
+                next_poll = now if more else now + pipeline.poll_pause
+            worked = await pipeline.step()
+            self._troubles.all_over()
+            await self._report(pipeline, worked=worked)
+            if self._reload:
+                await self._reconfigure(pipeline)
+            if not worked:
+                await self._pause(min(next_scan, next_poll) - self._clock.monotonic())
+
+    async def _pause(self, seconds: float) -> None:
+        self._beat()
+        if seconds > 0 and not self._stopping:
+            await self._hints.wait(seconds)
+        self._beat()
+
+    def _beat(self) -> None:
+        """Tell the watchdog that the loop has come round again: idle or busy, but not stuck."""
+        interval, now = self._notifier.watchdog_interval, self._clock.monotonic()
+        if interval is not None and now >= self._next_beat:
+            self._next_beat = now + interval / 2
+            self._notifier.watchdog()
+
+    async def _report(self, pipeline: Pipeline, *, worked: bool) -> None:
+        self._beat()
+        if not worked or self._clock.monotonic() < self._next_status:
+            return
+        self._next_status = self._clock.monotonic() + _STATUS_PAUSE
+        self._notifier.status(_status(await pipeline.ledger.accounts()))
+
+    def _watch(self, tasks: TaskGroup) -> None:
+        source = self._config.source
+        quick = {"emit": self._emit, "force_polling": source.force_polling}
+        tasks.start_soon(lambda: watch(source.shards, self._hints.shard, **quick))
+        folder = local_path(source.database).parent
+        tasks.start_soon(lambda: watch(folder, self._hints.database, recursive=False, **quick))
+
+    async def _listen(self, *, task_status: TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    self._reload = True
+                else:
+                    self._stopping = True
+                    self._notifier.stopping("finishing the batch")
+                self._hints.ring()
+
+    async def _reconfigure(self, pipeline: Pipeline) -> None:
+        self._reload = False
+        self._notifier.reloading()
+        try:
+            wanted = self._read_config()
+            await pipeline.outcomes.check(wanted.qualify.where)
+        except ConfigError as error:
+            self._emit(ReloadFailed(str(error)))
+        else:
+            live, fixed = configuration.changes(self._config, wanted)
+            self._config = configuration.reloaded(self._config, wanted)
+            pipeline.configure(self._config)
+            self._on_config(self._config)
+            self._emit(Reloaded(", ".join(live), ", ".join(fixed)))
+        self._notifier.ready(_status(await pipeline.ledger.accounts()))
+
+
+def _status(accounts: Accounts) -> str:
+    lines = accounts.lines
+    return (
+        f"{lines[State.APPENDED]:,} records from {accounts.appended_rollouts:,} rollouts;"
+        f" {accounts.waiting_rollouts:,} waiting; {lines[State.DEAD_LETTERED]:,} dead letters"
+    )

@@ -1,0 +1,210 @@
+"""Scripted players: what a player sees, and what it decides to do next.
+
+A player is any function from `State` to `Decision`. Both players here are seeded: the same seed decides the
+same way again. The `Forager` looks at the map and mostly earns achievements; the `Wanderer` earns none.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import NamedTuple
+
+import msgspec
+
+Place = tuple[int, int]
+
+STEPS: dict[str, Place] = {
+    "move_left": (-1, 0),
+    "move_right": (1, 0),
+    "move_up": (0, -1),
+    "move_down": (0, 1),
+}
+MIN_ACTIONS = 2
+MAX_ACTIONS = 5
+
+WALKABLE = frozenset({"grass", "sand", "path"})
+WOOD_FOR_TOOLS = 4
+"""Two for the table, one each for the pickaxe and the sword."""
+
+GRASS_CHANCE = 0.3
+"""How often a player that stands before grass looks for a sapling first."""
+
+SILENCE_CHANCE = 0.25
+"""How often a reply is empty: models that call tools often say nothing beside the call."""
+
+_TOOLS = ("place_table", "make_wood_pickaxe", "make_wood_sword")
+_TOOLS_TOO_EARLY = (*_TOOLS, "place_stone", "place_plant", "noop")
+
+
+class State(msgspec.Struct, frozen=True):
+    """What a player sees before a turn.
+
+    ``world`` names what stands on every tile, as ``world[x][y]``; y grows downwards. ``frame`` is the
+    rendered view as PNG bytes.
+    """
+
+    step: int
+    position: Place
+    facing: Place
+    inventory: dict[str, int]
+    unlocked: tuple[str, ...]
+    world: tuple[tuple[str, ...], ...]
+    frame: bytes
+    over: bool = False
+
+    def tile(self, place: Place) -> str:
+        """Return what stands on a tile; ``void`` beyond the edge of the world."""
+        x, y = place
+        inside = 0 <= x < len(self.world) and 0 <= y < len(self.world[x])
+        return self.world[x][y] if inside else "void"
+
+
+class Decision(NamedTuple):
+    """What a player says (may be empty) and the 2-5 actions it takes."""
+
+    reply: str
+    actions: tuple[str, ...]
+
+
+Player = Callable[[State], Decision]
+
+
+class Forager:
+    """Goes for wood, tools, water, cows, saplings and stone, whatever is nearest and still missing."""
+
+    def __init__(self, seed: int) -> None:
+        # A player's dice, no secret.
+        self._random = Random(seed)  # noqa: S311
+
+    def __call__(self, state: State) -> Decision:
+        """Take the first of the player's aims that makes sense here."""
+        aims = (self._build, self._plant, self._search_grass, self._fetch)
+        decision = next((found for aim in aims if (found := aim(state))), None) or self._explore()
+        return self._sometimes_silent(decision)
+
+    def _build(self, state: State) -> Decision | None:
+        if "place_table" in state.unlocked or state.inventory["wood"] < WOOD_FOR_TOOLS:
+            return None
+        step = self._open_step(state, WALKABLE)
+        return step and Decision("That is enough wood: a table first, then the tools.", (step, *_TOOLS))
+
+    def _plant(self, state: State) -> Decision | None:
+        if "place_plant" in state.unlocked or not state.inventory["sapling"]:
+            return None
+        step = self._open_step(state, frozenset({"grass"}))
+        return step and Decision("The sapling goes into the ground, on free grass.", (step, "place_plant"))
+
+    def _search_grass(self, state: State) -> Decision | None:
+        on_grass = state.tile(_add(state.position, state.facing)) == "grass"
+        if not on_grass or "collect_sapling" in state.unlocked or self._random.random() >= GRASS_CHANCE:
+            return None
+        times = self._random.randint(MIN_ACTIONS, MAX_ACTIONS)
+        return Decision("Grass hides a sapling now and then — worth a try.", ("do",) * times)
+
+    def _fetch(self, state: State) -> Decision | None:
+        wanted = _wanted(state)
+        moves = route(state, frozenset(wanted))
+        if moves is None:
+            return None
+        kind = _reached(state, moves)
+        actions = (*moves, *("do",) * wanted[kind])[:MAX_ACTIONS]
+        return Decision(f"Nearest {kind}: {len(moves)} moves, first {_word(moves[0])} — on my way.", actions)
+
+    def _explore(self) -> Decision:
+        step = self._random.choice(list(STEPS))
+        times = self._random.randint(MIN_ACTIONS + 1, MAX_ACTIONS)
+        return Decision(f"Nothing useful in reach; I scout {_word(step)}wards.", (step,) * times)
+
+    def _open_step(self, state: State, ground: frozenset[str]) -> str | None:
+        """Return a move after which the player faces free ground of the given kinds."""
+        for step in self._random.sample(list(STEPS), len(STEPS)):
+            beside = _add(state.position, STEPS[step])
+            ahead = _add(beside, STEPS[step])
+            if state.tile(beside) in WALKABLE and state.tile(ahead) in ground:
+                return step
+        return None
+
+    def _sometimes_silent(self, decision: Decision) -> Decision:
+        silent = self._random.random() < SILENCE_CHANCE
+        return decision._replace(reply="") if silent else decision
+
+
+class Wanderer:
+    """Walks at random and tries its empty hands on tools: nothing that it does unlocks an achievement."""
+
+    def __init__(self, seed: int) -> None:
+        # As above.
+        self._random = Random(seed)  # noqa: S311
+
+    def __call__(self, state: State) -> Decision:
+        """Pick actions without a look at the map."""
+        choices = (*STEPS, *_TOOLS_TOO_EARLY)
+        actions = self._random.choices(choices, k=self._random.randint(MIN_ACTIONS, MAX_ACTIONS))
+        reply = f"Step {state.step}, no plan yet: {_word(actions[0])} it is."
+        return Decision(reply, tuple(actions))
+
+
+def route(state: State, wanted: frozenset[str]) -> tuple[str, ...] | None:
+    """Return the shortest moves to the nearest tile of a wanted kind, or None if none can be reached.
+
+    The last move bumps into that tile: it turns the player towards it without taking a step.
+    """
+    came_by: dict[Place, tuple[Place, str] | None] = {state.position: None}
+    queue = deque([state.position])
+    while queue:
+        place = queue.popleft()
+        for step, target in _neighbours(place):
+            if target in came_by:
+                continue
+            came_by[target] = (place, step)
+            if state.tile(target) in wanted:
+                return _backtrack(came_by, target)
+            if state.tile(target) in WALKABLE:
+                queue.append(target)
+    return None
+
+
+def _backtrack(came_by: dict[Place, tuple[Place, str] | None], target: Place) -> tuple[str, ...]:
+    moves: list[str] = []
+    link = came_by[target]
+    while link:
+        place, step = link
+        moves.append(step)
+        link = came_by[place]
+    return tuple(reversed(moves))
+
+
+def _neighbours(place: Place) -> Iterator[tuple[str, Place]]:
+    for step, direction in STEPS.items():
+        yield step, _add(place, direction)
+
+
+def _reached(state: State, moves: tuple[str, ...]) -> str:
+    place = state.position
+    for move in moves:
+        place = _add(place, STEPS[move])
+    return state.tile(place)
+
+
+def _wanted(state: State) -> dict[str, int]:
+    """Return the kinds of tile worth a walk, with how often to ``do`` there."""
+    wanted: dict[str, int] = {}
+    if "place_table" not in state.unlocked:
+        wanted["tree"] = WOOD_FOR_TOOLS - state.inventory["wood"]
+    if "collect_drink" not in state.unlocked:
+        wanted["water"] = 2
+    if "eat_cow" not in state.unlocked:
+        wanted["cow"] = 3
+    if "collect_stone" not in state.unlocked and state.inventory["wood_pickaxe"]:
+        wanted["stone"] = 1
+    return {kind: times for kind, times in wanted.items() if times > 0}
+
+
+def _add(place: Place, direction: Place) -> Place:
+    return place[0] + direction[0], place[1] + direction[1]
+
+
+def _word(action: str) -> str:
+    return action.removeprefix("move_").replace("_", " ")

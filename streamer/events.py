@@ -1,0 +1,246 @@
+"""Every event that can be observed, one dataclass each. Logs, metrics and pages subscribe to them.
+
+An event holds what happened as plain values and can say it in a sentence; it never holds what models
+wrote. ``level`` is how much a person should care: debug, info, warning, error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from streamer.errors import StreamerError
+
+
+@dataclass(frozen=True)
+class Event:
+    """What all events have: a stable ``name``, a ``level`` and a sentence."""
+
+    name: ClassVar[str] = "event"
+    level: ClassVar[str] = "info"
+
+    def message(self) -> str:
+        """Say what happened, for people."""
+        return self.name.replace("_", " ")
+
+
+Emit = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Started(Event):
+    """The daemon has recovered and is about to read."""
+
+    name = "started"
+    dataset: str
+    dataset_bytes: int
+    shards: str
+    database: str
+    where: str
+
+    def message(self) -> str:
+        """Say what is read and what is written."""
+        return f"reading {self.shards} and {self.database}, appending to {self.dataset}"
+
+
+@dataclass(frozen=True)
+class Recovered(Event):
+    """Dataset and ledger did not agree at start, and do now."""
+
+    name = "recovered"
+    level = "warning"
+    adopted: int
+    foreign: int
+    cut_bytes: int
+
+    def message(self) -> str:
+        """Say what was healed."""
+        return (
+            f"the dataset was ahead of its ledger: {self.adopted} lines adopted, {self.foreign} not ours left"
+            f" as they are, a torn tail of {self.cut_bytes} bytes cut"
+        )
+
+
+@dataclass(frozen=True)
+class Committed(Event):
+    """One batch is durable."""
+
+    name = "committed"
+    read: int
+    appended: int
+    duplicate: int
+    below_bar: int
+    waiting: int
+    dead_lettered: int
+    dataset_bytes: int
+
+    def message(self) -> str:
+        """Say what the batch brought."""
+        return f"{self.appended} records appended of {self.read} lines"
+
+
+@dataclass(frozen=True)
+class Quiet(Committed):
+    """One batch without a new record is durable."""
+
+    name = "committed"
+    level = "debug"
+
+
+@dataclass(frozen=True)
+class DeadLettered(Event):
+    """Lines of one shard could not be taken; they are in the dead letters, with reasons."""
+
+    name = "dead_lettered"
+    level = "warning"
+    shard: str
+    line: int
+    reason: str
+    lines: int
+
+    def message(self) -> str:
+        """Say where and why."""
+        return f"{self.lines} lines of {self.shard} cannot be taken, the first is line {self.line}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class OutcomesSeen(Event):
+    """Outcome rows were new or had changed."""
+
+    name = "outcomes_seen"
+    level = "debug"
+    rows: int
+    qualifying: int
+
+
+@dataclass(frozen=True)
+class ShardOverwritten(Event):
+    """The producer overwrote bytes that were read; the shard is read again from its start."""
+
+    name = "shard_overwritten"
+    level = "warning"
+    shard: str
+    waiting_lines: int
+
+    def message(self) -> str:
+        """Say what was lost with the old bytes."""
+        text = f"{self.shard} was overwritten and is read again"
+        if not self.waiting_lines:
+            return text
+        return f"{text}; {self.waiting_lines} of its lines had no outcome yet, and their bytes are gone"
+
+
+@dataclass(frozen=True)
+class ShardMoved(Event):
+    """A shard was renamed; its cursor goes with it."""
+
+    name = "shard_moved"
+    shard: str
+    was: str
+
+
+@dataclass(frozen=True)
+class ShardUnreadable(Event):
+    """A shard cannot be read now; it is tried again with every scan."""
+
+    name = "shard_unreadable"
+    level = "warning"
+    shard: str
+    cause: str
+
+    def message(self) -> str:
+        """Say which shard and why."""
+        return f"{self.shard} cannot be read: {self.cause}; it is tried again with every scan"
+
+
+@dataclass(frozen=True)
+class NeverScored(Event):
+    """Lines have waited for their outcome longer than configured; they are still taken if it comes."""
+
+    name = "never_scored"
+    level = "warning"
+    lines: int
+
+
+@dataclass(frozen=True)
+class Trouble(Event):
+    """Something outside cannot be used now; it is tried again."""
+
+    name = "trouble"
+    level = "warning"
+    op: str
+    where: str
+    cause: str
+    hint: str
+
+    @classmethod
+    def of(cls, error: StreamerError) -> Trouble:
+        """Make the event of an error."""
+        return cls(error.op, error.where, error.cause, error.hint)
+
+    def message(self) -> str:
+        """Say what, where, why, and what to do."""
+        return f"cannot {self.op}: {self.where}: {self.cause} ({self.hint})"
+
+
+@dataclass(frozen=True)
+class TroubleOver(Event):
+    """What could not be used works again."""
+
+    name = "trouble_over"
+    op: str
+    where: str
+
+    def message(self) -> str:
+        """Say what works again."""
+        return f"can {self.op} again: {self.where}"
+
+
+@dataclass(frozen=True)
+class NotificationsLost(Event):
+    """The file system does not tell of changes; the timed scan goes on finding them."""
+
+    name = "notifications_lost"
+    level = "warning"
+    folder: str
+    cause: str
+
+    def message(self) -> str:
+        """Say what this costs."""
+        return f"no notifications for {self.folder}: {self.cause}; changes are found by the timed scan"
+
+
+@dataclass(frozen=True)
+class Reloaded(Event):
+    """SIGHUP: the configuration was read again."""
+
+    name = "reloaded"
+    changed: str
+    refused: str
+
+    def message(self) -> str:
+        """Say what changed, and what cannot while the daemon runs."""
+        text = f"configuration read again, changed: {self.changed or 'nothing'}"
+        return f"{text}; needs a restart: {self.refused}" if self.refused else text
+
+
+@dataclass(frozen=True)
+class ReloadFailed(Event):
+    """SIGHUP: the configuration is wrong; the old one stays in force."""
+
+    name = "reload_failed"
+    level = "error"
+    cause: str
+
+    def message(self) -> str:
+        """Say what is wrong."""
+        return f"the old configuration stays in force: {self.cause}"
+
+
+@dataclass(frozen=True)
+class Stopped(Event):
+    """The daemon has ended cleanly."""
+
+    name = "stopped"
+    dataset_bytes: int

@@ -1,0 +1,88 @@
+"""The few system calls that streamer makes on files, as one argument that tests can replace."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Protocol
+
+import anyio
+
+PRIVATE = 0o640
+"""Mode of every file that streamer creates: what models wrote is not for everyone."""
+
+
+class Files:
+    """The real system calls. Each raises ``OSError`` as the kernel does."""
+
+    def open(self, path: str | os.PathLike[str], flags: int) -> int:
+        """Open ``path``; a file that is created is private to user and group."""
+        return os.open(path, flags | os.O_CLOEXEC, PRIVATE)
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor."""
+        os.close(fd)
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        """Read up to ``size`` bytes at ``offset``; fewer only at the end of the file."""
+        return os.pread(fd, size, offset)
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        """Write some of ``data`` and return how many bytes that was."""
+        return os.write(fd, data)
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        """Write some of ``data`` at ``offset`` and return how many bytes that was."""
+        return os.pwrite(fd, data, offset)
+
+    def fdatasync(self, fd: int) -> None:
+        """Return when what was written is on the disk."""
+        _datasync(fd)
+
+    def fsync(self, fd: int) -> None:
+        """As ``fdatasync``, for directories."""
+        os.fsync(fd)
+
+    def ftruncate(self, fd: int, length: int) -> None:
+        """Cut the file to ``length`` bytes."""
+        os.ftruncate(fd, length)
+
+    def fstat(self, fd: int) -> os.stat_result:
+        """Return the state of an open file."""
+        return os.fstat(fd)
+
+    def stat(self, path: str | os.PathLike[str]) -> os.stat_result:
+        """Return the state of what stands at ``path``."""
+        return os.stat(path)
+
+
+_datasync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
+
+
+class Clock(Protocol):
+    """Time, as an argument. No verdict depends on it: ages, pauses and labels do."""
+
+    def now(self) -> float:
+        """Return seconds since 1970-01-01 UTC."""
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after ``seconds``."""
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def now(self) -> float:
+        """Return seconds since 1970-01-01 UTC."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after ``seconds``."""
+        await anyio.sleep(seconds)

@@ -1,0 +1,340 @@
+"""A whole dataset, read once: what is wrong with it, and what is in it. Memory holds one line at a time."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import msgspec
+from blake3 import blake3
+
+from streamer.check import CheckedLine, Finding, Kind, check_line, image_parts, is_number, tool_calls
+from streamer.dedup import DedupBy, record_key
+from streamer.errors import ConfigError, UnavailableError
+from streamer.images import check_image
+from streamer.layouts import ROLES
+from streamer.tally import Tally
+from streamer.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+FINDINGS_KEPT = 20
+LONGEST_LINE = 1 << 30
+"""Bytes; a longer line is a problem and is not looked into."""
+
+DISTINCT_REWARDS = 20
+"""With more different rewards than that, they are put into ten bins of equal width."""
+
+_BINS = 10
+_TOP = 10
+_BLOCK = 1 << 20
+_NAME = 200
+"""Characters of a name (of a model, of a tool) that count."""
+
+_LOOKS = 10
+_PAUSE = 0.1
+"""An unterminated last line is looked at so often, after so many seconds, before it is reported."""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """One finding and its place: line numbers start at 1, ``offset`` is the first byte of the line."""
+
+    kind: Kind
+    line: int
+    offset: int
+    detail: str
+
+
+class Findings(msgspec.Struct):
+    """How many of each kind, and the first few of all."""
+
+    counts: dict[str, int] = {}
+    first: list[Found] = []
+
+    def add(self, found: Found) -> None:
+        """Count one."""
+        self.counts[found.kind] = self.counts.get(found.kind, 0) + 1
+        if len(self.first) < FINDINGS_KEPT:
+            self.first.append(found)
+
+
+class RewardBin(msgspec.Struct, frozen=True):
+    """How many records have a reward from ``low`` to below ``high`` (the last bin: to ``high``).
+
+    The two are equal where the bin is one value.
+    """
+
+    low: float
+    high: float
+    records: int
+
+
+class Lengths(msgspec.Struct, frozen=True):
+    """Bytes of the lines, newline included; all 0 for an empty dataset. The median is exact (the lower)."""
+
+    min: int = 0
+    median: int = 0
+    max: int = 0
+
+
+class Images(msgspec.Struct, frozen=True):
+    """Records with images, and what became of the images."""
+
+    records: int = 0
+    decoded: int = 0
+    remote: int = 0
+    skipped: int = 0
+    broken: int = 0
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a dataset holds. ``bytes`` is its length when the reading began."""
+
+    dataset: str
+    bytes: int
+    lines: int
+    problems: Findings
+    warnings: Findings
+    roles: dict[str, int]
+    rewards: list[RewardBin]
+    without_reward: int
+    rollouts: int
+    models: dict[str, int]
+    tools: dict[str, int]
+    images: Images
+    lengths: Lengths
+
+
+class _Line(msgspec.Struct, frozen=True):
+    """A line as it lies in the file. ``data`` is None if it is too long to look into."""
+
+    number: int
+    offset: int
+    length: int
+    data: bytes | None
+    terminated: bool
+
+
+def inspect(
+    path: Path,
+    *,
+    by: DedupBy = DedupBy.CONVERSATION,
+    decode_images: bool = True,
+    progress: Callable[[int, int], None] = lambda _done, _size: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Report:
+    """Read a dataset, as long as it is now, and return what was found.
+
+    Args:
+        path: the dataset file; it may grow meanwhile.
+        by: what makes a line a duplicate of one before it.
+        decode_images: decode data URLs with Pillow, or only count them.
+        progress: called with (bytes read, bytes to read), about once for each MiB.
+        sleep: waits so many seconds for the end of an unterminated last line.
+
+    Raises:
+        ConfigError: there is no such file.
+        MissingExtraError: images are to be decoded and Pillow is not installed.
+        UnavailableError: the file cannot be read, or the disk has no room for the temporary database.
+    """
+    try:
+        with path.open("rb", buffering=_BLOCK) as file, Tally() as tally:
+            size = os.fstat(file.fileno()).st_size
+            inspection = _Inspection(tally, by, decode_images=decode_images)
+            for line in _lines(file, size, sleep):
+                inspection.take(line)
+                if _crosses_block(line):
+                    progress(min(line.offset + line.length, size), size)
+            return inspection.report(str(path), size)
+    except FileNotFoundError:
+        raise ConfigError(
+            "verify", printable(str(path)), "there is no such file", "streamer verify DATASET"
+        ) from None
+    except OSError as error:
+        raise UnavailableError("verify", printable(str(path)), error.strerror or str(error)) from error
+    except sqlite3.Error as error:
+        hint = "make room, or set SQLITE_TMPDIR to a folder on another disk"
+        raise UnavailableError("verify", "its temporary database", str(error), hint) from error
+
+
+def _lines(file: BinaryIO, size: int, sleep: Callable[[float], None]) -> Iterator[_Line]:
+    """Yield the lines that begin before ``size``."""
+    offset = number = 0
+    while offset < size:
+        number += 1
+        data = _settled(file, file.readline(LONGEST_LINE), sleep)
+        length, last = len(data), data[-1:]
+        if length == LONGEST_LINE and last != b"\n":
+            extra, last = _skip_line(file)
+            length += extra
+        whole = data if length == len(data) else None
+        yield _Line(number, offset, length, whole, terminated=last == b"\n")
+        offset += length
+
+
+def _settled(file: BinaryIO, data: bytes, sleep: Callable[[float], None]) -> bytes:
+    """Give a daemon that is in the middle of a write the time to end the line."""
+    for _ in range(_LOOKS):
+        if data.endswith(b"\n") or len(data) == LONGEST_LINE:
+            break
+        sleep(_PAUSE)
+        data += file.readline(LONGEST_LINE - len(data))
+    return data
+
+
+def _skip_line(file: BinaryIO) -> tuple[int, bytes]:
+    """Read to the end of the line; return how many bytes that was and the last of them."""
+    length, last = 0, b""
+    while last != b"\n" and (block := file.readline(_BLOCK)):
+        length, last = length + len(block), block[-1:]
+    return length, last
+
+
+def _crosses_block(line: _Line) -> bool:
+    return line.offset // _BLOCK != (line.offset + line.length) // _BLOCK
+
+
+class _Inspection:
+    """Everything that is remembered from line to line."""
+
+    def __init__(self, tally: Tally, by: DedupBy, *, decode_images: bool) -> None:
+        self._tally = tally
+        self._by = by
+        self._decode_images = decode_images
+        self._lines = 0
+        self._problems = Findings()
+        self._warnings = Findings()
+        self._roles: Counter[str] = Counter()
+        self._images: Counter[str] = Counter()
+        self._without_reward = 0
+
+    def take(self, line: _Line) -> None:
+        self._lines += 1
+        self._tally.add("length", line.length)
+        for finding in self._findings(line):
+            self._add(line, finding)
+
+    def report(self, dataset: str, size: int) -> Report:
+        return Report(
+            dataset=dataset,
+            bytes=size,
+            lines=self._lines,
+            problems=self._problems,
+            warnings=self._warnings,
+            roles=dict(self._roles.most_common()),
+            rewards=_bins(self._tally),
+            without_reward=self._without_reward,
+            rollouts=self._tally.distinct("run"),
+            models=self._tally.top("model", _TOP),
+            tools=self._tally.top("tool", _TOP),
+            images=Images(**self._images),
+            lengths=_lengths(self._tally),
+        )
+
+    def _add(self, line: _Line, finding: Finding) -> None:
+        findings = self._warnings if finding.kind.is_warning else self._problems
+        findings.add(Found(finding.kind, line.number, line.offset, finding.detail))
+
+    def _findings(self, line: _Line) -> Iterator[Finding]:
+        if not line.terminated:
+            yield _unterminated(line)
+        elif line.data is None:
+            yield Finding(
+                Kind.TOO_LONG, f"{line.length} bytes; lines over {LONGEST_LINE} are not looked into"
+            )
+        else:
+            checked = check_line(line.data)
+            yield from checked.findings
+            yield from self._duplicate(checked, line.number)
+            yield from self._look_at_images(checked)
+            self._count(checked)
+
+    def _duplicate(self, checked: CheckedLine, number: int) -> Iterator[Finding]:
+        key = _key(checked, self._by)
+        if key is None:
+            return
+        first = self._tally.first_line(key, number)
+        if first != number:
+            yield Finding(Kind.DUPLICATE, f"the same as line {first}, by {self._by}")
+
+    def _look_at_images(self, checked: CheckedLine) -> Iterator[Finding]:
+        records = 0
+        for where, part in image_parts(checked.messages):
+            image = check_image(part, where, decode=self._decode_images)
+            self._images[image.fate] += 1
+            records = 1
+            if image.finding:
+                yield image.finding
+        self._images["records"] += records
+
+    def _count(self, checked: CheckedLine) -> None:
+        self._roles.update(_roles(checked.messages))
+        for message in checked.messages:
+            for name, _ in tool_calls(message):
+                self._tally.add("tool", name[:_NAME])
+        metadata = checked.metadata
+        if is_number(metadata.get("total_reward")):
+            self._tally.add("reward", float(metadata["total_reward"]))
+        else:
+            self._without_reward += 1
+        if isinstance(metadata.get("model"), str):
+            self._tally.add("model", metadata["model"][:_NAME])
+        if isinstance(metadata.get("run_id"), str):
+            self._tally.add("run", blake3(metadata["run_id"].encode()).digest(16))
+
+
+def _unterminated(line: _Line) -> Finding:
+    return Finding(
+        Kind.UNTERMINATED,
+        f"the last {line.length} bytes have no newline: a running daemon may be in the middle of a write"
+        " (look again); if none is running, the next one mends it when it starts",
+    )
+
+
+def _key(checked: CheckedLine, by: DedupBy) -> bytes | None:
+    """Return the key that the daemon gives this line, or None if its shape allows none."""
+    if not checked.messages:
+        return None
+    metadata = checked.metadata
+    identity = (metadata.get("run_id"), metadata.get("turn"), metadata.get("timestamp"))
+    try:
+        return record_key(checked.messages, by, identity)
+    except (AttributeError, TypeError, RecursionError):
+        return None
+
+
+def _roles(messages: list[dict[str, Any]]) -> Iterator[str]:
+    for message in messages:
+        role = message.get("role")
+        if isinstance(role, str) and role in ROLES:
+            yield role
+
+
+def _bins(tally: Tally) -> list[RewardBin]:
+    if tally.distinct("reward") <= DISTINCT_REWARDS:
+        return [RewardBin(value, value, records) for value, records in tally.in_order("reward")]
+    low, high = tally.range("reward")
+    width = high / _BINS - low / _BINS  # their difference may be more than a float holds
+    counts = [0] * _BINS
+    for value, records in tally.in_order("reward"):
+        counts[min(int(value / width - low / width), _BINS - 1)] += records
+    return [RewardBin(low + i * width, low + (i + 1) * width, records) for i, records in enumerate(counts)]
+
+
+def _lengths(tally: Tally) -> Lengths:
+    shortest, longest = tally.range("length")
+    return Lengths(int(shortest), _median(tally, "length"), int(longest))
+
+
+def _median(tally: Tally, what: str) -> int:
+    left = tally.total(what) / 2
+    for value, times in tally.in_order(what):
+        left -= times
+        if left <= 0:
+            return int(value)
+    return 0

@@ -1,0 +1,526 @@
+"""The ledger: what was read, what became of it, and how long the dataset is. One SQLite file.
+
+Invariants
+- One transaction per batch (``commit``) holds cursors, verdicts, keys and the dataset's length; there is
+  no state between two batches.
+- The dataset is written and synced before the ledger commits. A ledger that lags behind the dataset is
+  therefore normal (a crash, a power loss: ``synchronous=NORMAL``) and healed by adoption.
+- ``tally`` equals the sum over ``span`` at every commit, so that accounts are cheap at any size.
+
+Tables
+- ``meta``     one row: lengths, what the keys mean, which folder and database
+- ``shard``    a cursor for each shard; ``replaced`` once its bytes were overwritten by the producer
+- ``span``     consecutive lines of one shard with one verdict; ``due`` when they have to be judged again
+- ``tally``    lines by state and reason
+- ``record``   key -> offset of the line in the dataset; ``claimed`` when a shard line stands behind it
+- ``outcome``  rows of ``outcome_rewards`` as last seen
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import aiosqlite
+import anyio
+import msgspec
+
+from streamer.errors import RefusedError, UnavailableError
+from streamer.join import JoinRule
+from streamer.model import OPEN_STATES, Cursor, Outcome, Span, State
+
+APPLICATION_ID = 0x73747231
+SCHEMA_VERSION = 1
+UNREADABLE = "unreadable"
+"""Reason of waiting lines whose shard could not be read when their outcome came."""
+
+_SCHEMA = """
+CREATE TABLE meta (
+  one INTEGER PRIMARY KEY CHECK (one = 1),
+  dataset_length INTEGER NOT NULL DEFAULT 0, dataset_lines INTEGER NOT NULL DEFAULT 0,
+  dataset_tail BLOB NOT NULL DEFAULT x'', dead_length INTEGER NOT NULL DEFAULT 0,
+  keys TEXT NOT NULL DEFAULT '', overwritten INTEGER NOT NULL DEFAULT 0,
+  shards TEXT NOT NULL DEFAULT '', database TEXT NOT NULL DEFAULT '', appended_at REAL
+);
+INSERT INTO meta (one) VALUES (1);
+CREATE TABLE shard (
+  id INTEGER PRIMARY KEY, path BLOB NOT NULL, offset INTEGER NOT NULL, lines INTEGER NOT NULL,
+  scanned INTEGER NOT NULL, fingerprint BLOB NOT NULL, dev INTEGER NOT NULL, ino INTEGER NOT NULL,
+  size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+  replaced INTEGER NOT NULL DEFAULT 0
+);
+CREATE UNIQUE INDEX shard_path ON shard (path) WHERE NOT replaced;
+CREATE INDEX shard_ino ON shard (ino) WHERE NOT replaced;
+CREATE TABLE span (
+  id INTEGER PRIMARY KEY, shard INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
+  line INTEGER NOT NULL, lines INTEGER NOT NULL, session TEXT NOT NULL, state TEXT NOT NULL,
+  reason TEXT NOT NULL, outcome INTEGER, first_us INTEGER, last_us INTEGER, since REAL NOT NULL,
+  due INTEGER NOT NULL
+);
+CREATE INDEX span_session ON span (session);
+CREATE INDEX span_shard ON span (shard, start);
+CREATE INDEX span_due ON span (id) WHERE due;
+CREATE INDEX span_waiting ON span (since) WHERE state = 'waiting';
+CREATE INDEX span_unreadable ON span (shard) WHERE reason = 'unreadable';
+CREATE TABLE tally (state TEXT, reason TEXT, lines INTEGER NOT NULL, PRIMARY KEY (state, reason)) WITHOUT ROWID;
+CREATE TABLE record (key BLOB PRIMARY KEY, offset INTEGER NOT NULL, claimed INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE outcome (
+  ref INTEGER PRIMARY KEY, id INTEGER NOT NULL, session TEXT NOT NULL, total_reward, achievements_count,
+  total_steps, created_at TEXT NOT NULL, created_us INTEGER, qualifies INTEGER NOT NULL, rule TEXT NOT NULL,
+  withdrawn INTEGER NOT NULL DEFAULT 0, UNIQUE (id, session, created_at)
+);
+CREATE INDEX record_adopted ON record (key) WHERE NOT claimed;
+CREATE INDEX outcome_withdrawn ON outcome (ref) WHERE withdrawn;
+CREATE INDEX outcome_session ON outcome (session);
+"""
+
+_SHARD = "id, path, offset, lines, scanned, fingerprint, dev, ino, size, mtime_ns, ctime_ns"
+_SPAN = "shard, start, stop, line, lines, session, state, reason, outcome, first_us, last_us, since, id"
+_OUTCOME = (
+    "id, session, total_reward, achievements_count, total_steps, created_at, created_us, qualifies, rule, ref"
+)
+_CHUNK = 500
+"""Parameters in one IN list; SQLite allows 999 in old builds."""
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What the ledger says of the dataset: lengths in bytes, a digest of its end, what keys mean."""
+
+    dataset_length: int
+    dataset_lines: int
+    dataset_tail: bytes
+    dead_length: int
+    keys: str
+
+
+class Accounts(msgspec.Struct, frozen=True):
+    """Lines by state, and how many rollouts wait and have been appended."""
+
+    lines: dict[State, int]
+    waiting_rollouts: int
+    appended_rollouts: int
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Everything that one batch changes, written in one transaction.
+
+    ``appended`` are (key, dataset offset); ``claimed`` are keys whose line was adopted before.
+    """
+
+    cursors: Sequence[Cursor] = ()
+    taken: Sequence[Span] = ()
+    spans: Sequence[Span] = ()
+    due: Sequence[Span] = ()
+    appended: Sequence[tuple[bytes, int]] = ()
+    claimed: Sequence[bytes] = ()
+    dataset_length: int = 0
+    dataset_tail: bytes = b""
+    dead_length: int = 0
+    appended_at: float | None = None
+
+
+class Ledger:
+    """The one writer of a ledger file. Every method is one short transaction."""
+
+    def __init__(self, db: aiosqlite.Connection, path: Path) -> None:
+        self._db = db
+        self._path = path
+        self._next_shard = 1
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, path: Path) -> AsyncIterator[Self]:
+        """Open or create the ledger at ``path``.
+
+        Raises:
+            RefusedError: the file is damaged, is no ledger, or is of a newer version.
+            UnavailableError: the disk is full or not there now.
+        """
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
+        except OSError as error:
+            raise UnavailableError("open the ledger", str(path), str(error)) from error
+        with _explained(path):
+            db = await aiosqlite.connect(path, timeout=5.0, isolation_level=None)
+        try:
+            ledger = cls(db, path)
+            with _explained(path):
+                await ledger._prepare()
+            yield ledger
+        finally:
+            await db.close()
+
+    async def _prepare(self) -> None:
+        (application,) = await self._one("PRAGMA application_id")
+        (version,) = await self._one("PRAGMA user_version")
+        (tables,) = await self._one("SELECT count(*) FROM sqlite_master")
+        if not tables:
+            await self._create()
+        elif application != APPLICATION_ID:
+            raise RefusedError(
+                "open the ledger", str(self._path), "it is another program's database", _move_away(self._path)
+            )
+        elif version != SCHEMA_VERSION:
+            raise RefusedError(
+                "open the ledger",
+                str(self._path),
+                f"its schema version is {version}, this streamer knows {SCHEMA_VERSION}",
+                "run the streamer version that wrote it, or move it away: it is rebuilt from the dataset",
+            )
+        # NORMAL: a power loss may take the last commits back, never tear one; adoption heals the rest.
+        await self._all("PRAGMA synchronous=NORMAL")
+        (last,) = await self._one("SELECT coalesce(max(id), 0) FROM shard")
+        self._next_shard = last + 1
+
+    async def _create(self) -> None:
+        await self._all("PRAGMA journal_mode=WAL")
+        await self._db.executescript(
+            f"BEGIN; PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA_VERSION};"
+            f"{_SCHEMA} COMMIT;"
+        )
+
+    # -- reading ---------------------------------------------------------------------------------------
+
+    async def head(self) -> Head:
+        """Return what the last commit said of the dataset."""
+        row = await self._one("SELECT dataset_length, dataset_lines, dataset_tail, dead_length, keys FROM meta")
+        return Head(*row)
+
+    async def cursors(self, paths: Sequence[str]) -> dict[str, Cursor]:
+        """Return the cursors of those of ``paths`` that are known."""
+        found = await self._in(f"SELECT {_SHARD} FROM shard WHERE NOT replaced AND path IN", map(os.fsencode, paths))
+        return {cursor.path: cursor for cursor in map(_cursor, found)}
+
+    async def cursors_by_inode(self, inodes: Sequence[int]) -> list[Cursor]:
+        """Return the cursors of shards that had one of ``inodes`` when last read."""
+        return [_cursor(row) for row in await self._in(f"SELECT {_SHARD} FROM shard WHERE NOT replaced AND ino IN", inodes)]
+
+    async def due(self, lines: int) -> list[tuple[Span, Cursor]]:
+        """Return spans that have to be judged again, oldest first, of about ``lines`` lines together."""
+        rows = await self._all(
+            f"SELECT {_columns('span', _SPAN)}, {_columns('shard', _SHARD)} FROM span JOIN shard ON shard.id = span.shard"
+            " WHERE span.due AND NOT shard.replaced ORDER BY span.id LIMIT ?",
+            (max(1, lines),),
+        )
+        picked: list[tuple[Span, Cursor]] = []
+        for row in rows:
+            if picked and lines <= 0:
+                break
+            span = Span(*row[:13])
+            picked.append((span, _cursor(row[13:])))
+            lines -= span.lines
+        return picked
+
+    async def outcomes(self, sessions: Iterable[str]) -> dict[str, list[Outcome]]:
+        """Return all known outcome rows of each of ``sessions``."""
+        by_session: dict[str, list[Outcome]] = {}
+        for row in await self._in(f"SELECT {_OUTCOME} FROM outcome WHERE session IN", sessions):
+            by_session.setdefault(row[1], []).append(_outcome(row))
+        return by_session
+
+    async def accounts(self) -> Accounts:
+        """Return the sums that a status line needs."""
+        tally = dict(await self._all("SELECT state, sum(lines) FROM tally GROUP BY state"))
+        waiting = await self._one("SELECT count(DISTINCT session) FROM span WHERE state = 'waiting'")
+        sessions = await self._one("SELECT count(DISTINCT session) FROM span WHERE state = 'appended'")
+        return Accounts({state: tally.get(state, 0) for state in State}, waiting[0], sessions[0])
+
+    async def known(self, keys: Iterable[bytes]) -> dict[bytes, bool]:
+        """Return, for those of ``keys`` that are in the dataset, whether a shard line stands behind them."""
+        rows = await self._in("SELECT key, claimed FROM record WHERE key IN", keys)
+        return {key: bool(claimed) for key, claimed in rows}
+
+    def new_shard_id(self) -> int:
+        """Return a number for a shard that is read for the first time."""
+        self._next_shard += 1
+        return self._next_shard - 1
+
+    # -- writing ---------------------------------------------------------------------------------------
+
+    async def commit(self, batch: Batch) -> None:
+        """Write one batch. When this returns, the batch has happened; before, nothing of it has."""
+        async with self._transaction():
+            await self._put_cursors(batch.cursors)
+            await self._many("DELETE FROM span WHERE id = ?", [(span.id,) for span in batch.taken])
+            await self._put_spans(batch.spans, due=0)
+            await self._put_spans(batch.due, due=1)
+            await self._count([*batch.spans, *batch.due], batch.taken)
+            await self._many("INSERT INTO record (key, offset, claimed) VALUES (?, ?, 1)", batch.appended)
+            await self._many("UPDATE record SET claimed = 1 WHERE key = ?", [(key,) for key in batch.claimed])
+            await self._all(
+                "UPDATE meta SET dataset_length = ?, dataset_tail = ?, dead_length = ?,"
+                " dataset_lines = dataset_lines + ?, appended_at = coalesce(?, appended_at)",
+                (batch.dataset_length, batch.dataset_tail, batch.dead_length, len(batch.appended), batch.appended_at),
+            )
+
+    async def adopt(self, keys: Sequence[tuple[bytes, int]], lines: int, length: int, tail: bytes) -> int:
+        """Remember dataset lines that no commit has covered; return how many keys were new."""
+        async with self._transaction():
+            before = self._db.total_changes
+            await self._many("INSERT OR IGNORE INTO record (key, offset, claimed) VALUES (?, ?, 0)", keys)
+            new = self._db.total_changes - before
+            await self._all(
+                "UPDATE meta SET dataset_length = ?, dataset_tail = ?, dataset_lines = dataset_lines + ?",
+                (length, tail, lines),
+            )
+        return new
+
+    async def forget_keys(self, keys: str) -> None:
+        """Drop all keys, as they are to be computed anew from the dataset under the meaning ``keys``."""
+        async with self._transaction():
+            await self._all("DELETE FROM record")
+            await self._all(
+                "UPDATE meta SET keys = ?, dataset_length = 0, dataset_lines = 0, dataset_tail = x''", (keys,)
+            )
+
+    async def claim_all(self) -> None:
+        """Mark every key as standing for a line that was appended and counted before."""
+        await self._all("UPDATE record SET claimed = 1")
+
+    async def describe(self, *, keys: str, shards: str, database: str) -> None:
+        """Remember what the keys mean and where input comes from, for the commands that only read."""
+        await self._all(
+            "UPDATE meta SET keys = ?, shards = ?, database = ?", (keys, shards, database)
+        )
+
+    async def overwritten(self, shard_id: int) -> int:
+        """Close the books on a shard whose bytes the producer overwrote; return the lines that still waited.
+
+        They are taken out of the lines read, as their bytes are gone, and counted as ``overwritten``.
+        """
+        async with self._transaction():
+            rows = await self._all(
+                f"SELECT {_SPAN} FROM span WHERE shard = ? AND state IN (?, ?)", (shard_id, *OPEN_STATES)
+            )
+            spans = [Span(*row) for row in rows]
+            lost = sum(span.lines for span in spans)
+            await self._many("DELETE FROM span WHERE id = ?", [(span.id,) for span in spans])
+            await self._count([], spans)
+            await self._all("UPDATE span SET due = 0 WHERE shard = ? AND due", (shard_id,))
+            await self._all("UPDATE shard SET replaced = 1 WHERE id = ?", (shard_id,))
+            await self._all("UPDATE meta SET overwritten = overwritten + ?", (lost,))
+        return lost
+
+    async def revive(self, shard_ids: Sequence[int]) -> int:
+        """Make lines due again that qualified while their shard could not be read."""
+        before = self._db.total_changes
+        for chunk in _chunks(shard_ids):
+            await self._all(
+                f"UPDATE span SET due = 1 WHERE reason = '{UNREADABLE}' AND NOT due AND shard IN ({_marks(chunk)})",
+                chunk,
+            )
+        return self._db.total_changes - before
+
+    async def expire(self, before: float) -> int:
+        """Call lines never scored that have waited since ``before`` (wall-clock seconds); return how many."""
+        rows = await self._all(
+            f"SELECT {_SPAN} FROM span WHERE state = 'waiting' AND since < ? AND NOT due", (before,)
+        )
+        if not rows:
+            return 0
+        spans = [Span(*row) for row in rows]
+        async with self._transaction():
+            await self._many("UPDATE span SET state = 'never_scored' WHERE id = ?", [(span.id,) for span in spans])
+            await self._count([msgspec.structs.replace(span, state=State.NEVER_SCORED) for span in spans], spans)
+        return sum(span.lines for span in spans)
+
+    async def take_outcomes(self, rows: Sequence[Outcome], rule: JoinRule) -> list[Outcome]:
+        """Compare outcome rows with what is known; remember what is new or changed and make its lines due.
+
+        Args:
+            rows: a page of rows in order of id.
+            rule: how records find their outcome; it decides which verdicts a new row can change.
+
+        Returns: the rows that were new or changed.
+        """
+        if not rows:
+            return []
+        found = await self._all(
+            f"SELECT {_OUTCOME} FROM outcome WHERE id BETWEEN ? AND ?", (rows[0].id, rows[-1].id)
+        )
+        known = {(row[0], row[1], row[5]): _outcome(row) for row in found}
+        fresh = [(row, known.get((row.id, row.session, row.created_at))) for row in rows]
+        fresh = [(row, old) for row, old in fresh if old is None or not _same(row, old)]
+        if fresh:
+            async with self._transaction():
+                for row, old in fresh:
+                    await (self._add_outcome(row, rule) if old is None else self._change_outcome(row, old, rule))
+        return [row for row, _ in fresh]
+
+    async def _add_outcome(self, row: Outcome, rule: JoinRule) -> None:
+        await self._all(
+            "INSERT INTO outcome (id, session, total_reward, achievements_count, total_steps, created_at,"
+            " created_us, qualifies, rule) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            msgspec.structs.astuple(row)[:9],
+        )
+        await self._wake_open(row.session)
+        if rule is JoinRule.AS_OF:
+            # Only a row older than the one chosen, or a newer one for records without a time, matters.
+            await self._all(
+                "UPDATE span SET due = 1 WHERE session = ? AND state = 'below_bar' AND (first_us IS NULL OR"
+                " (SELECT created_us FROM outcome WHERE ref = span.outcome) > ?)",
+                (row.session, row.created_us if row.created_us is not None else 1 << 62),
+            )
+        else:
+            await self._wake_below(row.session)
+
+    async def _change_outcome(self, row: Outcome, old: Outcome, rule: JoinRule) -> None:
+        await self._all(
+            "UPDATE outcome SET total_reward = ?, achievements_count = ?, total_steps = ?, qualifies = ?, rule = ?"
+            " WHERE ref = ?",
+            (row.total_reward, row.achievements_count, row.total_steps, row.qualifies, row.rule, old.ref),
+        )
+        await self._wake_open(row.session)
+        if row.rule != old.rule and _facts(row) == _facts(old):
+            return  # the condition changed, not the rollout: what was judged stays judged
+        if rule is JoinRule.MAX:
+            await self._wake_below(row.session)
+        else:
+            await self._all(
+                "UPDATE span SET due = 1 WHERE session = ? AND state = 'below_bar' AND outcome = ?",
+                (row.session, old.ref),
+            )
+        await self._all(
+            "UPDATE outcome SET withdrawn = (NOT qualifies AND EXISTS (SELECT 1 FROM span WHERE session = ?"
+            " AND state = 'appended' AND span.outcome = outcome.ref)) WHERE ref = ?",
+            (row.session, old.ref),
+        )
+
+    async def _wake_open(self, session: str) -> None:
+        await self._all(
+            "UPDATE span SET due = 1 WHERE session = ? AND state IN (?, ?)", (session, *OPEN_STATES)
+        )
+
+    async def _wake_below(self, session: str) -> None:
+        await self._all(
+            "UPDATE span SET due = 1 WHERE session = ? AND state = 'below_bar'", (session,)
+        )
+
+    # -- inside a transaction --------------------------------------------------------------------------
+
+    async def _put_cursors(self, cursors: Sequence[Cursor]) -> None:
+        await self._many(
+            f"INSERT OR REPLACE INTO shard ({_SHARD}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (c.id, os.fsencode(c.path), c.offset, c.lines, c.scanned, c.fingerprint, *map(_signed, c.stat))
+                for c in cursors
+            ],
+        )
+
+    async def _put_spans(self, spans: Sequence[Span], due: int) -> None:
+        await self._many(
+            "INSERT INTO span (shard, start, stop, line, lines, session, state, reason, outcome, first_us,"
+            f" last_us, since, due) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {due})",
+            [msgspec.structs.astuple(span)[:12] for span in spans],
+        )
+
+    async def _count(self, put: Sequence[Span], taken: Sequence[Span]) -> None:
+        change: dict[tuple[str, str], int] = {}
+        for sign, spans in ((1, put), (-1, taken)):
+            for span in spans:
+                place = (str(span.state), span.reason)
+                change[place] = change.get(place, 0) + sign * span.lines
+        await self._many(
+            "INSERT INTO tally (state, reason, lines) VALUES (?, ?, ?)"
+            " ON CONFLICT (state, reason) DO UPDATE SET lines = lines + excluded.lines",
+            [(*place, lines) for place, lines in change.items() if lines],
+        )
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[None]:
+        with _explained(self._path):
+            await self._all("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await self._db.rollback()
+                raise
+            await self._all("COMMIT")
+
+    async def _many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        if rows:
+            await self._db.executemany(sql, rows)
+
+    async def _one(self, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:
+        return (await self._all(sql, values))[0]
+
+    async def _all(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with _explained(self._path):
+            return list(await self._db.execute_fetchall(sql, values))  # type: ignore[arg-type]
+
+    async def _in(self, sql: str, values: Iterable[Any]) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = []
+        for chunk in _chunks(list(values)):
+            found += await self._all(f"{sql} ({_marks(chunk)})", chunk)
+        return found
+
+
+class _explained:  # noqa: N801 - reads as a phrase at the `with`
+    """Turn SQLite's errors into ours: what can pass is retried, damage is refused."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, sqlite3.OperationalError):
+            raise UnavailableError(
+                "write the ledger", str(self._path), str(error), "free the disk, or see who holds the file; it is retried"
+            ) from error
+        if isinstance(error, sqlite3.DatabaseError):
+            raise RefusedError("use the ledger", str(self._path), str(error), _move_away(self._path)) from error
+
+
+def _move_away(path: Path) -> str:
+    return (
+        f"mv '{path}' '{path}.bad' and start again: keys are rebuilt from the dataset, the shards are read"
+        " again, and what is in the dataset is not written twice"
+    )
+
+
+def _cursor(row: Sequence[Any]) -> Cursor:
+    return Cursor(
+        id=row[0], path=os.fsdecode(row[1]), offset=row[2], lines=row[3], scanned=row[4], fingerprint=row[5],
+        stat=(_unsigned(row[6]), _unsigned(row[7]), row[8], row[9], row[10]),
+    )  # fmt: skip
+
+
+def _outcome(row: Sequence[Any]) -> Outcome:
+    return Outcome(*row[:7], bool(row[7]), *row[8:])
+
+
+def _facts(row: Outcome) -> tuple[Any, ...]:
+    return row.total_reward, row.achievements_count, row.total_steps
+
+
+def _same(row: Outcome, old: Outcome) -> bool:
+    return _facts(row) == _facts(old) and row.qualifies == old.qualifies and row.rule == old.rule
+
+
+def _signed(value: int) -> int:
+    """Fold an unsigned 64-bit number (an inode of some file systems) into what SQLite stores."""
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _unsigned(value: int) -> int:
+    return value + (1 << 64) if value < 0 else value
+
+
+def _columns(table: str, names: str) -> str:
+    return ", ".join(f"{table}.{name}" for name in names.split(", "))
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ",".join("?" * len(values))
+
+
+def _chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    return (values[i : i + _CHUNK] for i in range(0, len(values), _CHUNK))
+

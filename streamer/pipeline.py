@@ -1,0 +1,233 @@
+"""The path: shard lines meet their outcomes, qualify, lose their duplicates, and become dataset lines.
+
+Invariants
+- ``step`` is one batch. It either happens (its ledger transaction commits) or leaves nothing behind that
+  the next ``recover`` does not heal: no state in memory is believed across a failure.
+- Order within a batch: dead letters, append, sync, commit. A crash at any arrow repeats the batch; lines
+  that reached the dataset are adopted and claimed by the shard lines they came from.
+- Outcomes are committed on their own, and make lines ``due`` in the same transaction, so that none is
+  forgotten between an outcome and the lines that waited for it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Self
+
+from anyio import to_thread
+
+from streamer.config import Config
+from streamer.dataset import Dataset, keys_meaning
+from streamer.dead_letters import DeadLetters
+from streamer.errors import UnavailableError
+from streamer.events import Committed, DeadLettered, Emit, NeverScored, OutcomesSeen, Quiet, Recovered
+from streamer.files import Clock, Files
+from streamer.judge import Item, Rules, Settled, count, judge, sessions, settle
+from streamer.layouts import MalformedError
+from streamer.ledger import Batch, Ledger
+from streamer.lock import lock_file
+from streamer.model import State
+from streamer.sources.inbox import ShardInbox, Work
+from streamer.sources.outcomes import OutcomePoller
+from streamer.sources.shards import Budget, ShardFolder
+from streamer.troubles import Troubles
+
+_BATCH_BYTES = 8 << 20
+"""Bytes of lines in one batch: what a batch holds in memory, a few times over."""
+
+
+def dead_letters_path(dataset: Path) -> Path:
+    """Return where the dead letters of a dataset are."""
+    return dataset.with_name(f"{dataset.name}.dead.jsonl")
+
+
+def nowhere(_point: str) -> None:
+    """Pass a named point at which a crash must be harmless; tests crash there."""
+
+
+class Pipeline:
+    """One life of the path, from a recovery to the next failure or the end."""
+
+    def __init__(
+        self,
+        config: Config,
+        ledger: Ledger,
+        dataset: Dataset,
+        dead: DeadLetters,
+        inbox: ShardInbox,
+        outcomes: OutcomePoller,
+        clock: Clock,
+        emit: Emit,
+        at: Callable[[str], None],
+    ) -> None:
+        self.ledger = ledger
+        self.dataset = dataset
+        self.inbox = inbox
+        self.outcomes = outcomes
+        self._dead = dead
+        self._clock = clock
+        self._emit = emit
+        self._at = at
+        self.troubles = Troubles(emit)
+        self.poll_pause = 0.0
+        self.configure(config)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, config: Config, files: Files, clock: Clock, emit: Emit, at: Callable[[str], None] = nowhere
+    ) -> AsyncIterator[Self]:
+        """Open everything, recover, and close everything in the end.
+
+        Raises:
+            UnavailableError: something cannot be opened now.
+            RefusedError: dataset and ledger contradict each other; a person has to decide.
+        """
+        dataset = Dataset(config.dataset.path, files)
+        dead = DeadLetters(dead_letters_path(config.dataset.path), files)
+        outcomes = OutcomePoller(config.source.database, config.qualify.where, clock)
+        try:
+            dataset.open()
+            async with Ledger.open(config.dataset.ledger) as ledger:
+                inbox = ShardInbox(_folder(config, files, clock), ledger, config.source.max_line_bytes, clock, emit)
+                pipeline = cls(config, ledger, dataset, dead, inbox, outcomes, clock, emit, at)
+                await pipeline.recover()
+                yield pipeline
+        finally:
+            dataset.close()
+            dead.close()
+            await outcomes.close()
+
+    def configure(self, config: Config) -> None:
+        """Judge by ``config`` from now on."""
+        self.config = config
+        self.outcomes.set_where(config.qualify.where)
+        self._rules = Rules(self.outcomes.rule, config.join.rule, config.records, config.dedup.by)
+
+    async def recover(self) -> None:
+        """Make dataset, ledger and dead letters agree."""
+        by = self.config.dedup.by
+        found = await self.dataset.recover(self.ledger, by, self._at)
+        self._dead.recover((await self.ledger.head()).dead_length)
+        source = self.config.source
+        await self.ledger.describe(keys=keys_meaning(by), shards=str(source.shards), database=source.database)
+        if found.adopted or found.foreign or found.cut:
+            self._emit(Recovered(found.adopted, found.foreign, found.cut))
+
+    async def step(self) -> bool:
+        """Take one batch of lines all the way; False when there is none."""
+        work = await self._next_work()
+        if work is None:
+            return False
+        self._at("read")
+        outcomes = await self.ledger.outcomes(sessions(work.items))
+        judged = await to_thread.run_sync(judge, work.items, outcomes, self._rules)
+        known = await self.ledger.known({one.key for one in judged if one.key is not None})
+        settled = await to_thread.run_sync(settle, judged, known, self.dataset.length)
+        await to_thread.run_sync(self._write, settled)
+        await self._commit(work, settled)
+        return True
+
+    async def _next_work(self) -> Work | None:
+        batch = self.config.batch
+        deadline = self._clock.monotonic() + batch.milliseconds / 1000
+        budget = Budget(batch.records, _BATCH_BYTES, lambda: self._clock.monotonic() > deadline)
+        return await self.inbox.due(budget) or await self.inbox.new(budget)
+
+    def _write(self, settled: Settled) -> None:
+        if settled.dead_letters:
+            self._dead.append(settled.dead_letters)
+            self._at("dead letters written")
+        if settled.dataset:
+            self.dataset.append(settled.dataset)
+            self._at("appended")
+            self.dataset.sync()
+            self._at("synced")
+
+    async def _commit(self, work: Work, settled: Settled) -> None:
+        await self.ledger.commit(
+            Batch(
+                cursors=work.cursors,
+                taken=work.taken,
+                spans=[*settled.spans, *work.kept],
+                due=work.due,
+                appended=settled.appended,
+                claimed=settled.claimed,
+                dataset_length=self.dataset.length,
+                dataset_tail=self.dataset.tail_digest(),
+                dead_length=self._dead.length,
+                appended_at=self._clock.now() if settled.appended else None,
+            )
+        )
+        self._at("committed")
+        self._tell(settled)
+        self._tell_dead(work.items)
+
+    def _tell(self, settled: Settled) -> None:
+        counts = count(settled.spans)
+        event = Committed if counts[State.APPENDED] else Quiet
+        self._emit(
+            event(
+                read=sum(counts.values()),
+                appended=counts[State.APPENDED],
+                duplicate=counts[State.DUPLICATE],
+                below_bar=counts[State.BELOW_BAR],
+                waiting=counts[State.WAITING],
+                dead_lettered=counts[State.DEAD_LETTERED],
+                dataset_bytes=self.dataset.length,
+            )
+        )
+
+    def _tell_dead(self, items: Sequence[Item]) -> None:
+        first: dict[tuple[str, str], int] = {}
+        lines: Counter[tuple[str, str]] = Counter()
+        for item in items:
+            if isinstance(item.content, MalformedError):
+                place = (item.line.shard, item.content.reason)
+                first.setdefault(place, item.line.number)
+                lines[place] += 1
+        for (shard, reason), line in first.items():
+            self._emit(DeadLettered(shard, line, reason, lines[shard, reason]))
+
+    async def poll(self) -> bool:
+        """Take one page of outcome rows; False when none was new or the database cannot be read now."""
+        try:
+            rows = await self.outcomes.poll()
+        except UnavailableError as error:
+            self.poll_pause = self.troubles.begin(error)
+            return False
+        self.poll_pause = self.config.source.poll_interval
+        self.troubles.over("read outcomes")
+        changed = await self.ledger.take_outcomes(rows, self._rules.join)
+        if changed:
+            self._emit(OutcomesSeen(len(changed), sum(row.qualifies for row in changed)))
+        return bool(changed) or not self.outcomes.caught_up
+
+    async def scan(self) -> None:
+        """Look at the whole folder, and at how long lines have waited."""
+        try:
+            await self.inbox.scan()
+        except UnavailableError as error:
+            self.troubles.begin(error)
+        else:
+            self.troubles.over("list the shard folder")
+        expired = await self.ledger.expire(self._clock.now() - self.config.join.never_scored_after)
+        if expired:
+            self._emit(NeverScored(expired))
+
+    async def drain(self) -> None:
+        """Work off everything that is there now."""
+        await self.scan()
+        while await self.poll():
+            pass
+        while await self.step():
+            pass
+
+
+def _folder(config: Config, files: Files, clock: Clock) -> ShardFolder:
+    source, path = config.source, config.dataset.path
+    ours = frozenset({path, config.dataset.ledger, dead_letters_path(path), lock_file(path)})
+    return ShardFolder(source.shards, source.pattern, ours, source.max_line_bytes, files, clock)

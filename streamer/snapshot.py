@@ -1,0 +1,158 @@
+"""A look at a ledger from outside, with the daemon up or down: short reads, nothing written, no lock taken."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from streamer.errors import RefusedError, UnavailableError
+from streamer.ledger import APPLICATION_ID, SCHEMA_VERSION
+from streamer.lock import Holder, holder, lock_file
+from streamer.model import State
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """What a ledger says at one moment, and who holds the dataset.
+
+    ``counts`` are lines by state and ``reasons`` the same split by reason; ``read`` is their sum.
+    ``unfinished`` are shards whose last line has no newline yet. Ages are seconds. ``overwritten`` are
+    lines whose bytes the producer replaced before their outcome came; they are not part of ``read``.
+    ``adopted`` are dataset lines that no shard line has been found behind.
+    """
+
+    counts: dict[str, int]
+    reasons: dict[str, dict[str, int]]
+    dataset: str
+    dataset_lines: int = 0
+    dataset_bytes: int = 0
+    shards: int = 0
+    unfinished: int = 0
+    waiting_rollouts: int = 0
+    oldest_waiting_seconds: float | None = None
+    appended_rollouts: int = 0
+    withdrawn_rollouts: int = 0
+    outcomes: int = 0
+    overwritten: int = 0
+    adopted: int = 0
+    last_append_seconds: float | None = None
+    shard_folder: str = ""
+    database: str = ""
+    daemon: Holder | None = None
+    ledger: bool = False
+
+    @property
+    def read(self) -> int:
+        """Lines read: the sum of the six states."""
+        return sum(self.counts.values())
+
+    @property
+    def pid(self) -> int | None:
+        """The daemon's process, if one is alive."""
+        return self.daemon.pid if self.daemon else None
+
+
+def snapshot(dataset: Path, ledger: Path | None = None) -> Snapshot:
+    """Return what the ledger of ``dataset`` says now; all zero where there is none yet.
+
+    Raises:
+        UnavailableError: the ledger is there and cannot be read.
+        RefusedError: the file is damaged or no ledger of this version.
+    """
+    daemon = holder(lock_file(dataset))
+    with open_ledger(ledger or ledger_of(dataset)) as db:
+        if db is None:
+            return Snapshot(dict.fromkeys(State, 0), {}, str(dataset), daemon=daemon)
+        return _read(db, dataset, daemon)
+
+
+def ledger_of(dataset: Path) -> Path:
+    """Return where the ledger of a dataset is unless configured otherwise."""
+    return dataset.with_name(f"{dataset.name}.ledger")
+
+
+@contextmanager
+def open_ledger(path: Path) -> Iterator[sqlite3.Connection | None]:
+    """Open a ledger for reading only; None if there is none.
+
+    Raises:
+        UnavailableError: it cannot be read now.
+        RefusedError: it is damaged, or no ledger of this version.
+    """
+    if not path.exists():
+        yield None
+        return
+    try:
+        with closing(_connect(path)) as db:
+            yield db if _is_ledger(db, path) else None
+    except sqlite3.OperationalError as error:
+        raise UnavailableError("read the ledger", str(path), str(error), "see its rights, or try again") from error
+    except sqlite3.DatabaseError as error:
+        raise RefusedError("read the ledger", str(path), str(error), "`streamer doctor` says more") from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+    # Without a daemon there is no -shm, and where we may not create one the file is at rest anyway.
+    at_rest = not path.with_name(f"{path.name}-wal").exists() and not os.access(path.parent, os.W_OK)
+    return sqlite3.connect(f"{uri}&immutable=1" if at_rest else uri, uri=True, timeout=2.0, isolation_level=None)
+
+
+def _is_ledger(db: sqlite3.Connection, path: Path) -> bool:
+    if not _one(db, "SELECT count(*) FROM sqlite_master"):
+        return False  # a daemon is just creating it
+    version = _one(db, "PRAGMA user_version")
+    if _one(db, "PRAGMA application_id") != APPLICATION_ID or version != SCHEMA_VERSION:
+        raise RefusedError(
+            "read the ledger", str(path), "it is no ledger of this version", "is this the right dataset?"
+        )
+    return True
+
+
+def _read(db: sqlite3.Connection, dataset: Path, daemon: Holder | None) -> Snapshot:
+    db.execute("BEGIN")  # one moment for all that follows
+    now = time.time()
+    reasons: dict[str, dict[str, int]] = {}
+    for state, reason, lines in db.execute("SELECT state, reason, lines FROM tally WHERE lines"):
+        reasons.setdefault(state, {})[reason] = lines
+    meta = _row(
+        db, "SELECT dataset_lines, dataset_length, overwritten, shards, database, appended_at FROM meta"
+    )
+    waiting = _row(db, "SELECT count(DISTINCT session), min(since) FROM span WHERE state = 'waiting'")
+    return Snapshot(
+        counts={str(state): sum(reasons.get(state, {}).values()) for state in State},
+        reasons=reasons,
+        dataset=str(dataset),
+        dataset_lines=meta[0],
+        dataset_bytes=meta[1],
+        shards=_one(db, "SELECT count(*) FROM shard WHERE NOT replaced"),
+        unfinished=_one(db, "SELECT count(*) FROM shard WHERE NOT replaced AND scanned > offset"),
+        waiting_rollouts=waiting[0],
+        oldest_waiting_seconds=max(0.0, now - waiting[1]) if waiting[1] is not None else None,
+        appended_rollouts=_one(db, "SELECT count(DISTINCT session) FROM span WHERE state = 'appended'"),
+        withdrawn_rollouts=_one(db, "SELECT count(*) FROM outcome WHERE withdrawn"),
+        outcomes=_one(db, "SELECT count(*) FROM outcome"),
+        overwritten=meta[2],
+        adopted=_one(db, "SELECT count(*) FROM record WHERE NOT claimed"),
+        last_append_seconds=max(0.0, now - meta[5]) if meta[5] is not None else None,
+        shard_folder=meta[3],
+        database=meta[4],
+        daemon=daemon,
+        ledger=True,
+    )
+
+
+def _one(db: sqlite3.Connection, sql: str, values: Sequence[Any] = ()) -> Any:
+    return _row(db, sql, values)[0]
+
+
+def _row(db: sqlite3.Connection, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:
+    row: tuple[Any, ...] = db.execute(sql, values).fetchone()
+    return row

@@ -1,0 +1,1 @@
+"""Where lines and outcomes come from. Nothing here writes to what it reads."""

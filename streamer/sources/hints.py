@@ -1,0 +1,126 @@
+"""Notifications of the file system, as hints: they make things quick, nothing depends on them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+from watchfiles import Change, awatch
+
+from streamer.events import Emit, NotificationsLost
+
+_STEP_MS = 10
+_DEBOUNCE_MS = 20
+_MANY = 10_000
+"""More paths than this are not kept: the whole folder is looked at instead."""
+
+
+class Hints:
+    """What has changed since it was last asked, and a bell that rings at every change."""
+
+    def __init__(self, shards: Path) -> None:
+        self._shards = shards
+        self._paths: set[str] = set()
+        self._scan = False
+        self._database = False
+        self._bell = anyio.Event()
+
+    def shard(self, path: str) -> None:
+        """Note a change below the shard folder; "" stands for anything."""
+        if not path or os.path.isdir(path) or len(self._paths) >= _MANY:
+            self._scan = True
+        else:
+            self._paths.add(os.path.relpath(path, self._shards))
+        self.ring()
+
+    def database(self, _path: str) -> None:
+        """Note a change beside the trace database."""
+        self._database = True
+        self.ring()
+
+    def ring(self) -> None:
+        """End the wait that is under way, or the next one."""
+        self._bell.set()
+
+    def take_paths(self) -> set[str]:
+        """Return the changed paths below the shard folder, and forget them."""
+        paths, self._paths = self._paths, set()
+        return paths
+
+    def take_scan(self) -> bool:
+        """Say whether the whole folder should be looked at, and forget it."""
+        scan, self._scan = self._scan, False
+        return scan
+
+    def take_database(self) -> bool:
+        """Say whether the trace database changed, and forget it."""
+        changed, self._database = self._database, False
+        return changed
+
+    async def wait(self, seconds: float) -> None:
+        """Return at the next change, or after ``seconds``."""
+        with anyio.move_on_after(seconds):
+            await self._bell.wait()
+        self._bell = anyio.Event()
+
+
+async def watch(
+    folder: Path,
+    on_change: Callable[[str], None],
+    emit: Emit,
+    *,
+    recursive: bool = True,
+    force_polling: bool = False,
+    retry_seconds: float = 5.0,
+) -> None:
+    """Call ``on_change`` with the path of everything that changes in ``folder``, for ever.
+
+    When watching fails (no such folder, watch limit, a name that cannot be decoded, a folder that was
+    replaced), ``on_change`` is called with "" and watching starts anew: whatever was missed, a scan finds.
+    """
+    told = False
+    while True:
+        cause = await _watch_once(folder, on_change, recursive=recursive, force_polling=force_polling)
+        if not told:
+            emit(NotificationsLost(str(folder), cause))
+        told = True
+        on_change("")
+        await anyio.sleep(retry_seconds)
+
+
+async def _watch_once(
+    folder: Path, on_change: Callable[[str], None], *, recursive: bool, force_polling: bool
+) -> str:
+    identity = _identity(folder)
+    try:
+        async for changes in awatch(
+            folder,
+            watch_filter=None,
+            step=_STEP_MS,
+            debounce=_DEBOUNCE_MS,
+            recursive=recursive,
+            force_polling=force_polling,
+            rust_timeout=5_000,
+            yield_on_timeout=True,
+        ):
+            if _identity(folder) != identity:
+                return "the folder was replaced"
+            _report(changes, on_change)
+    except (OSError, RuntimeError) as error:
+        return str(error)
+    return "the watcher ended"
+
+
+def _report(changes: set[tuple[Change, str]], on_change: Callable[[str], None]) -> None:
+    for _, path in changes:
+        on_change(path)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        state = os.stat(folder)
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino

@@ -1,0 +1,232 @@
+"""Which shards have news, and their lines, batch by batch; lines that are due again come first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+from anyio import to_thread
+
+from streamer.errors import UnavailableError
+from streamer.events import Emit, ShardMoved, ShardOverwritten, ShardUnreadable
+from streamer.files import Clock
+from streamer.judge import Item, parse
+from streamer.ledger import UNREADABLE, Ledger
+from streamer.model import Cursor, Line, Span
+from streamer.sources.shards import Budget, Found, Overwritten, ShardFolder, ShardRead, Unreadable
+
+_CHUNK = 200
+"""Shards looked up in the ledger at once."""
+
+_REMEMBERED = 1000
+"""Unreadable shards of which we remember that it was said."""
+
+
+class Work(NamedTuple):
+    """One batch of lines on their way in, and what the ledger has to change when they are judged.
+
+    ``taken`` are spans that these lines replace; ``kept`` go back into the ledger unjudged (their shard
+    cannot be read); ``due`` are rests of spans that did not fit.
+    """
+
+    items: Sequence[Item]
+    cursors: Sequence[Cursor] = ()
+    taken: Sequence[Span] = ()
+    kept: Sequence[Span] = ()
+    due: Sequence[Span] = ()
+
+
+class ShardInbox:
+    """Lines of all shards of one folder, each once, as far as the ledger's cursors say."""
+
+    def __init__(self, folder: ShardFolder, ledger: Ledger, max_line: int, clock: Clock, emit: Emit) -> None:
+        self._folder = folder
+        self._ledger = ledger
+        self._max_line = max_line
+        self._clock = clock
+        self._emit = emit
+        self._fresh: dict[str, Found] = {}
+        # Hashes, not names: what is known and unchanged costs a few bytes a shard.
+        self._settled: set[int] = set()
+        self._said: dict[str, str] = {}
+
+    @property
+    def has_news(self) -> bool:
+        """Say whether shards are known to hold bytes that were not read."""
+        return bool(self._fresh)
+
+    async def scan(self) -> None:
+        """Look at every shard in the folder.
+
+        Raises:
+            UnavailableError: the folder is not there now.
+        """
+        try:
+            self._fresh, self._settled = await to_thread.run_sync(self._list)
+        except OSError as error:
+            raise UnavailableError(
+                "list the shard folder",
+                str(self._folder.root),
+                error.strerror or str(error),
+                "it is waited for; if it should be there: --shards DIR, or SFT_OUTPUT_DIR",
+            ) from error
+
+    def _list(self) -> tuple[dict[str, Found], set[int]]:
+        fresh: dict[str, Found] = {}
+        settled: set[int] = set()
+        for found in self._folder.scan():
+            mark = _mark(found)
+            if mark in self._settled:
+                settled.add(mark)
+            else:
+                fresh[found.path] = found
+        return fresh, settled
+
+    def look(self, paths: Iterable[str]) -> None:
+        """Look at single shards that a notification named, by path below the folder."""
+        for path in paths:
+            found = self._folder.find(path)
+            if found is not None and _mark(found) not in self._settled:
+                self._fresh[path] = found
+
+    async def due(self, budget: Budget) -> Work | None:
+        """Return lines that have to be judged again, or None."""
+        spans = await self._ledger.due(budget.lines)
+        if not spans:
+            return None
+        results = await to_thread.run_sync(self._read_spans, spans, budget)
+        gone = {span.shard_id for span, result in results if isinstance(result, Overwritten)}
+        for _, result in results:
+            if isinstance(result, Overwritten) and result.cursor.id in gone:
+                await self._overwritten(result.cursor)
+        return await to_thread.run_sync(self._due_work, [r for r in results if r[0].shard_id not in gone])
+
+    def _read_spans(
+        self, spans: Sequence[tuple[Span, Cursor]], budget: Budget
+    ) -> list[tuple[Span, list[Line] | Overwritten | Unreadable]]:
+        results: list[tuple[Span, list[Line] | Overwritten | Unreadable]] = []
+        for span, cursor in spans:
+            results.append((span, self._folder.read_span(cursor, span, budget)))
+            if budget.spent:
+                break
+        return results
+
+    def _due_work(self, results: Sequence[tuple[Span, list[Line] | Overwritten | Unreadable]]) -> Work:
+        items: list[Item] = []
+        kept: list[Span] = []
+        due: list[Span] = []
+        for span, result in results:
+            if isinstance(result, list):
+                items += self._items(result, span.shard_id, span.since)
+                due += _rest(span, result)
+            else:
+                kept.append(msgspec.structs.replace(span, reason=UNREADABLE))
+        return Work(items, (), [span for span, _ in results], kept, due)
+
+    async def new(self, budget: Budget) -> Work | None:
+        """Return lines that were not read before, or None."""
+        while self._fresh:
+            todo = await self._look_up([self._fresh[path] for path in list(self._fresh)[:_CHUNK]])
+            if not todo:
+                continue
+            results = await to_thread.run_sync(self._read, todo, budget)
+            work = await self._new_work(results)
+            if work.items or work.cursors:
+                return work
+        return None
+
+    async def _look_up(self, chunk: Sequence[Found]) -> list[Cursor]:
+        """Return the cursors from which to read; shards without news leave the inbox."""
+        known = await self._ledger.cursors([found.path for found in chunk])
+        await self._ledger.revive([cursor.id for cursor in known.values()])
+        moved = await self._moved([found for found in chunk if found.path not in known])
+        todo: list[Cursor] = []
+        for found in chunk:
+            cursor = known.get(found.path) or moved.get(found.path)
+            if cursor is not None and cursor.stat == found.stat and cursor.path == found.path:
+                self._leave(found.path, found.stat)
+            elif cursor is not None:
+                todo.append(msgspec.structs.replace(cursor, path=found.path))
+            else:
+                todo.append(Cursor(found.path, id=self._ledger.new_shard_id()))
+        return todo
+
+    async def _moved(self, strangers: Sequence[Found]) -> dict[str, Cursor]:
+        """Recognise shards that were renamed, so that their lines are not read a second time."""
+        if not strangers:
+            return {}
+        by_inode = {cursor.stat[:2]: cursor for cursor in await self._ledger.cursors_by_inode([f.stat[1] for f in strangers])}
+        moved: dict[str, Cursor] = {}
+        for found in strangers:
+            cursor = by_inode.pop(found.stat[:2], None)
+            if cursor is not None and self._folder.find(cursor.path) is None and self._folder.recognises(cursor, found):
+                moved[found.path] = cursor
+                self._emit(ShardMoved(found.path, cursor.path))
+        return moved
+
+    def _read(self, todo: Sequence[Cursor], budget: Budget) -> list[tuple[Cursor, ShardRead | Overwritten | Unreadable]]:
+        results: list[tuple[Cursor, ShardRead | Overwritten | Unreadable]] = []
+        for cursor in todo:
+            results.append((cursor, self._folder.read(cursor, budget)))
+            if budget.spent:
+                break
+        return results
+
+    async def _new_work(self, results: Sequence[tuple[Cursor, ShardRead | Overwritten | Unreadable]]) -> Work:
+        cursors: list[Cursor] = []
+        lines: list[tuple[int, Sequence[Line]]] = []
+        for before, result in results:
+            if isinstance(result, Overwritten):
+                await self._overwritten(before)
+            elif isinstance(result, Unreadable):
+                self._unreadable(result)
+            else:
+                if not result.more:
+                    self._leave(before.path, result.cursor.stat)
+                if result.cursor != before or result.cursor.offset == 0:
+                    cursors.append(result.cursor)
+                lines.append((before.id, result.lines))
+        since = self._clock.now()
+        items = await to_thread.run_sync(
+            lambda: [item for shard_id, batch in lines for item in self._items(batch, shard_id, since)]
+        )
+        return Work(items, cursors)
+
+    def _items(self, lines: Iterable[Line], shard_id: int, since: float) -> list[Item]:
+        parsed = (parse(line, shard_id, since, self._max_line) for line in lines)
+        return [item for item in parsed if item is not None]
+
+    def _leave(self, path: str, stat: tuple[int, int, int, int, int]) -> None:
+        """Take a shard out of the inbox; if its state is settled, until that changes."""
+        self._fresh.pop(path, None)
+        self._said.pop(path, None)
+        if stat[2:] != (0, 0, 0):
+            self._settled.add(hash((path, stat)))
+
+    async def _overwritten(self, cursor: Cursor) -> None:
+        lost = await self._ledger.overwritten(cursor.id)
+        self._emit(ShardOverwritten(cursor.path, lost))
+        self.look([cursor.path])
+
+    def _unreadable(self, result: Unreadable) -> None:
+        self._fresh.pop(result.path, None)
+        if result.gone or self._said.get(result.path) == result.cause:
+            return
+        if len(self._said) < _REMEMBERED:
+            self._said[result.path] = result.cause
+        self._emit(ShardUnreadable(result.path, result.cause))
+
+
+def _mark(found: Found) -> int:
+    return hash((found.path, found.stat))
+
+
+def _rest(span: Span, lines: Sequence[Line]) -> list[Span]:
+    """Return what of a span was not read for lack of budget."""
+    if len(lines) == span.lines:
+        return []
+    start, line = (lines[-1].stop, lines[-1].number + 1) if lines else (span.start, span.line)
+    return [msgspec.structs.replace(span, start=start, line=line, lines=span.lines - len(lines))]
+
+

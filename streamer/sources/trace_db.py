@@ -1,0 +1,89 @@
+"""Open any trace database that is a local file, read-only.
+
+The producer's database is never created, written, checkpointed or held: ``mode=ro``, ``query_only``, a
+short busy timeout, and no cursor that outlives a call.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+import aiosqlite
+
+from streamer.errors import ConfigError, UnavailableError
+
+_BUSY_SECONDS = 0.25
+"""How long one read waits for the producer's commit; then the next poll tries again."""
+
+_SQLD = Path("dbs") / "default" / "data"
+_REMOTE = frozenset({"http", "https", "ws", "wss"})
+_MAYBE_REMOTE = frozenset({"libsql", "sqlite+libsql"})
+_LOCAL = frozenset({"sqlite", "sqlite+aiosqlite", "sqlite+pysqlite", "file"})
+
+
+def local_path(database: str) -> Path:
+    """Return the file that a trace database setting names.
+
+    Args:
+        database: a path; the directory of sqld; or a URL as SQLAlchemy writes it
+            (``sqlite+aiosqlite:///relative``, ``sqlite+aiosqlite:////absolute``, ``file:...``).
+
+    Raises:
+        ConfigError: it names a server, which is not a file.
+    """
+    scheme, colon, rest = database.partition(":")
+    if not colon or scheme not in _LOCAL | _REMOTE | _MAYBE_REMOTE:
+        return _inside_sqld(Path(database).expanduser())
+    if scheme in _REMOTE or (scheme in _MAYBE_REMOTE and urlsplit(database).netloc):
+        raise ConfigError(
+            "use the trace database",
+            _without_secrets(database),
+            "it is a server, and only files can be read",
+            "give the file or the directory of sqld: --database DIR, or set SQLD_DB_PATH without TURSO_LOCAL_DB_URL",
+        )
+    path = unquote(rest.partition("?")[0].partition("#")[0])
+    if path.startswith("//"):
+        # three slashes: relative, four: absolute; but file: URLs have an absolute path after two
+        path = path[2:] if scheme == "file" else path[3:]
+    return _inside_sqld(Path(path).expanduser())
+
+
+def _inside_sqld(path: Path) -> Path:
+    return path / _SQLD if path.is_dir() else path
+
+
+def _without_secrets(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname or ''}"
+
+
+def file_id(path: Path) -> tuple[int, int] | None:
+    """Return (device, inode) of the database file, or None if it is not there."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
+
+
+@asynccontextmanager
+async def open_trace_database(path: Path) -> AsyncIterator[aiosqlite.Connection]:
+    """Open the database at ``path`` for short reads.
+
+    Raises:
+        UnavailableError: there is no such file, or it cannot be opened now.
+    """
+    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+    try:
+        db = await aiosqlite.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
+    except sqlite3.Error as error:
+        raise UnavailableError("read outcomes", str(path), str(error), "it is tried again") from error
+    try:
+        await db.execute_fetchall("PRAGMA query_only=1")
+        yield db
+    finally:
+        await db.close()

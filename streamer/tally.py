@@ -1,0 +1,99 @@
+"""Counts and keys of any number in constant memory: a private SQLite database without a name.
+
+SQLite keeps it in its page cache and lets it spill into a temporary file that no one else can open and
+that goes away with the process; ``SQLITE_TMPDIR`` or ``TMPDIR`` say where.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Name = str | bytes | float
+"""What is counted. Names of one ``what`` are of one type."""
+
+_SCHEMA = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+PRAGMA cache_size = -65536;
+CREATE TABLE tally (what TEXT, name, times INTEGER NOT NULL, PRIMARY KEY (what, name)) WITHOUT ROWID;
+CREATE TABLE seen (key BLOB PRIMARY KEY, line INTEGER NOT NULL) WITHOUT ROWID;
+BEGIN;
+"""
+
+_UPSERT = """
+INSERT INTO tally VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET times = times + excluded.times
+"""
+
+_PENDING = 10_000
+"""Different counts that are held in memory before they go to the database."""
+
+
+class Tally:
+    """Counts by what and name, and keys with the line that had each first.
+
+    Every method raises ``sqlite3.Error`` when the temporary file cannot be written.
+    """
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("", isolation_level=None)
+        self._db.executescript(_SCHEMA)
+        self._pending: Counter[tuple[str, Name]] = Counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def add(self, what: str, name: Name) -> None:
+        """Count one more ``name``."""
+        self._pending[what, name] += 1
+        if len(self._pending) >= _PENDING:
+            self._flush()
+
+    def first_line(self, key: bytes, line: int) -> int:
+        """Return the line that had this key first: ``line`` itself if none had."""
+        if self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (key, line)).rowcount:
+            return line
+        found: int = self._db.execute("SELECT line FROM seen WHERE key = ?", (key,)).fetchone()[0]
+        return found
+
+    def distinct(self, what: str) -> int:
+        """Return how many different names were counted."""
+        self._flush()
+        found: int = self._db.execute("SELECT count(*) FROM tally WHERE what = ?", (what,)).fetchone()[0]
+        return found
+
+    def total(self, what: str) -> int:
+        """Return how many names were counted, each as often as it came."""
+        self._flush()
+        query = "SELECT coalesce(sum(times), 0) FROM tally WHERE what = ?"
+        found: int = self._db.execute(query, (what,)).fetchone()[0]
+        return found
+
+    def top(self, what: str, most: int) -> dict[str, int]:
+        """Return the ``most`` frequent names and their counts, the most frequent first."""
+        self._flush()
+        query = "SELECT name, times FROM tally WHERE what = ? ORDER BY times DESC, name LIMIT ?"
+        return dict(self._db.execute(query, (what, most)))
+
+    def range(self, what: str) -> tuple[float, float]:
+        """Return the smallest and the largest number counted, (0, 0) if there was none."""
+        self._flush()
+        query = "SELECT coalesce(min(name), 0), coalesce(max(name), 0) FROM tally WHERE what = ?"
+        low, high = self._db.execute(query, (what,)).fetchone()
+        return low, high
+
+    def in_order(self, what: str) -> Iterator[tuple[float, int]]:
+        """Yield the numbers that were counted, ascending, with their counts."""
+        self._flush()
+        yield from self._db.execute("SELECT name, times FROM tally WHERE what = ? ORDER BY name", (what,))
+
+    def _flush(self) -> None:
+        self._db.executemany(_UPSERT, ((*key, times) for key, times in self._pending.items()))
+        self._pending.clear()

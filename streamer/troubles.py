@@ -1,0 +1,38 @@
+"""What does not work just now, each said once when it begins and once when it is over."""
+
+from __future__ import annotations
+
+from streamer.errors import StreamerError
+from streamer.events import Emit, Trouble, TroubleOver
+
+_FIRST_PAUSE = 0.2
+_LONGEST_PAUSE = 5.0
+
+
+class Troubles:
+    """Remembers troubles by what was being done, and how long to pause before the next try."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._known: dict[str, tuple[Trouble, float]] = {}
+
+    def begin(self, error: StreamerError) -> float:
+        """Note a trouble; return the seconds to wait before the next try (each longer than the last)."""
+        trouble = Trouble.of(error)
+        known, pause = self._known.get(error.op, (None, _FIRST_PAUSE / 2))
+        if known != trouble:
+            self._emit(trouble)
+        pause = min(_LONGEST_PAUSE, 2 * pause)
+        self._known[error.op] = (trouble, pause)
+        return pause
+
+    def over(self, op: str) -> None:
+        """Note that ``op`` works."""
+        known = self._known.pop(op, None)
+        if known is not None:
+            self._emit(TroubleOver(op, known[0].where))
+
+    def all_over(self) -> None:
+        """Note that everything works."""
+        for op in list(self._known):
+            self.over(op)
