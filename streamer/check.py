@@ -120,7 +120,8 @@ def image_parts(messages: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str,
     for i, message in enumerate(messages):
         content = message.get("content")
         for j, part in enumerate(content if isinstance(content, list) else ()):
-            if isinstance(part, dict) and part.get("type") in IMAGE_PARTS:
+            kind = part.get("type") if isinstance(part, dict) else None
+            if isinstance(kind, str) and kind in IMAGE_PARTS:
                 yield f"messages[{i}].content[{j}]", part
 
 
@@ -178,9 +179,7 @@ def _separators(data: bytes) -> Iterator[Finding]:
         return
     for separator in _SPLITTERS:
         if separator.encode() in data:
-            yield Finding(
-                Kind.LINE_SEPARATOR, f"U+{ord(separator):04X} stands bare: some readers split there"
-            )
+            yield Finding(Kind.LINE_SEPARATOR, f"U+{ord(separator):04X} stands bare: some readers split there")
 
 
 def _keys(line: dict[str, Any]) -> Iterator[Finding]:
@@ -248,9 +247,7 @@ def _content(message: dict[str, Any], where: str) -> Iterator[Finding]:
         for i, part in enumerate(content):
             yield from _part(part, f"{where}.content[{i}]")
     elif content is None:
-        if message.get("role") != "assistant" or not (
-            message.get("tool_calls") or message.get("function_call")
-        ):
+        if message.get("role") != "assistant" or not (message.get("tool_calls") or message.get("function_call")):
             yield Finding(Kind.BAD_CONTENT, f"{where} has neither content nor tool calls")
     elif not isinstance(content, str):
         yield Finding(Kind.BAD_CONTENT, f"{where}.content is neither a string nor a list of parts")
@@ -296,9 +293,7 @@ def _is_json(text: str) -> bool:
 def _answer(message: dict[str, Any], where: str, called: set[str]) -> Iterator[Finding]:
     answered = message.get("tool_call_id")
     if not isinstance(answered, str) or answered not in called:
-        yield Finding(
-            Kind.UNKNOWN_CALL_ID, f"{where} answers {shown(answered)}, which no message before it called"
-        )
+        yield Finding(Kind.UNKNOWN_CALL_ID, f"{where} answers {shown(answered)}, which no message before it called")
 
 
 def _flag(messages: list[dict[str, Any]], metadata: dict[str, Any]) -> Iterator[Finding]:

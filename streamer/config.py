@@ -9,7 +9,6 @@ file's folder, elsewhere to the working directory.
 from __future__ import annotations
 
 import difflib
-import fnmatch
 import os
 import re
 import tomllib
@@ -223,7 +222,14 @@ def _text(raw: object, allowed: str) -> str:
 
 
 def _path(raw: object, folder: Path) -> Path:
-    return folder / os.path.expanduser(_text(raw, "a path"))  # noqa: PTH111 - Path's raises for ~nobody
+    return folder / os.path.expanduser(_text(raw, "a path"))
+
+
+def _file(raw: object, folder: Path) -> Path:
+    path = _path(raw, folder)
+    if path.name in ("", "..") or str(raw).endswith("/"):
+        raise _UnfitError("a path to a file")
+    return path
 
 
 def _database(raw: object, folder: Path) -> str:
@@ -324,7 +330,7 @@ _KEYS: dict[str, dict[str, Reader]] = {
         "max_turn": _whole(0, 1 << 53),
     },
     "dedup": {"by": _one_of(DedupBy)},
-    "dataset": {"path": _path, "ledger": _path},
+    "dataset": {"path": _file, "ledger": _file},
     "batch": {"records": _whole(1, 1_000_000), "milliseconds": _whole(1, 60_000)},
     "log": {"level": _one_of(LogLevel), "format": _one_of(LogFormat)},
 }
@@ -385,7 +391,6 @@ class _Settings:
         target = Dataset(**self.table("dataset"))
         self._check_turns(**self.table("records"))
         self._check_ledger(target)
-        self._check_no_loop(target.path, **self.table("source"))
 
     def _check_turns(self, min_turn: int = 0, max_turn: int | None = None, **_: object) -> None:
         if max_turn is not None and min_turn > max_turn:
@@ -397,25 +402,15 @@ class _Settings:
             cause = f"{_shown(str(dataset.ledger))} is the dataset itself, or its lock"
             self.reject(_Problem(self._origins["dataset.ledger"], cause))
 
-    def _check_no_loop(
-        self, dataset: Path, shards: Path | None = None, pattern: str = "*.jsonl", **_: object
-    ) -> None:
-        """Reject a dataset that would be read as a shard."""
-        if shards is None or not fnmatch.fnmatchcase(dataset.name, pattern):
-            return
-        if _real(dataset).is_relative_to(_real(shards)):
-            cause = f"{_shown(str(dataset))} lies in the shard folder and would be read as a shard"
-            hint = "name a dataset outside of that folder, or a source.pattern that does not match it"
-            self.reject(_Problem(self._origins.get("dataset.path", "dataset.path"), cause, hint))
-
     def complain(self) -> None:
         """Raise one ConfigError for all that was rejected."""
         if not self._problems:
             return
         if len(self._problems) == 1:
             raise ConfigError(_OP, *self._problems[0])
-        lines = [f"\n  {where}: {cause}{hint and f' ({hint})'}" for where, cause, hint in self._problems]
-        raise ConfigError(_OP, f"{len(lines)} settings", "".join(lines))
+        lines = ["each has to be put right"]
+        lines += [f"{where}: {cause}{hint and f' ({hint})'}" for where, cause, hint in self._problems]
+        raise ConfigError(_OP, f"{len(self._problems)} problems", "\n  ".join(lines))
 
     def table(self, name: str) -> dict[str, Any]:
         """Return the values of one table that were set; for the dataset, the defaults too."""
@@ -466,9 +461,7 @@ def _take_file(settings: _Settings, file: Path) -> None:
         if name not in _KEYS:
             settings.reject(_Problem(f"{shown}: {printable(name)}", *_unknown(name, list(_KEYS))))
         elif not isinstance(table, dict):
-            settings.reject(
-                _Problem(f"{shown}: {name}", f"{_shown(table)} is not a table", f"write [{name}]")
-            )
+            settings.reject(_Problem(f"{shown}: {name}", f"{_shown(table)} is not a table", f"write [{name}]"))
         else:
             _take_table(settings, name, table, file)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
@@ -63,6 +64,7 @@ class Daemon:
         self._at = at
         self._hints = Hints(config.source.shards)
         self._troubles = Troubles(emit)
+        self._watch_no_more = anyio.Event()
         self._stopping = False
         self._reload = False
         self._next_beat = 0.0
@@ -89,7 +91,10 @@ class Daemon:
             async with anyio.create_task_group() as tasks:
                 await tasks.start(self._listen)
                 self._watch(tasks)
-                await self._lives()
+                try:
+                    await self._lives()
+                finally:
+                    self._watch_no_more.set()
                 tasks.cancel_scope.cancel()
 
     def _locked(self) -> DatasetLock:
@@ -98,7 +103,7 @@ class Daemon:
         return DatasetLock(lock_file(path))
 
     def _open(self) -> AbstractAsyncContextManager[Pipeline]:
-        return Pipeline.open(self._config, self._files, self._clock, self._emit, self._at)
+        return Pipeline.open(self._config, self._files, self._clock, self._emit, self._pass)
 
     async def _lives(self) -> None:
         while not self._stopping:
@@ -146,9 +151,14 @@ class Daemon:
 
     async def _pause(self, seconds: float) -> None:
         self._beat()
+        interval = self._notifier.watchdog_interval
         if seconds > 0 and not self._stopping:
-            await self._hints.wait(seconds)
+            await self._hints.wait(seconds if interval is None else min(seconds, interval / 2))
         self._beat()
+
+    def _pass(self, point: str) -> None:
+        self._beat()  # a long recovery is progress, too
+        self._at(point)
 
     def _beat(self) -> None:
         """Tell the watchdog that the loop has come round again: idle or busy, but not stuck."""
@@ -166,10 +176,17 @@ class Daemon:
 
     def _watch(self, tasks: TaskGroup) -> None:
         source = self._config.source
-        quick = {"emit": self._emit, "force_polling": source.force_polling}
-        tasks.start_soon(lambda: watch(source.shards, self._hints.shard, **quick))
-        folder = local_path(source.database).parent
-        tasks.start_soon(lambda: watch(folder, self._hints.database, recursive=False, **quick))
+        for folder, on_change, recursive in (
+            (source.shards, self._hints.shard, True),
+            (local_path(source.database).parent, self._hints.database, False),
+        ):
+            tasks.start_soon(
+                partial(watch, recursive=recursive, force_polling=source.force_polling),
+                folder,
+                on_change,
+                self._emit,
+                self._watch_no_more,
+            )
 
     async def _listen(self, *, task_status: TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -194,6 +211,7 @@ class Daemon:
             live, fixed = configuration.changes(self._config, wanted)
             self._config = configuration.reloaded(self._config, wanted)
             pipeline.configure(self._config)
+            await pipeline.describe()
             self._on_config(self._config)
             self._emit(Reloaded(", ".join(live), ", ".join(fixed)))
         self._notifier.ready(_status(await pipeline.ledger.accounts()))

@@ -225,9 +225,7 @@ class Dataset:
             stop = start
         return floor
 
-    async def _adopt(
-        self, ledger: Ledger, start: int, by: DedupBy, at: Callable[[str], None]
-    ) -> tuple[int, int]:
+    async def _adopt(self, ledger: Ledger, start: int, by: DedupBy, at: Callable[[str], None]) -> tuple[int, int]:
         """Bring whole lines past the committed length into the ledger; return (lines, foreign lines)."""
         self.length = start
         adopted = foreign = 0
@@ -250,9 +248,7 @@ class Dataset:
         self.length = end
         return adopted + lines - foreign, foreign
 
-    async def _adopt_chunk(
-        self, ledger: Ledger, keys: list[tuple[bytes, int]], lines: int, end: int
-    ) -> None:
+    async def _adopt_chunk(self, ledger: Ledger, keys: list[tuple[bytes, int]], lines: int, end: int) -> None:
         with _unavailable("sync the dataset", self.path):
             self._files.fdatasync(self._fd)
         self.length = end
@@ -327,7 +323,8 @@ class _unavailable:  # noqa: N801 - reads as a phrase at the `with`
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, OSError):
             raise UnavailableError(
-                self._op, str(self._path), error.strerror or str(error), "see `df` and the folder's rights; it is retried"
+                self._op,
+                str(self._path),
+                error.strerror or str(error),
+                "see `df` and the folder's rights; it is retried",
             ) from error
-
-

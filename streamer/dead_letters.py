@@ -38,6 +38,11 @@ def encode_dead_letter(line: Line, reason: str, detail: str) -> bytes:
     )
 
 
+def dead_letters_path(dataset: Path) -> Path:
+    """Return where the dead letters of a dataset are."""
+    return dataset.with_name(f"{dataset.name}.dead.jsonl")
+
+
 class DeadLetters:
     """The one writer of ``<dataset>.dead.jsonl``; the file appears with the first dead letter."""
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FINDINGS_KEPT = 20
 LONGEST_LINE = 1 << 30
-"""Bytes; a longer line is a problem and is not looked into."""
+"""Bytes. What is below is held in memory, the JSON of it too."""
 
 DISTINCT_REWARDS = 20
 """With more different rewards than that, they are put into ten bins of equal width."""
@@ -127,6 +127,7 @@ def inspect(
     decode_images: bool = True,
     progress: Callable[[int, int], None] = lambda _done, _size: None,
     sleep: Callable[[float], None] = time.sleep,
+    longest_line: int = LONGEST_LINE,
 ) -> Report:
     """Read a dataset, as long as it is now, and return what was found.
 
@@ -136,25 +137,23 @@ def inspect(
         decode_images: decode data URLs with Pillow, or only count them.
         progress: called with (bytes read, bytes to read), about once for each MiB.
         sleep: waits so many seconds for the end of an unterminated last line.
+        longest_line: bytes; a longer line is a problem and is not looked into.
 
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: there is no such file, or it is a pipe or a folder.
         MissingExtraError: images are to be decoded and Pillow is not installed.
         UnavailableError: the file cannot be read, or the disk has no room for the temporary database.
     """
     try:
+        _check_is_file(path)
         with path.open("rb", buffering=_BLOCK) as file, Tally() as tally:
             size = os.fstat(file.fileno()).st_size
             inspection = _Inspection(tally, by, decode_images=decode_images)
-            for line in _lines(file, size, sleep):
+            for line in _lines(file, size, longest_line, sleep):
                 inspection.take(line)
                 if _crosses_block(line):
                     progress(min(line.offset + line.length, size), size)
             return inspection.report(str(path), size)
-    except FileNotFoundError:
-        raise ConfigError(
-            "verify", printable(str(path)), "there is no such file", "streamer verify DATASET"
-        ) from None
     except OSError as error:
         raise UnavailableError("verify", printable(str(path)), error.strerror or str(error)) from error
     except sqlite3.Error as error:
@@ -162,28 +161,38 @@ def inspect(
         raise UnavailableError("verify", "its temporary database", str(error), hint) from error
 
 
-def _lines(file: BinaryIO, size: int, sleep: Callable[[float], None]) -> Iterator[_Line]:
+def _check_is_file(path: Path) -> None:
+    """Refuse a pipe too: its length is not known, so it would be an empty dataset."""
+    if not path.is_file():
+        cause = "it is not a file" if path.exists() else "there is no such file"
+        raise ConfigError("verify", printable(str(path)), cause, "streamer verify DATASET")
+
+
+def _lines(file: BinaryIO, size: int, longest: int, sleep: Callable[[float], None]) -> Iterator[_Line]:
     """Yield the lines that begin before ``size``."""
     offset = number = 0
-    while offset < size:
+    # Nothing before ``size`` means that a daemon which has just started cut a torn last line.
+    while offset < size and (data := _settled(file, offset, longest, sleep)):
         number += 1
-        data = _settled(file, file.readline(LONGEST_LINE), sleep)
         length, last = len(data), data[-1:]
-        if length == LONGEST_LINE and last != b"\n":
+        if length == longest and last != b"\n":
             extra, last = _skip_line(file)
             length += extra
-        whole = data if length == len(data) else None
-        yield _Line(number, offset, length, whole, terminated=last == b"\n")
+        yield _Line(number, offset, length, data if length == len(data) else None, last == b"\n")
         offset += length
 
 
-def _settled(file: BinaryIO, data: bytes, sleep: Callable[[float], None]) -> bytes:
-    """Give a daemon that is in the middle of a write the time to end the line."""
+def _settled(file: BinaryIO, offset: int, longest: int, sleep: Callable[[float], None]) -> bytes:
+    """Read the line at ``offset``; give a daemon that is in the middle of writing it the time to end it."""
+    data = file.readline(longest)
     for _ in range(_LOOKS):
-        if data.endswith(b"\n") or len(data) == LONGEST_LINE:
+        if data.endswith(b"\n") or len(data) == longest:
             break
         sleep(_PAUSE)
-        data += file.readline(LONGEST_LINE - len(data))
+        # By way of the end, as a seek inside the buffer would show what was there before the tail was mended.
+        file.seek(0, os.SEEK_END)
+        file.seek(offset)
+        data = file.readline(longest)
     return data
 
 
@@ -244,9 +253,7 @@ class _Inspection:
         if not line.terminated:
             yield _unterminated(line)
         elif line.data is None:
-            yield Finding(
-                Kind.TOO_LONG, f"{line.length} bytes; lines over {LONGEST_LINE} are not looked into"
-            )
+            yield Finding(Kind.TOO_LONG, f"{line.length} bytes: it was not looked into")
         else:
             checked = check_line(line.data)
             yield from checked.findings
@@ -276,7 +283,8 @@ class _Inspection:
         self._roles.update(_roles(checked.messages))
         for message in checked.messages:
             for name, _ in tool_calls(message):
-                self._tally.add("tool", name[:_NAME])
+                if name:
+                    self._tally.add("tool", name[:_NAME])
         metadata = checked.metadata
         if is_number(metadata.get("total_reward")):
             self._tally.add("reward", float(metadata["total_reward"]))

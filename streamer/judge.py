@@ -203,5 +203,3 @@ def count(spans: Iterable[Span]) -> dict[State, int]:
     for span in spans:
         counts[span.state] += span.lines
     return counts
-
-

@@ -22,6 +22,8 @@ IMAGE_PARTS = frozenset({"image_url", "image", "input_image"})
 _STAMPED = re.compile(r"(?P<id>.+)_\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2}")
 _REPLY_ONLY_KEYS = frozenset({"content_text", "has_image"})
 _US = 1_000_000
+_YEAR_5138 = 1e11
+"""Numbers of seconds beyond this are no times (milliseconds, perhaps): better none than a wrong one."""
 
 
 class MalformedError(Exception):
@@ -135,22 +137,24 @@ def _message(message: Any, where: str) -> dict[str, Any]:
     role = message.get("role")
     if not isinstance(role, str) or role not in ROLES:
         raise MalformedError("unknown_role", f"{where}.role is not one of {', '.join(sorted(ROLES))}")
+    _check_content(message, where)
     calls = message.get("tool_calls")
+    return message if calls is None else _with_string_arguments(message, calls, where)
+
+
+def _check_content(message: dict[str, Any], where: str) -> None:
     content = message.get("content")
     if isinstance(content, list):
         for i, part in enumerate(content):
             if not isinstance(part, dict) or not isinstance(part.get("type"), str):
                 raise MalformedError("bad_message", f"{where}.content[{i}] is not a part with a type")
     elif content is None:
-        if role != "assistant":
+        if message["role"] != "assistant":
             raise MalformedError("bad_message", f"{where} has no content")
-        if not calls and not message.get("function_call"):
+        if not message.get("tool_calls") and not message.get("function_call"):
             raise MalformedError("no_reply", f"{where} has neither content nor tool calls")
     elif not isinstance(content, str):
         raise MalformedError("bad_message", f"{where}.content is neither a string nor a list of parts")
-    if calls is None:
-        return message
-    return _with_string_arguments(message, calls, where)
 
 
 def _with_string_arguments(message: dict[str, Any], calls: Any, where: str) -> dict[str, Any]:
@@ -215,7 +219,7 @@ def time_us(value: Any) -> int | None:
             when = when.replace(tzinfo=UTC)
         delta = when - _EPOCH
         return (delta.days * 86_400 + delta.seconds) * _US + delta.microseconds
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e11:
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _YEAR_5138:
         return int(value * _US)
     return None
 

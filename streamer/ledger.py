@@ -44,7 +44,9 @@ CREATE TABLE meta (
   dataset_length INTEGER NOT NULL DEFAULT 0, dataset_lines INTEGER NOT NULL DEFAULT 0,
   dataset_tail BLOB NOT NULL DEFAULT x'', dead_length INTEGER NOT NULL DEFAULT 0,
   keys TEXT NOT NULL DEFAULT '', overwritten INTEGER NOT NULL DEFAULT 0,
-  shards TEXT NOT NULL DEFAULT '', database TEXT NOT NULL DEFAULT '', appended_at REAL
+  shards TEXT NOT NULL DEFAULT '', pattern TEXT NOT NULL DEFAULT '', database TEXT NOT NULL DEFAULT '',
+  condition TEXT NOT NULL DEFAULT '',
+  appended_at REAL
 );
 INSERT INTO meta (one) VALUES (1);
 CREATE TABLE shard (
@@ -66,8 +68,12 @@ CREATE INDEX span_shard ON span (shard, start);
 CREATE INDEX span_due ON span (id) WHERE due;
 CREATE INDEX span_waiting ON span (since) WHERE state = 'waiting';
 CREATE INDEX span_unreadable ON span (shard) WHERE reason = 'unreadable';
-CREATE TABLE tally (state TEXT, reason TEXT, lines INTEGER NOT NULL, PRIMARY KEY (state, reason)) WITHOUT ROWID;
-CREATE TABLE record (key BLOB PRIMARY KEY, offset INTEGER NOT NULL, claimed INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE tally (
+  state TEXT, reason TEXT, lines INTEGER NOT NULL, PRIMARY KEY (state, reason)
+) WITHOUT ROWID;
+CREATE TABLE record (
+  key BLOB PRIMARY KEY, offset INTEGER NOT NULL, claimed INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE outcome (
   ref INTEGER PRIMARY KEY, id INTEGER NOT NULL, session TEXT NOT NULL, total_reward, achievements_count,
   total_steps, created_at TEXT NOT NULL, created_us INTEGER, qualifies INTEGER NOT NULL, rule TEXT NOT NULL,
@@ -80,9 +86,7 @@ CREATE INDEX outcome_session ON outcome (session);
 
 _SHARD = "id, path, offset, lines, scanned, fingerprint, dev, ino, size, mtime_ns, ctime_ns"
 _SPAN = "shard, start, stop, line, lines, session, state, reason, outcome, first_us, last_us, since, id"
-_OUTCOME = (
-    "id, session, total_reward, achievements_count, total_steps, created_at, created_us, qualifies, rule, ref"
-)
+_OUTCOME = "id, session, total_reward, achievements_count, total_steps, created_at, created_us, qualifies, rule, ref"
 _CHUNK = 500
 """Parameters in one IN list; SQLite allows 999 in old builds."""
 
@@ -130,6 +134,7 @@ class Ledger:
         self._db = db
         self._path = path
         self._next_shard = 1
+        self._maybe_due = True  # spares an idle daemon the question
 
     @classmethod
     @asynccontextmanager
@@ -179,8 +184,7 @@ class Ledger:
     async def _create(self) -> None:
         await self._all("PRAGMA journal_mode=WAL")
         await self._db.executescript(
-            f"BEGIN; PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA_VERSION};"
-            f"{_SCHEMA} COMMIT;"
+            f"BEGIN; PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA_VERSION};{_SCHEMA} COMMIT;"
         )
 
     # -- reading ---------------------------------------------------------------------------------------
@@ -197,15 +201,21 @@ class Ledger:
 
     async def cursors_by_inode(self, inodes: Sequence[int]) -> list[Cursor]:
         """Return the cursors of shards that had one of ``inodes`` when last read."""
-        return [_cursor(row) for row in await self._in(f"SELECT {_SHARD} FROM shard WHERE NOT replaced AND ino IN", inodes)]
+        return [
+            _cursor(row) for row in await self._in(f"SELECT {_SHARD} FROM shard WHERE NOT replaced AND ino IN", inodes)
+        ]
 
     async def due(self, lines: int) -> list[tuple[Span, Cursor]]:
         """Return spans that have to be judged again, oldest first, of about ``lines`` lines together."""
+        if not self._maybe_due:
+            return []
         rows = await self._all(
-            f"SELECT {_columns('span', _SPAN)}, {_columns('shard', _SHARD)} FROM span JOIN shard ON shard.id = span.shard"
+            f"SELECT {_columns('span', _SPAN)}, {_columns('shard', _SHARD)}"
+            " FROM span JOIN shard ON shard.id = span.shard"
             " WHERE span.due AND NOT shard.replaced ORDER BY span.id LIMIT ?",
             (max(1, lines),),
         )
+        self._maybe_due = bool(rows)
         picked: list[tuple[Span, Cursor]] = []
         for row in rows:
             if picked and lines <= 0:
@@ -254,7 +264,13 @@ class Ledger:
             await self._all(
                 "UPDATE meta SET dataset_length = ?, dataset_tail = ?, dead_length = ?,"
                 " dataset_lines = dataset_lines + ?, appended_at = coalesce(?, appended_at)",
-                (batch.dataset_length, batch.dataset_tail, batch.dead_length, len(batch.appended), batch.appended_at),
+                (
+                    batch.dataset_length,
+                    batch.dataset_tail,
+                    batch.dead_length,
+                    len(batch.appended),
+                    batch.appended_at,
+                ),
             )
 
     async def adopt(self, keys: Sequence[tuple[bytes, int]], lines: int, length: int, tail: bytes) -> int:
@@ -281,10 +297,11 @@ class Ledger:
         """Mark every key as standing for a line that was appended and counted before."""
         await self._all("UPDATE record SET claimed = 1")
 
-    async def describe(self, *, keys: str, shards: str, database: str) -> None:
-        """Remember what the keys mean and where input comes from, for the commands that only read."""
+    async def describe(self, *, keys: str, shards: str, pattern: str, database: str, condition: str) -> None:
+        """Remember what the keys mean and what is read and asked, for the commands that only read."""
         await self._all(
-            "UPDATE meta SET keys = ?, shards = ?, database = ?", (keys, shards, database)
+            "UPDATE meta SET keys = ?, shards = ?, pattern = ?, database = ?, condition = ?",
+            (keys, shards, pattern, database, condition),
         )
 
     async def overwritten(self, shard_id: int) -> int:
@@ -308,6 +325,7 @@ class Ledger:
     async def revive(self, shard_ids: Sequence[int]) -> int:
         """Make lines due again that qualified while their shard could not be read."""
         before = self._db.total_changes
+        self._maybe_due = True
         for chunk in _chunks(shard_ids):
             await self._all(
                 f"UPDATE span SET due = 1 WHERE reason = '{UNREADABLE}' AND NOT due AND shard IN ({_marks(chunk)})",
@@ -317,9 +335,7 @@ class Ledger:
 
     async def expire(self, before: float) -> int:
         """Call lines never scored that have waited since ``before`` (wall-clock seconds); return how many."""
-        rows = await self._all(
-            f"SELECT {_SPAN} FROM span WHERE state = 'waiting' AND since < ? AND NOT due", (before,)
-        )
+        rows = await self._all(f"SELECT {_SPAN} FROM span WHERE state = 'waiting' AND since < ? AND NOT due", (before,))
         if not rows:
             return 0
         spans = [Span(*row) for row in rows]
@@ -339,13 +355,12 @@ class Ledger:
         """
         if not rows:
             return []
-        found = await self._all(
-            f"SELECT {_OUTCOME} FROM outcome WHERE id BETWEEN ? AND ?", (rows[0].id, rows[-1].id)
-        )
+        found = await self._all(f"SELECT {_OUTCOME} FROM outcome WHERE id BETWEEN ? AND ?", (rows[0].id, rows[-1].id))
         known = {(row[0], row[1], row[5]): _outcome(row) for row in found}
         fresh = [(row, known.get((row.id, row.session, row.created_at))) for row in rows]
         fresh = [(row, old) for row, old in fresh if old is None or not _same(row, old)]
         if fresh:
+            self._maybe_due = True
             async with self._transaction():
                 for row, old in fresh:
                     await (self._add_outcome(row, rule) if old is None else self._change_outcome(row, old, rule))
@@ -391,14 +406,10 @@ class Ledger:
         )
 
     async def _wake_open(self, session: str) -> None:
-        await self._all(
-            "UPDATE span SET due = 1 WHERE session = ? AND state IN (?, ?)", (session, *OPEN_STATES)
-        )
+        await self._all("UPDATE span SET due = 1 WHERE session = ? AND state IN (?, ?)", (session, *OPEN_STATES))
 
     async def _wake_below(self, session: str) -> None:
-        await self._all(
-            "UPDATE span SET due = 1 WHERE session = ? AND state = 'below_bar'", (session,)
-        )
+        await self._all("UPDATE span SET due = 1 WHERE session = ? AND state = 'below_bar'", (session,))
 
     # -- inside a transaction --------------------------------------------------------------------------
 
@@ -406,7 +417,15 @@ class Ledger:
         await self._many(
             f"INSERT OR REPLACE INTO shard ({_SHARD}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (c.id, os.fsencode(c.path), c.offset, c.lines, c.scanned, c.fingerprint, *map(_signed, c.stat))
+                (
+                    c.id,
+                    os.fsencode(c.path),
+                    c.offset,
+                    c.lines,
+                    c.scanned,
+                    c.fingerprint,
+                    *map(_signed, c.stat),
+                )
                 for c in cursors
             ],
         )
@@ -472,7 +491,10 @@ class _explained:  # noqa: N801 - reads as a phrase at the `with`
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, sqlite3.OperationalError):
             raise UnavailableError(
-                "write the ledger", str(self._path), str(error), "free the disk, or see who holds the file; it is retried"
+                "write the ledger",
+                str(self._path),
+                str(error),
+                "free the disk, or see who holds the file; it is retried",
             ) from error
         if isinstance(error, sqlite3.DatabaseError):
             raise RefusedError("use the ledger", str(self._path), str(error), _move_away(self._path)) from error
@@ -493,7 +515,8 @@ def _cursor(row: Sequence[Any]) -> Cursor:
 
 
 def _outcome(row: Sequence[Any]) -> Outcome:
-    return Outcome(*row[:7], bool(row[7]), *row[8:])
+    number, session, reward, achievements, steps, created_at, created_us, qualifies, rule, ref = row
+    return Outcome(number, session, reward, achievements, steps, created_at, created_us, bool(qualifies), rule, ref)
 
 
 def _facts(row: Outcome) -> tuple[Any, ...]:
@@ -523,4 +546,3 @@ def _marks(values: Sequence[Any]) -> str:
 
 def _chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
     return (values[i : i + _CHUNK] for i in range(0, len(values), _CHUNK))
-

@@ -105,7 +105,7 @@ class DatasetLock:
 def lock_file(dataset: Path) -> Path:
     """Return the lock file of a dataset: ``<dataset>.lock``, the same for every name that links to it."""
     real = Path(os.path.realpath(dataset))
-    return real.with_name(f"{real.name}.lock")
+    return real.parent / f"{real.name}.lock"
 
 
 def holder(path: Path) -> Holder | None:
@@ -172,7 +172,7 @@ def _may_live(who: Holder) -> bool:
 def _start_ticks(pid: int) -> int | None:
     """Return field 22 of ``/proc/<pid>/stat``; None if there is no such process, or no ``/proc``."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - Path.open is no clearer here
+        with open(f"/proc/{pid}/stat", "rb") as file:
             line = file.read()
     except OSError:
         return None

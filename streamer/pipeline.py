@@ -14,14 +14,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Self
 
 from anyio import to_thread
 
 from streamer.config import Config
 from streamer.dataset import Dataset, keys_meaning
-from streamer.dead_letters import DeadLetters
+from streamer.dead_letters import DeadLetters, dead_letters_path
 from streamer.errors import UnavailableError
 from streamer.events import Committed, DeadLettered, Emit, NeverScored, OutcomesSeen, Quiet, Recovered
 from streamer.files import Clock, Files
@@ -37,11 +36,6 @@ from streamer.troubles import Troubles
 
 _BATCH_BYTES = 8 << 20
 """Bytes of lines in one batch: what a batch holds in memory, a few times over."""
-
-
-def dead_letters_path(dataset: Path) -> Path:
-    """Return where the dead letters of a dataset are."""
-    return dataset.with_name(f"{dataset.name}.dead.jsonl")
 
 
 def nowhere(_point: str) -> None:
@@ -112,10 +106,20 @@ class Pipeline:
         by = self.config.dedup.by
         found = await self.dataset.recover(self.ledger, by, self._at)
         self._dead.recover((await self.ledger.head()).dead_length)
-        source = self.config.source
-        await self.ledger.describe(keys=keys_meaning(by), shards=str(source.shards), database=source.database)
+        await self.describe()
         if found.adopted or found.foreign or found.cut:
             self._emit(Recovered(found.adopted, found.foreign, found.cut))
+
+    async def describe(self) -> None:
+        """Tell the ledger what is read and asked now."""
+        source = self.config.source
+        await self.ledger.describe(
+            keys=keys_meaning(self.config.dedup.by),
+            shards=str(source.shards.absolute()),
+            pattern=source.pattern,
+            database=source.database,
+            condition=self.config.qualify.where,
+        )
 
     async def step(self) -> bool:
         """Take one batch of lines all the way; False when there is none."""

@@ -44,6 +44,4 @@ def _turn_fits(turn: object, rules: RecordRules) -> bool:
         return True
     if not isinstance(turn, int):
         return False
-    return (rules.min_turn is None or turn >= rules.min_turn) and (
-        rules.max_turn is None or turn <= rules.max_turn
-    )
+    return (rules.min_turn is None or turn >= rules.min_turn) and (rules.max_turn is None or turn <= rules.max_turn)

@@ -1,4 +1,4 @@
-"""A look at a ledger from outside, with the daemon up or down: short reads, nothing written, no lock taken."""
+"""A look at a ledger from outside, with the daemon up or down: short reads, nothing written or locked."""
 
 from __future__ import annotations
 
@@ -44,6 +44,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     adopted: int = 0
     last_append_seconds: float | None = None
     shard_folder: str = ""
+    pattern: str = "*.jsonl"
+    where: str = ""
     database: str = ""
     daemon: Holder | None = None
     ledger: bool = False
@@ -123,7 +125,9 @@ def _read(db: sqlite3.Connection, dataset: Path, daemon: Holder | None) -> Snaps
     for state, reason, lines in db.execute("SELECT state, reason, lines FROM tally WHERE lines"):
         reasons.setdefault(state, {})[reason] = lines
     meta = _row(
-        db, "SELECT dataset_lines, dataset_length, overwritten, shards, database, appended_at FROM meta"
+        db,
+        "SELECT dataset_lines, dataset_length, overwritten, shards, database, appended_at, pattern, condition"
+        " FROM meta",
     )
     waiting = _row(db, "SELECT count(DISTINCT session), min(since) FROM span WHERE state = 'waiting'")
     return Snapshot(
@@ -143,6 +147,8 @@ def _read(db: sqlite3.Connection, dataset: Path, daemon: Holder | None) -> Snaps
         adopted=_one(db, "SELECT count(*) FROM record WHERE NOT claimed"),
         last_append_seconds=max(0.0, now - meta[5]) if meta[5] is not None else None,
         shard_folder=meta[3],
+        pattern=meta[6],
+        where=meta[7],
         database=meta[4],
         daemon=daemon,
         ledger=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -11,6 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
+from streamer.commands.demo import Place, Show, View, _drawn, _newest, _sparkline
+from streamer.lock import DatasetLock, lock_file
+from streamer.snapshot import snapshot
 
 pytest.importorskip("crafter", reason="the demo plays real Crafter episodes: pip install 'streamer[demo]'")
 
@@ -45,14 +51,61 @@ def test_demo_refuses_a_folder_with_something_in_it(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for children in /proc")
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
 def test_no_child_survives_the_demo(tmp_path: Path, ending: signal.Signals) -> None:
-    """Neither Ctrl-C nor a crash leaves a daemon or a producer behind."""
+    """Neither Ctrl-C nor a crash leaves a daemon or a producer behind, and the dataset stays whole."""
+    dataset = tmp_path / "high_reward.jsonl"
     with subprocess.Popen(
         [*COMMAND, "--folder", str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as demo:
-        _wait_for(lambda: len(_mentioning(tmp_path)) == 3)
+        _wait_for(lambda: dataset.exists() and dataset.stat().st_size > 0)
+        assert len(_mentioning(tmp_path)) == 3
         demo.send_signal(ending)
-        demo.wait(SECONDS)
+        assert demo.wait(SECONDS) == (130 if ending is signal.SIGINT else -ending)
     _wait_for(lambda: not _mentioning(tmp_path))
+    assert dataset.read_bytes().endswith(b"\n")
+    assert _lines(dataset) > 0
+
+
+def test_a_daemon_that_dies_fails_the_demo_with_the_end_of_its_log(tmp_path: Path) -> None:
+    """Here it cannot start: another one holds its dataset."""
+    show = Show(Place(tmp_path), rollouts=5, seed=7, pace=0)
+    (tmp_path / "shards").mkdir()
+    with DatasetLock(lock_file(show.place.dataset)):
+        (fault,) = show.run()
+    assert fault.startswith("the daemon ended with status 4\n")
+    assert "high_reward.jsonl" in fault
+    assert not _mentioning(tmp_path)
+
+
+def test_newest_replies_are_those_of_whole_lines(tmp_path: Path) -> None:
+    """A line that is just being written is left for the next look."""
+    assert _newest(tmp_path / "missing") == ()
+    dataset = tmp_path / "dataset.jsonl"
+    dataset.write_text("".join(_dataset_line(turn) for turn in range(9)) + '{"mess', "utf-8")
+    assert _newest(dataset) == tuple(f"reward 2  turn {turn}  do noop  I \x1b[2J it" for turn in (5, 6, 7, 8))
+
+
+def test_a_reply_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    """What a model said is shown with its control characters spelt out, and never as markup."""
+    dataset = tmp_path / "dataset.jsonl"
+    dataset.write_text(_dataset_line(1, "\x1b[2J [red]bold[/red]"), "utf-8")
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    console.print(_drawn(View(1.0, 6, 1, snapshot(dataset), (0, 1), _newest(dataset))))
+    assert isinstance(console.file, io.StringIO)
+    assert "\\x1b[2J [red]bold[/red]" in console.file.getvalue()
+
+
+def test_sparkline_shows_all_of_the_history_in_its_width() -> None:
+    """The first value is at the left, the newest at the right, the highest is a full bar."""
+    assert _sparkline([0]) == "▁"
+    assert _sparkline([0, 7, 7, 14]) == "▁▄▄█"
+    assert len(_sparkline(range(1000))) == 40
+    assert _sparkline(range(1000))[-1] == "█"
+
+
+def _dataset_line(turn: int, said: str = "I \x1b[2J it") -> str:
+    call = {"function": {"name": "interact_many", "arguments": '{"actions": ["do", "noop"]}'}}
+    message = {"role": "assistant", "content": said, "tool_calls": [call]}
+    return json.dumps({"messages": [message], "metadata": {"turn": turn, "total_reward": 2}}) + "\n"
 
 
 def _accounts(stdout: str) -> tuple[int, dict[str, int]]:
@@ -69,12 +122,12 @@ def _lines(*paths: Path) -> int:
 
 def _mentioning(folder: Path) -> list[int]:
     """Return the processes that have the folder in their command line."""
-    return [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and _mentions(pid, folder)]
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and _mentions(path, folder)]
 
 
-def _mentions(pid: str, folder: Path) -> bool:
+def _mentions(process: Path, folder: Path) -> bool:
     try:
-        return os.fsencode(folder) in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return os.fsencode(folder) in (process / "cmdline").read_bytes()
     except OSError:
         return False
 

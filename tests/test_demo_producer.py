@@ -149,9 +149,7 @@ def test_a_cut_shard_is_cut_inside_a_line_and_then_whole(
 ) -> None:
     """What a reader meets in between ends without a newline."""
     met: list[bytes] = []
-    monkeypatch.setattr(
-        shards.time, "sleep", lambda _: met.extend(p.read_bytes() for p in tmp_path.iterdir())
-    )
+    monkeypatch.setattr("time.sleep", lambda _: met.extend(p.read_bytes() for p in tmp_path.iterdir()))
     shard = written.shards[0]
     path = shards.write(tmp_path, "run", layouts._EPOCH, shard, cut=True)
     (half,) = met

@@ -1,8 +1,9 @@
-"""``streamer demo``: a daemon next to a real producer, the growth of its dataset live, the accounts at the end."""
+"""``streamer demo``: a daemon next to a producer, its dataset growing live, the accounts at the end."""
 
 import contextlib
 import ctypes
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from streamer.demo.episodes import require_crafter
-from streamer.errors import ConfigError, StreamerError
+from streamer.errors import ConfigError, UnavailableError
 from streamer.snapshot import Snapshot, snapshot
 from streamer.text import printable
 
@@ -67,13 +68,11 @@ def demo(
     Example: streamer demo --rollouts 12 --folder /tmp/crafter-demo
     """
     require_crafter()
-    show = Show(_fresh(folder), rollouts, seed, pace)
+    show = Show(Place(_fresh(folder)), rollouts, seed, pace)
     try:
         faults = show.run()
     except KeyboardInterrupt:
-        typer.echo(
-            f"Interrupted; daemon and producer are stopped. What there is: {_shown(show.place.folder)}"
-        )
+        typer.echo(f"Interrupted; daemon and producer are stopped. What there is: {_shown(show.place.folder)}")
         raise typer.Exit(130) from None
     for fault in faults:
         typer.echo(f"FAILED: {fault}", err=True)
@@ -101,7 +100,7 @@ class Place(msgspec.Struct, frozen=True):
         return self.folder / "high_reward.jsonl"
 
     def log(self, name: str) -> Path:
-        """What a child of this name said."""
+        """Return the file with what a child of this name said."""
         return self.folder / f"{name}.log"
 
     def lines_written(self) -> int:
@@ -127,6 +126,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env=_environment(),
                 start_new_session=True,
                 preexec_fn=_leash(),  # noqa: PLW1509 - no thread runs yet
             )
@@ -163,6 +163,11 @@ class Child:
         )
 
 
+def _environment() -> dict[str, str]:
+    """Return ours without the settings of another daemon: the demo shows the defaults."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("STREAMER_")}
+
+
 def _leash() -> Callable[[], None] | None:
     """Return what a new process calls so that it ends with us, even when we are killed."""
     if sys.platform != "linux":
@@ -180,7 +185,7 @@ class View(msgspec.Struct, frozen=True):
     played: int
     counts: Snapshot
     growth: tuple[int, ...]
-    newest: list[str]
+    newest: tuple[str, ...]
 
 
 class Screen(Protocol):
@@ -235,6 +240,7 @@ class Show:
         rollouts: how many the producer plays.
         seed: its first seed.
         pace: seconds between two rollouts.
+
     """
 
     def __init__(self, place: Place, rollouts: int, seed: int, pace: float) -> None:
@@ -243,17 +249,19 @@ class Show:
         self._producer = Child("producer", place.log("producer"), _producer(place, rollouts, seed, pace))
         self._daemon = Child("daemon", place.log("daemon"), _daemon(place))
         self._started = time.monotonic()
+        self._counts = snapshot(place.dataset)
         self._growth = [0]
 
     def run(self) -> list[str]:
         """Start both, watch, stop both, sum up; return what went wrong."""
         typer.echo(f"everything is in {_shown(self.place.folder)}")
-        with self._daemon, self._producer:
-            with _screen() as screen:
+        with self._daemon:
+            with self._producer, _screen() as screen:
                 faults = self._watch(screen)
-            if self._daemon.status is None and self._daemon.stop():
-                faults.append(self._daemon.fault())
-        shortfalls = self._sum_up()
+            seconds = self._seconds()
+            if self._daemon.stop() and not faults:
+                faults = [self._daemon.fault()]
+        shortfalls = self._sum_up(seconds)
         return faults or shortfalls
 
     def _watch(self, screen: Screen) -> list[str]:
@@ -270,17 +278,19 @@ class Show:
             time.sleep(POLL_SECONDS)
 
     def _look(self) -> View:
-        counts = snapshot(self.place.dataset)
-        self._growth.append(counts.dataset_lines)
+        # A ledger that is busy right now is looked at again in a moment.
+        with contextlib.suppress(UnavailableError):
+            self._counts = snapshot(self.place.dataset)
+        self._growth.append(self._counts.dataset_lines)
         # The producer says one line a rollout.
         played = self.place.log("producer").read_bytes().count(b"\n")
         newest = _newest(self.place.dataset)
-        return View(self._seconds(), self._rollouts, played, counts, tuple(self._growth), newest)
+        return View(self._seconds(), self._rollouts, played, self._counts, tuple(self._growth), newest)
 
-    def _sum_up(self) -> list[str]:
+    def _sum_up(self, seconds: float) -> list[str]:
         counts = snapshot(self.place.dataset)
         written = self.place.lines_written()
-        typer.echo(f"\n{written} lines written by the producer in {self._seconds():.1f} s")
+        typer.echo(f"\n{written} lines written by the producer in {seconds:.1f} s")
         typer.echo("\n".join(_summary(self.place, counts)))
         return _faults(counts, written)
 
@@ -293,13 +303,13 @@ class Settling:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._counts: Snapshot | None = None
+        self._counts: dict[str, int] = {}
         self._changed = 0.0
 
     def settled(self, view: View) -> bool:
         """Say whether every written line has its fate, or nothing has moved for a while."""
-        if view.counts != self._counts:
-            self._counts, self._changed = view.counts, view.seconds
+        if view.counts.counts != self._counts:
+            self._counts, self._changed = view.counts.counts, view.seconds
         done = view.counts.counts["waiting"] == 0 and view.counts.read == self._place.lines_written()
         return done or view.seconds - self._changed >= SETTLE_SECONDS
 
@@ -350,8 +360,6 @@ def _faults(counts: Snapshot, written: int) -> list[str]:
     faults = [f"no record was {FATES[key][0]}" for key in MUST_HAPPEN if not counts.counts[key]]
     if counts.read != written:
         faults.append(f"{written} lines were written, but {counts.read} read")
-    if counts.read != sum(counts.counts[key] for key in FATES):
-        faults.append(f"the accounts do not add up: {_accounts(counts)}")
     if counts.dataset_lines != counts.counts["appended"]:
         faults.append(f"the dataset has {counts.dataset_lines} lines, not one for each record appended")
     return faults
@@ -382,9 +390,7 @@ def _drawn(view: View) -> Group:
     head.append(f"rollouts {view.played}/{view.rollouts} ", style="default")
     head.append_text(_bar(view.played, view.rollouts, "blue"))
     size = f"{view.counts.dataset_lines} lines, {_size(view.counts.dataset_bytes)}"
-    growth = (
-        Text("\ndataset  ").append(size, style="bold").append(f"  {_sparkline(view.growth)}", style="green")
-    )
+    growth = Text("\ndataset  ").append(size, style="bold").append(f"  {_sparkline(view.growth)}", style="green")
     newest = [Text(printable(reply), style="dim", no_wrap=True, overflow="ellipsis") for reply in view.newest]
     return Group(head, Text(), _flow(view.counts), growth, *newest)
 
@@ -402,7 +408,7 @@ def _flow(counts: Snapshot) -> Table:
 
 def _bar(part: int, whole: int, colour: str) -> Text:
     filled = round(GROWTH_COLUMNS * min(part, whole) / whole) if whole else 0
-    return Text("━" * filled, style=colour).append("─" * (GROWTH_COLUMNS - filled), style="dim")
+    return Text.assemble(("━" * filled, colour), ("─" * (GROWTH_COLUMNS - filled), "dim"))
 
 
 def _sparkline(values: Sequence[int]) -> str:

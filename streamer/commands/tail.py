@@ -136,7 +136,7 @@ def _row(line: DatasetLine, run_width: int) -> Text:
         Text(_cut(_value(metadata.get("run_id")), run_width), style="cyan"),
         Text(f"turn {_value(metadata.get('turn'))}"),
         Text(f"reward {_value(metadata.get('total_reward'))}", style="green"),
-        Text(_cut(" ".join(_reply(checked.messages)), _START)),
+        Text(_cut(" ".join(filter(None, _reply(checked.messages))), _START)),
     )
     return Text("  ").join(cells)
 
@@ -157,7 +157,7 @@ def _reply(messages: list[dict[str, Any]]) -> Iterator[str]:
     for message in replies[-1:]:
         yield from _said(message.get("content"))
         for name, arguments in tool_calls(message):
-            yield f"{_folded(name)} {_folded(arguments)}"
+            yield f"{_folded(name)}({_folded(arguments)})"
 
 
 def _said(content: object) -> Iterator[str]:

@@ -29,9 +29,7 @@ def verify(
     dataset: Annotated[Path | None, typer.Argument(help="The dataset; else the configured one.")] = None,
     *,
     config: Annotated[Path | None, typer.Option(help="The daemon's config.toml.")] = None,
-    by: Annotated[
-        DedupBy, typer.Option(help="What makes a duplicate, as [dedup] by.")
-    ] = DedupBy.CONVERSATION,
+    by: Annotated[DedupBy, typer.Option(help="What makes a duplicate, as the daemon has it.")] = DedupBy.CONVERSATION,
     no_images: Annotated[bool, typer.Option("--no-images", help="Do not decode images.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

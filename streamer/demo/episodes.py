@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import io
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from streamer.demo.policy import STEPS, Decision, Place, Player, State
 from streamer.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FRAME_PIXELS = (64, 64)
 REMEMBERED_TURNS = 3
@@ -37,6 +39,7 @@ def play(seed: int, player: Player, turns: int) -> Iterator[Turn]:
 
     Raises:
         MissingExtraError: Crafter is not installed.
+
     """
     game = _Game(seed)
     earlier: tuple[tuple[str, ...], ...] = ()
@@ -56,6 +59,7 @@ def require_crafter() -> None:
 
     Raises:
         MissingExtraError: Crafter is not installed.
+
     """
     _module("crafter")
     _module("PIL.Image")

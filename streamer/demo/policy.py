@@ -88,13 +88,17 @@ class Forager:
         if "place_table" in state.unlocked or state.inventory["wood"] < WOOD_FOR_TOOLS:
             return None
         step = self._open_step(state, WALKABLE)
-        return step and Decision("That is enough wood: a table first, then the tools.", (step, *_TOOLS))
+        if step is None:
+            return None
+        return Decision("That is enough wood: a table first, then the tools.", (step, *_TOOLS))
 
     def _plant(self, state: State) -> Decision | None:
         if "place_plant" in state.unlocked or not state.inventory["sapling"]:
             return None
         step = self._open_step(state, frozenset({"grass"}))
-        return step and Decision("The sapling goes into the ground, on free grass.", (step, "place_plant"))
+        if step is None:
+            return None
+        return Decision("The sapling goes into the ground, on free grass.", (step, "place_plant"))
 
     def _search_grass(self, state: State) -> Decision | None:
         on_grass = state.tile(_add(state.position, state.facing)) == "grass"

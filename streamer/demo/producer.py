@@ -1,7 +1,8 @@
 """A producer of its own: plays rollouts and leaves shards and a trace database, as an evaluation does.
 
-Not every rollout is a good one. Most forage; some wander and end with reward 0; some play an earlier seed again
-under a new run id, so their records are duplicates. One shard is cut in the middle of a line for a moment.
+Not every rollout is a good one. Most forage; some wander and end with reward 0; some play an earlier seed
+again under a new run id, so their records are duplicates. One shard is cut in the middle of a line for a
+moment.
 
 Example::
 
@@ -15,10 +16,10 @@ import sys
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -27,6 +28,9 @@ from streamer.demo.episodes import play, require_crafter
 from streamer.demo.policy import Forager, Player, Wanderer
 from streamer.demo.trace import Trace
 from streamer.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TURNS = 8
 CUT_ROLLOUT = 2
@@ -72,6 +76,7 @@ class Producer:
         folder: where shards go; it is created if it is not there.
         trace: where sessions and outcomes go.
         seed: the first rollout's seed; each new episode takes the next one.
+
     """
 
     def __init__(self, folder: Path, trace: Trace, seed: int) -> None:
@@ -151,7 +156,7 @@ def _line(number: int, count: int, rollout: Rollout) -> str:
     prompt = "images" if casting.images else "text"
     return (
         f"rollout {number}/{count}: {casting.role}, seed {casting.seed}, {prompt},"
-        f" {rollout.turns} turns, reward {rollout.reward}, {ascii(rollout.shard.name)}"
+        f" {rollout.turns} turns, reward {rollout.reward}, {rollout.shard.name}"
     )
 
 

@@ -1,8 +1,8 @@
 """Shards in the dialogue layout, one file a rollout, as the real task app leaves them.
 
-A record holds the prompt of one turn as ``dialogue`` and the answer as ``assistant``; its reward stands in the
-trace database alone. The file appears under its final name at the end of the rollout, so a reader can meet it
-empty or cut in the middle of a line.
+A record holds the prompt of one turn as ``dialogue`` and the answer as ``assistant``; its reward stands in
+the trace database alone. The file appears under its final name at the end of the rollout, so a reader can
+meet it empty or cut in the middle of a line.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Sequence
-from datetime import datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from streamer.demo.episodes import Turn
 from streamer.demo.policy import MAX_ACTIONS, MIN_ACTIONS, STEPS, Place, State
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    from streamer.demo.episodes import Turn
 
 MODEL = "scripted-forager"
 PROVIDER = "demo"
@@ -50,6 +53,7 @@ def record(run_id: str, turn: Turn, at: datetime, *, images: bool) -> dict[str, 
         turn: what was seen, said and done.
         at: when the reply came, in UTC.
         images: show the rendered frame instead of the state in words.
+
     """
     text = "" if images else describe(turn)
     content = [_image_part(turn.before.frame)] if images else text
@@ -95,9 +99,7 @@ def describe(turn: Turn) -> str:
     )
 
 
-def write(
-    folder: Path, run_id: str, ended: datetime, records: Sequence[dict[str, Any]], *, cut: bool = False
-) -> Path:
+def write(folder: Path, run_id: str, ended: datetime, records: Sequence[dict[str, Any]], *, cut: bool = False) -> Path:
     """Write a rollout's shard straight under its final name, and return its path.
 
     Args:
@@ -106,6 +108,7 @@ def write(
         ended: second part of the name, in local time.
         records: one for each line.
         cut: leave the file cut in the middle of a line for `CUT_SECONDS`, then write the rest.
+
     """
     path = folder / f"{run_id}_{ended.astimezone():%Y-%m-%d_%H-%M-%S}.jsonl"
     data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records).encode()

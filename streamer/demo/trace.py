@@ -1,7 +1,7 @@
 """The trace database: the tables of the real one that matter here, with the rows that it would hold.
 
-Order of one rollout: its session, each turn as it happens, the outcome, the end of the session. Every step is a
-transaction of its own, in a database with ``journal_mode=delete``, so a reader sees each of them come.
+Order of one rollout: its session, each turn as it happens, the outcome, the end of the session. Every step
+is a transaction of its own, in a database with ``journal_mode=delete``, so a reader sees each of them come.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import sqlite3
 from datetime import UTC, datetime
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from streamer.demo.episodes import Turn
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from streamer.demo.episodes import Turn
 
 BUSY_SECONDS = 5.0
 """How long a commit waits for readers; then it fails. The same as the real one's."""
@@ -60,6 +62,7 @@ class Trace:
 
     Args:
         path: the database; it is created, with its tables, if it is not there.
+
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,6 +95,7 @@ class Trace:
             session: an open session.
             turn: what was played.
             record: the same turn as the shard will tell it.
+
         """
         with self._db:
             step = self._timestep(session, turn.number)

@@ -11,8 +11,9 @@ from watchfiles import Change, awatch
 
 from streamer.events import Emit, NotificationsLost
 
-_STEP_MS = 10
+_STEP_MS = 20
 _DEBOUNCE_MS = 20
+_RETRY_SECONDS = 5.0
 _MANY = 10_000
 """More paths than this are not kept: the whole folder is looked at instead."""
 
@@ -70,28 +71,31 @@ async def watch(
     folder: Path,
     on_change: Callable[[str], None],
     emit: Emit,
+    stop: anyio.Event,
     *,
-    recursive: bool = True,
-    force_polling: bool = False,
-    retry_seconds: float = 5.0,
+    recursive: bool,
+    force_polling: bool,
 ) -> None:
-    """Call ``on_change`` with the path of everything that changes in ``folder``, for ever.
+    """Call ``on_change`` with the path of everything that changes in ``folder``, until ``stop`` is set.
 
     When watching fails (no such folder, watch limit, a name that cannot be decoded, a folder that was
     replaced), ``on_change`` is called with "" and watching starts anew: whatever was missed, a scan finds.
     """
     told = False
-    while True:
-        cause = await _watch_once(folder, on_change, recursive=recursive, force_polling=force_polling)
+    while not stop.is_set():
+        cause = await _watch_once(folder, on_change, stop, recursive=recursive, force_polling=force_polling)
+        if stop.is_set():
+            return
         if not told:
             emit(NotificationsLost(str(folder), cause))
         told = True
         on_change("")
-        await anyio.sleep(retry_seconds)
+        with anyio.move_on_after(_RETRY_SECONDS):
+            await stop.wait()
 
 
 async def _watch_once(
-    folder: Path, on_change: Callable[[str], None], *, recursive: bool, force_polling: bool
+    folder: Path, on_change: Callable[[str], None], stop: anyio.Event, *, recursive: bool, force_polling: bool
 ) -> str:
     identity = _identity(folder)
     try:
@@ -104,6 +108,8 @@ async def _watch_once(
             force_polling=force_polling,
             rust_timeout=5_000,
             yield_on_timeout=True,
+            # Its thread cannot be cancelled; it looks at this event instead.
+            stop_event=stop,
         ):
             if _identity(folder) != identity:
                 return "the folder was replaced"

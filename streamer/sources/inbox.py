@@ -156,7 +156,9 @@ class ShardInbox:
         """Recognise shards that were renamed, so that their lines are not read a second time."""
         if not strangers:
             return {}
-        by_inode = {cursor.stat[:2]: cursor for cursor in await self._ledger.cursors_by_inode([f.stat[1] for f in strangers])}
+        by_inode = {
+            cursor.stat[:2]: cursor for cursor in await self._ledger.cursors_by_inode([f.stat[1] for f in strangers])
+        }
         moved: dict[str, Cursor] = {}
         for found in strangers:
             cursor = by_inode.pop(found.stat[:2], None)
@@ -165,7 +167,9 @@ class ShardInbox:
                 self._emit(ShardMoved(found.path, cursor.path))
         return moved
 
-    def _read(self, todo: Sequence[Cursor], budget: Budget) -> list[tuple[Cursor, ShardRead | Overwritten | Unreadable]]:
+    def _read(
+        self, todo: Sequence[Cursor], budget: Budget
+    ) -> list[tuple[Cursor, ShardRead | Overwritten | Unreadable]]:
         results: list[tuple[Cursor, ShardRead | Overwritten | Unreadable]] = []
         for cursor in todo:
             results.append((cursor, self._folder.read(cursor, budget)))
@@ -228,5 +232,3 @@ def _rest(span: Span, lines: Sequence[Line]) -> list[Span]:
         return []
     start, line = (lines[-1].stop, lines[-1].number + 1) if lines else (span.start, span.line)
     return [msgspec.structs.replace(span, start=start, line=line, lines=span.lines - len(lines))]
-
-

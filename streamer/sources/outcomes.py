@@ -22,13 +22,16 @@ from streamer.errors import ConfigError, UnavailableError
 from streamer.files import Clock
 from streamer.layouts import time_us
 from streamer.model import Outcome
-from streamer.sources.trace_db import file_id, local_path, open_trace_database
+from streamer.sources.trace_db import file_id, file_times, local_path, open_trace_database
 
 PAGE = 500
 """Rows in one read."""
 
 _SWEEP_PAUSE = 0.5
 """Seconds between two pages of a sweep over rows that are known already."""
+
+_TRUST = 1.0
+"""Seconds for which unchanged file times are believed; then SQLite itself is asked again."""
 
 _OPTIONAL = ("achievements_count", "total_steps", "created_at")
 
@@ -57,7 +60,9 @@ class OutcomePoller:
         """Ask another condition of the rows; every row is read again under it."""
         self.where = where
         self.rule = rule_name(where)
-        self._file: tuple[int, int] | None = None  # the next poll opens the database again, and prepares for the condition
+        self._file: tuple[int, int] | None = (
+            None  # the next poll opens the database again, and prepares for the condition
+        )
         self._start_over()
 
     def _start_over(self) -> None:
@@ -67,6 +72,8 @@ class OutcomePoller:
         self._swept_version: int | None = None
         self._next_sweep = 0.0
         self.caught_up = False
+        self._times: object = None
+        self._ask_again = 0.0
 
     async def poll(self) -> Sequence[Outcome]:
         """Return one page of rows that may be new or changed; empty when there is nothing to see.
@@ -79,7 +86,7 @@ class OutcomePoller:
         """
         try:
             await self._reopen_if_replaced()
-            return await self._page()
+            return () if self._is_at_rest() else await self._page()
         except sqlite3.Error as error:
             await self.close()
             raise self._unavailable(error) from error
@@ -110,12 +117,21 @@ class OutcomePoller:
                 "read outcomes",
                 str(self.path),
                 "there is no such file yet",
-                "it is waited for; if it should be there: --database FILE, or TURSO_LOCAL_DB_URL, SQLD_DB_PATH",
+                "it is waited for; or name another: --database FILE, TURSO_LOCAL_DB_URL, SQLD_DB_PATH",
             )
         db = await self._open.enter_async_context(open_trace_database(self.path))
         self._sql = await self._statement(db, self.where)
         await self._check_where(db, self.where, self._sql)
         self._db, self._file = db, there
+
+    def _is_at_rest(self) -> bool:
+        """Say whether nothing is to be done and the files are as they were, at the cost of a few stats."""
+        now = self._clock.monotonic()
+        times = file_times(self.path)
+        rested = self.caught_up and not self.sweeping and times == self._times and now < self._ask_again
+        if not rested:
+            self._times, self._ask_again = times, now + _TRUST
+        return rested
 
     async def _page(self) -> Sequence[Outcome]:
         version = (await self._fetch("PRAGMA data_version"))[0][0]
@@ -179,14 +195,17 @@ class OutcomePoller:
             raise UnavailableError(
                 "read outcomes",
                 str(self.path),
-                f"outcome_rewards has no column {', '.join(sorted(missing))}" if columns else "no table outcome_rewards yet",
+                f"outcome_rewards has no column {', '.join(sorted(missing))}"
+                if columns
+                else "no table outcome_rewards yet",
                 "the producer makes it with its first rollout; is tracing on, and is this the right file?",
             )
         number = "outcome_rewards.id" if "id" in columns else "outcome_rewards.rowid"
         optional = [f"outcome_rewards.{name}" if name in columns else "NULL" for name in _OPTIONAL]
         sessions = "LEFT JOIN session_traces USING (session_id)" if await _columns(db, "session_traces") else ""
         return (
-            f"SELECT {number}, outcome_rewards.session_id, outcome_rewards.total_reward, {', '.join(optional)},\n"
+            f"SELECT {number}, outcome_rewards.session_id, outcome_rewards.total_reward,"
+            f" {', '.join(optional)},\n"
             f"({where}\n) FROM outcome_rewards {sessions} WHERE {number} > ? ORDER BY {number} LIMIT ?"
         )
 

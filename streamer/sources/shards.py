@@ -125,7 +125,7 @@ class ShardFolder:
             folder = os.path.dirname(folder)
         return False
 
-    def _scan_folder(self, prefix: str, entries: "os._ScandirIterator[str]") -> Iterator[Found]:
+    def _scan_folder(self, prefix: str, entries: os._ScandirIterator[str]) -> Iterator[Found]:
         with entries:
             listed = sorted(entries, key=lambda entry: entry.name)
         for entry in listed:
@@ -158,9 +158,7 @@ class ShardFolder:
         except OSError as error:
             return _unreadable(cursor.path, error)
 
-    def read_span(
-        self, cursor: Cursor, span: Span, budget: Budget
-    ) -> list[Line] | Overwritten | Unreadable:
+    def read_span(self, cursor: Cursor, span: Span, budget: Budget) -> list[Line] | Overwritten | Unreadable:
         """Read the lines of a span again, as many as the budget allows."""
         try:
             with self._opened(cursor.path) as fd:
@@ -235,7 +233,7 @@ class ShardFolder:
         return abs(int(self._clock.now() * 1e9) - max(state.st_mtime_ns, state.st_ctime_ns)) < _COARSE_NS
 
     def _still_there(self, fd: int, lines: Sequence[Line]) -> bool:
-        """Compare what was read with the file again, as it was changed in between by more than growth, maybe."""
+        """Compare what was read with the file again, which something changed in between."""
         return all(
             self._files.pread(fd, len(line.data) + 1, line.start) == line.data + b"\n"
             for line in lines
@@ -251,9 +249,7 @@ class ShardFolder:
                 digest.update(self._files.pread(fd, _WINDOW, i * (length - _WINDOW) // (_WINDOWS - 1)))
         return digest.digest(16)
 
-    def _lines(
-        self, fd: int, path: str, start: int, scanned: int, size: int, number: int
-    ) -> Iterator[Line]:
+    def _lines(self, fd: int, path: str, start: int, scanned: int, size: int, number: int) -> Iterator[Line]:
         """Yield the finished lines in [start, size); bytes in [start, scanned) hold no newline."""
         position = max(start, scanned)
         while position < size:

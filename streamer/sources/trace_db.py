@@ -6,6 +6,7 @@ short busy timeout, and no cursor that outlives a call.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -43,7 +44,7 @@ def local_path(database: str) -> Path:
             "use the trace database",
             _without_secrets(database),
             "it is a server, and only files can be read",
-            "give the file or the directory of sqld: --database DIR, or set SQLD_DB_PATH without TURSO_LOCAL_DB_URL",
+            "name the file or sqld's directory: --database DIR, or SQLD_DB_PATH without TURSO_LOCAL_DB_URL",
         )
     path = unquote(rest.partition("?")[0].partition("#")[0])
     if path.startswith("//"):
@@ -70,6 +71,19 @@ def file_id(path: Path) -> tuple[int, int] | None:
     return state.st_dev, state.st_ino
 
 
+def file_times(path: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Return (size, mtime_ns) of the database and its write-ahead log: a hint that something was written."""
+    return tuple(_size_and_time(name) for name in (str(path), f"{path}-wal"))
+
+
+def _size_and_time(name: str) -> tuple[int, int] | None:
+    try:
+        state = os.stat(name)
+    except OSError:
+        return None
+    return state.st_size, state.st_mtime_ns
+
+
 @asynccontextmanager
 async def open_trace_database(path: Path) -> AsyncIterator[aiosqlite.Connection]:
     """Open the database at ``path`` for short reads.
@@ -77,7 +91,7 @@ async def open_trace_database(path: Path) -> AsyncIterator[aiosqlite.Connection]
     Raises:
         UnavailableError: there is no such file, or it cannot be opened now.
     """
-    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+    uri = f"file:{quote(str(path))}?mode=ro"
     try:
         db = await aiosqlite.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
     except sqlite3.Error as error:

@@ -1,0 +1,1 @@
+"""One module for each sub-command; each is thin, and imported only when it is called."""

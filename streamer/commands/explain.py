@@ -1,0 +1,70 @@
+"""``streamer explain``: why records are or are not in the dataset."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from streamer import config as configuration
+from streamer.explain import Explanation, Reason
+from streamer.explain import explain as explain_subject
+from streamer.text import printable
+
+NOTHING_KNOWN = 1
+"""Exit code when neither a session nor a shard of that name is known."""
+
+
+def explain(
+    subject: Annotated[str, typer.Argument(help="A session (run) id, a shard, or SHARD:LINE.")],
+    *,
+    config: Annotated[Path | None, typer.Option(help="The daemon's config.toml.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="The dataset; else the configured one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say for every line of a rollout or shard where it stands, and why.
+
+    Exit code: 0 explained, 1 nothing is known of it, 2 wrong usage, 3 the ledger cannot be read.
+
+    Example: streamer explain eval-901 --dataset good.jsonl
+    """
+    files = configuration.dataset(config, os.environ, dataset)
+    found = explain_subject(files.ledger, files.path, subject)
+    if found is None:
+        typer.echo(
+            f"nothing is known of {printable(subject)}: no line of such a session or shard was read, and no such"
+            " outcome row. `streamer status` says how far the daemon is, `streamer doctor` what is missing.",
+            err=True,
+        )
+        raise typer.Exit(NOTHING_KNOWN)
+    if as_json:
+        # ASCII, so that no character of a path or id reaches a terminal as it is
+        text = msgspec.json.format(msgspec.json.encode(found), indent=2).decode()
+        sys.stdout.write(text.encode("ascii", "backslashreplace").decode() + "\n")
+        return
+    for line in _as_text(found):
+        typer.echo(printable(line))
+
+
+def _as_text(found: Explanation) -> list[str]:
+    lines = [found.subject]
+    for row in found.outcomes:
+        bar = "qualifies" if row.qualifies else "does not qualify"
+        withdrawn = ", withdrawn after its records were written" if row.withdrawn else ""
+        lines.append(f"  outcome row {row.id} of {row.created_at}: total_reward {row.total_reward}, {bar}{withdrawn}")
+    for reason in found.reasons:
+        lines += _reason(reason, found.subject)
+    return [*lines, f"  {found.note}"] if found.note else lines
+
+
+def _reason(reason: Reason, subject: str) -> list[str]:
+    last = reason.first_line + reason.lines - 1
+    numbers = f"line {last}" if reason.lines == 1 else f"lines {reason.first_line}-{last}"
+    session = f" (session {reason.session})" if reason.session not in ("", subject) else ""
+    return [
+        f"  {reason.shard} {numbers}{session}",
+        f"    {reason.state.replace('_', ' ')}: {reason.because}",
+        *(f"      {detail}" for detail in reason.details),
+    ]

@@ -1,0 +1,115 @@
+"""``streamer run``: the daemon, or with ``--once`` one pass over what is there."""
+
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import typer
+
+from streamer.config import Config, Flags, load
+from streamer.daemon import Daemon
+from streamer.errors import UnavailableError
+from streamer.events import Emit, Event
+from streamer.files import Files, SystemClock
+from streamer.ledger import Accounts
+from streamer.model import State
+from streamer.observers import log
+from streamer.observers.systemd import Notifier
+from streamer.sources.trace_db import local_path
+from streamer.text import printable
+
+
+def run(
+    *,
+    config: Annotated[Path | None, typer.Option(help="config.toml; else STREAMER_CONFIG, else none.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Work off what is there, then stop.")] = False,
+    shards: Annotated[str | None, typer.Option(help="Folder of the shards; else SFT_OUTPUT_DIR.")] = None,
+    database: Annotated[str | None, typer.Option(help="Trace database: file, sqld folder or URL.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="The JSONL file to append to.")] = None,
+    where: Annotated[str | None, typer.Option(help="SQL condition over outcome_rewards.")] = None,
+) -> None:
+    """Append the records of every rollout that ends well to the dataset, each exactly once.
+
+    Without --once it runs until SIGTERM or Ctrl-C; SIGHUP reads the configuration again. Flags override
+    environment variables, which override the file.
+
+    Exit code: 0 done or stopped, 2 wrong configuration, 3 something is missing or contradictory, 4 another
+    daemon holds the dataset.
+
+    Example: streamer run --shards sft/ --database traces.db --dataset good.jsonl --where 'total_reward >= 3'
+    """
+    read = partial(load, config, os.environ, Flags(shards=shards, database=database, dataset=dataset, where=where))
+    settings = read()
+    if once:
+        _once(settings, read)
+    else:
+        anyio.run(_daemon(settings, read, _Log(settings)).run)
+
+
+class _Log:
+    """The log of events, whose level a reload can change."""
+
+    def __init__(self, config: Config) -> None:
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Log by ``config`` from now on."""
+        self._emit: Emit = log.configure(config.log, os.environ, sys.stderr)
+
+    def __call__(self, event: Event) -> None:
+        self._emit(event)
+
+
+def _daemon(config: Config, read: Callable[[], Config], observer: _Log) -> Daemon:
+    return Daemon(
+        config,
+        emit=observer,
+        reload=read,
+        notifier=Notifier(os.environ),
+        files=Files(),
+        clock=SystemClock(),
+        on_config=observer.configure,
+    )
+
+
+def _once(config: Config, read: Callable[[], Config]) -> None:
+    _require_inputs(config)
+    accounts = anyio.run(_daemon(config, read, _Log(config)).once)
+    for line in summary(accounts, config.dataset.path):
+        typer.echo(line)
+
+
+def _require_inputs(config: Config) -> None:
+    """Refuse a single pass over nothing: it would look like success. A daemon waits instead."""
+    database = local_path(config.source.database)
+    if not config.source.shards.is_dir():
+        raise UnavailableError(
+            "read shards",
+            str(config.source.shards),
+            "there is no such folder",
+            "see --shards, SFT_OUTPUT_DIR",
+        )
+    if not database.is_file():
+        raise UnavailableError(
+            "read outcomes", str(database), "there is no such file", "see --database, TURSO_LOCAL_DB_URL"
+        )
+
+
+def summary(accounts: Accounts, dataset: Path) -> list[str]:
+    """Return the accounts as lines of text: what was read, and where all of it is."""
+    lines = accounts.lines
+    width = len(f"{sum(lines.values()):,}")
+    return [
+        f"{sum(lines.values()):>{width},} lines read",
+        f"{lines[State.APPENDED]:>{width},} appended, from {accounts.appended_rollouts:,} rollouts",
+        f"{lines[State.DUPLICATE]:>{width},} duplicate",
+        f"{lines[State.BELOW_BAR]:>{width},} below the bar",
+        f"{lines[State.WAITING]:>{width},} waiting for an outcome, of {accounts.waiting_rollouts:,} rollouts",
+        f"{lines[State.NEVER_SCORED]:>{width},} never scored",
+        f"{lines[State.DEAD_LETTERED]:>{width},} dead-lettered",
+        f"dataset: {printable(str(dataset))}",
+    ]

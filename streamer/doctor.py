@@ -1,0 +1,345 @@
+"""The troubleshooting page as a program: each check looks at one thing and says what to do about it.
+
+Nothing is written but one temporary file beside the dataset, to see whether notifications arrive there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+
+import anyio
+import msgspec
+from watchfiles import awatch
+
+from streamer import layouts
+from streamer.config import Config
+from streamer.errors import ConfigError, StreamerError
+from streamer.files import Files, SystemClock
+from streamer.judge import DUE_AFTER_OUTCOMES
+from streamer.layouts import MalformedError
+from streamer.lock import holder, lock_file
+from streamer.snapshot import snapshot
+from streamer.sources.outcomes import OutcomePoller
+from streamer.sources.shards import Found, ShardFolder
+from streamer.sources.trace_db import local_path
+
+_SAMPLED = 1000
+"""Shards whose session is looked up in the trace database."""
+
+_FIRST_LINE = 16 << 20
+_LITTLE_ROOM = 1 << 30
+_NOTIFY_SECONDS = 2.0
+_REMOTE_TYPES = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "fuse.sshfs", "ceph", "lustre", "glusterfs"}
+)
+_OFF = frozenset({"0", "false", "f", "no", "n", "off"})
+
+
+class Level(StrEnum):
+    """How much a finding matters."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What one check saw, and what to do about it."""
+
+    level: Level
+    what: str
+    remedy: str = ""
+
+
+def examine(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield the findings of every check, in the order in which they build on each other."""
+    shards = list(_shards(config))
+    checks: tuple[Callable[[], Iterable[Finding]], ...] = (
+        lambda: _shard_folder(config, environ, shards),
+        lambda: _shard_ends(config, shards),
+        lambda: _database(config),
+        lambda: _matches(config, shards),
+        lambda: _ledger(config),
+        lambda: _notifications(config),
+        lambda: _watch_limits(config),
+        lambda: _room(config),
+        lambda: _lock(config),
+    )
+    for check in checks:
+        try:
+            yield from check()
+        except StreamerError as error:
+            yield Finding(Level.PROBLEM, f"cannot {error.op}: {error.where}: {error.cause}", error.hint)
+
+
+def _folder(config: Config) -> ShardFolder:
+    source = config.source
+    ours = frozenset({config.dataset.path})
+    return ShardFolder(source.shards, source.pattern, ours, source.max_line_bytes, Files(), SystemClock())
+
+
+def _shards(config: Config) -> Iterator[Found]:
+    try:
+        yield from _folder(config).scan()
+    except OSError:
+        return
+
+
+def _shard_folder(config: Config, environ: Mapping[str, str], shards: list[Found]) -> Iterator[Finding]:
+    folder = config.source.shards
+    if not folder.is_dir():
+        yield Finding(
+            Level.PROBLEM,
+            f"the shard folder {folder} is not there",
+            "set SFT_OUTPUT_DIR (or TASKAPP_SFT_OUTPUT_DIR) where the task app is started, and the same here",
+        )
+    elif not os.access(folder, os.R_OK | os.X_OK):
+        yield Finding(
+            Level.PROBLEM, f"the shard folder {folder} cannot be read", f"sudo setfacl -m u:$USER:rx {folder}"
+        )
+    elif shards:
+        yield Finding(Level.OK, f"the shard folder {folder} holds {len(shards):,} shards")
+    else:
+        yield from _why_empty(config, environ)
+
+
+def _why_empty(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
+    source = config.source
+    others = sum(len(files) for _, _, files in os.walk(source.shards))
+    if others:
+        yield Finding(
+            Level.PROBLEM,
+            f"none of the {others:,} files in {source.shards} fits source.pattern {source.pattern!r}",
+            "set source.pattern",
+        )
+        return
+    if environ.get("TASKAPP_TRACING_ENABLED", "").strip().lower() in _OFF and "TASKAPP_TRACING_ENABLED" in environ:
+        yield Finding(
+            Level.PROBLEM,
+            "TASKAPP_TRACING_ENABLED is off: the task app records nothing",
+            "export TASKAPP_TRACING_ENABLED=1",
+        )
+        return
+    yield Finding(
+        Level.WARNING,
+        f"the shard folder {source.shards} is empty",
+        "if rollouts have ended: was the task app started with TASKAPP_TRACING_ENABLED=1 and with SFT_OUTPUT_DIR"
+        " set to this folder? Shards are written when a rollout ends.",
+    )
+
+
+def _shard_ends(config: Config, shards: list[Found]) -> Iterator[Finding]:
+    empty = [found for found in shards if not found.stat[2]]
+    torn = [found for found in islice(shards, _SAMPLED) if found.stat[2] and not _ends(config, found)]
+    if empty or torn:
+        names = ", ".join(found.path for found in [*empty, *torn][:3])
+        yield Finding(
+            Level.WARNING,
+            f"{len(empty):,} shards are empty and {len(torn):,} do not end with a newline ({names})",
+            "if their rollouts are still being written, nothing; else the producer died, and the last line is lost",
+        )
+
+
+def _ends(config: Config, found: Found) -> bool:
+    try:
+        with open(config.source.shards / found.path, "rb") as shard:
+            shard.seek(-1, os.SEEK_END)
+            return shard.read(1) == b"\n"
+    except OSError:
+        return True
+
+
+def _database(config: Config) -> Iterator[Finding]:
+    path = local_path(config.source.database)
+    if not path.exists():
+        yield Finding(
+            Level.PROBLEM,
+            f"the trace database {path} is not there",
+            "the producer makes it with its first session; else: --database FILE, TURSO_LOCAL_DB_URL or SQLD_DB_PATH",
+        )
+        return
+    rows, qualifying = anyio.run(_count_outcomes, config)
+    if not rows:
+        yield Finding(Level.WARNING, f"{path} has no outcome rows yet", "they come when rollouts end; is tracing on?")
+    elif not qualifying:
+        yield Finding(
+            Level.WARNING,
+            f"none of the {rows:,} outcomes in {path} meets: {config.qualify.where}",
+            f"see what there is: sqlite3 '{path}' 'SELECT total_reward, count(*) FROM outcome_rewards GROUP BY 1'",
+        )
+    else:
+        yield Finding(Level.OK, f"{path} has {rows:,} outcomes, {qualifying:,} meet: {config.qualify.where}")
+
+
+async def _count_outcomes(config: Config) -> tuple[int, int]:
+    poller = OutcomePoller(config.source.database, config.qualify.where, SystemClock())
+    rows = qualifying = 0
+    try:
+        while not poller.caught_up:
+            page = await poller.poll()
+            rows += len(page)
+            qualifying += sum(row.qualifies for row in page)
+    finally:
+        await poller.close()
+    return rows, qualifying
+
+
+def _matches(config: Config, shards: list[Found]) -> Iterator[Finding]:
+    path = local_path(config.source.database)
+    sessions = {session for found in islice(shards, _SAMPLED) if (session := _session(config, found))}
+    if not sessions or not path.exists():
+        return
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        with sqlite3.connect(uri, uri=True, timeout=1.0) as db:
+            found = sum(
+                db.execute("SELECT 1 FROM outcome_rewards WHERE session_id = ? LIMIT 1", (session,)).fetchone()
+                is not None
+                for session in sessions
+            )
+        db.close()
+    except sqlite3.Error as error:
+        yield Finding(Level.PROBLEM, f"{path} cannot be asked for sessions: {error}", "see the finding above")
+        return
+    level = Level.OK if found == len(sessions) else Level.WARNING if found else Level.PROBLEM
+    remedy = (
+        ""
+        if found
+        else "shards and database are of different runs, or the run ids differ: see `streamer explain SHARD`"
+    )
+    yield Finding(level, f"{found:,} of {len(sessions):,} sessions of shards have an outcome", remedy)
+
+
+def _session(config: Config, found: Found) -> str | None:
+    try:
+        with open(config.source.shards / found.path, "rb") as shard:
+            return layouts.read(shard.readline(_FIRST_LINE), found.path).session
+    except (OSError, MalformedError):
+        return None
+
+
+def _ledger(config: Config) -> Iterator[Finding]:
+    seen = snapshot(config.dataset.path, config.dataset.ledger)
+    late = seen.reasons.get("waiting", {}).get(DUE_AFTER_OUTCOMES, 0)
+    if late:
+        yield Finding(
+            Level.WARNING,
+            f"{late:,} waiting lines are younger than every outcome of their session",
+            'normal while rollouts of a repeated run id go on; else timestamps are not UTC: set join.rule = "max"',
+        )
+    size = config.dataset.path.stat().st_size if config.dataset.path.exists() else 0
+    if size < seen.dataset_bytes:
+        yield Finding(
+            Level.PROBLEM,
+            f"{config.dataset.path} holds {size:,} bytes, its ledger has committed {seen.dataset_bytes:,}",
+            "bring the file back, or go on with what is there:"
+            f" mv '{config.dataset.ledger}' '{config.dataset.ledger}.old'",
+        )
+    dead = seen.counts["dead_lettered"]
+    if dead:
+        yield Finding(
+            Level.WARNING,
+            f"{dead:,} lines could not be taken",
+            f"jq -r .reason '{config.dataset.path}.dead.jsonl' | sort | uniq -c",
+        )
+
+
+def _notifications(config: Config) -> Iterator[Finding]:
+    kind = _file_system(config.source.shards)
+    if kind in _REMOTE_TYPES:
+        yield Finding(
+            Level.WARNING,
+            f"the shard folder is on {kind}: changes made elsewhere are not notified",
+            "set source.force_polling = true, or leave it to the timed scan (source.scan_interval)",
+        )
+        return
+    folder = config.dataset.path.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        return
+    if anyio.run(_is_notified, folder):
+        yield Finding(Level.OK, f"notifications of changes arrive (tried in {folder})")
+    else:
+        yield Finding(
+            Level.WARNING,
+            f"no notification of a change arrived in {folder}",
+            "set source.force_polling = true",
+        )
+
+
+async def _is_notified(folder: Path) -> bool:
+    with (
+        anyio.move_on_after(_NOTIFY_SECONDS),
+        tempfile.TemporaryDirectory(dir=folder, prefix=".streamer-doctor-") as place,
+    ):
+        stop = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_keep_touching, Path(place) / "probe", stop)
+            async for _ in awatch(place, stop_event=stop, step=20, debounce=50, rust_timeout=500):
+                stop.set()
+                return True
+    return False
+
+
+async def _keep_touching(file: Path, stop: anyio.Event) -> None:
+    """Change a file every now and then, as the watch begins at an unknown moment."""
+    while not stop.is_set():
+        await anyio.Path(file).write_text("probe")
+        await anyio.sleep(0.05)
+
+
+def _file_system(folder: Path) -> str:
+    """Return the type of the file system that holds ``folder``; empty where it cannot be told."""
+    try:
+        with open("/proc/mounts", encoding="utf-8", errors="replace") as table:
+            mounts = [line.split()[1:3] for line in table]
+    except OSError:
+        return ""
+    place = os.path.realpath(folder)
+    holding = [(len(at), kind) for at, kind in mounts if os.path.commonpath([at, place]) == at]
+    return max(holding, default=(0, ""))[1]
+
+
+def _watch_limits(config: Config) -> Iterator[Finding]:
+    try:
+        with open("/proc/sys/fs/inotify/max_user_watches", encoding="ascii") as file:
+            limit = int(file.read())
+    except (OSError, ValueError):
+        return
+    folders = sum(1 for _ in os.walk(config.source.shards))
+    if folders > limit // 2:
+        yield Finding(
+            Level.WARNING,
+            f"{folders:,} folders below the shard folder, {limit:,} watches allowed for each user",
+            f"sudo sysctl fs.inotify.max_user_watches={4 * folders}",
+        )
+    else:
+        yield Finding(Level.OK, f"{folders:,} folders to watch, {limit:,} watches allowed")
+
+
+def _room(config: Config) -> Iterator[Finding]:
+    for name, file in (("dataset", config.dataset.path), ("ledger", config.dataset.ledger)):
+        folder = next(parent for parent in file.absolute().parents if parent.is_dir())
+        if not os.access(folder, os.W_OK):
+            yield Finding(Level.PROBLEM, f"the folder of the {name}, {folder}, cannot be written", "see its rights")
+        free = shutil.disk_usage(folder).free
+        level, remedy = (
+            (Level.OK, "") if free > _LITTLE_ROOM else (Level.WARNING, "make room: the daemon waits when it is full")
+        )
+        yield Finding(level, f"{free / 1e9:,.1f} GB free for the {name} in {folder}", remedy)
+
+
+def _lock(config: Config) -> Iterator[Finding]:
+    who = holder(lock_file(config.dataset.path))
+    yield Finding(Level.OK, f"the dataset is held by a daemon: {who}" if who else "no daemon holds the dataset")
+
+
+def misconfigured(error: ConfigError) -> Finding:
+    """Return the finding for a configuration that cannot be used."""
+    return Finding(Level.PROBLEM, f"cannot {error.op}: {error.where}: {error.cause}", error.hint)

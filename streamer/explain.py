@@ -1,0 +1,228 @@
+"""Why the lines of a rollout or of a shard are or are not in the dataset, from the ledger alone.
+
+Sentences quote ids and paths as they are; whoever shows them makes them printable.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from streamer import layouts
+from streamer.dedup import DedupBy, record_key
+from streamer.judge import DUE_AFTER_OUTCOMES, RULE_CHANGED
+from streamer.layouts import MalformedError
+from streamer.ledger import UNREADABLE
+from streamer.model import State
+from streamer.snapshot import open_ledger
+
+_QUOTED = 20
+"""Lines of one span that are looked up in the dataset one by one."""
+
+_LONGEST_LINE = 64 << 20
+
+_RULES = {
+    "models": "its model is not among records.models",
+    "images": "records.images asks for the other kind",
+    "turn": "its turn lies outside records.min_turn and max_turn",
+}
+
+
+class OutcomeRow(msgspec.Struct, frozen=True):
+    """One outcome row of a session, as last seen."""
+
+    id: int
+    created_at: str
+    total_reward: float | int | None
+    qualifies: bool
+    withdrawn: bool
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """Why consecutive lines of a shard stand where they stand. ``details`` speak of single lines."""
+
+    shard: str
+    first_line: int
+    lines: int
+    session: str
+    state: str
+    because: str
+    details: list[str]
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """All that is known of a session or shard."""
+
+    subject: str
+    outcomes: list[OutcomeRow]
+    reasons: list[Reason]
+    note: str = ""
+
+
+def explain(ledger: Path, dataset: Path, subject: str) -> Explanation | None:
+    """Return all that is known of ``subject``: a session id, a shard, or ``SHARD:LINE``; None for a stranger.
+
+    Raises:
+        UnavailableError: the ledger cannot be read now.
+    """
+    with open_ledger(ledger) as db:
+        if db is None:
+            return None
+        db.execute("BEGIN")
+        return _Explainer(db, dataset).explain(subject)
+
+
+class _Explainer:
+    """Answers from one moment of one ledger."""
+
+    def __init__(self, db: sqlite3.Connection, dataset: Path) -> None:
+        self._db = db
+        self._dataset = dataset
+        keys, self._folder, self._where = db.execute("SELECT keys, shards, condition FROM meta").fetchone()
+        name = keys.partition("/")[0]
+        self._by = DedupBy(name) if name in set(DedupBy) else DedupBy.CONVERSATION
+
+    def explain(self, subject: str) -> Explanation | None:
+        outcomes = self._outcomes(subject)
+        spans = self._spans("span.session = ?", (subject,))
+        if outcomes or spans:
+            note = "" if spans else "no line of this session was read: is its shard in the shard folder?"
+            return Explanation(subject, outcomes, [self._reason(span, outcomes) for span in spans], note)
+        return self._explain_shard(subject, None) or self._explain_line(subject)
+
+    def _explain_line(self, subject: str) -> Explanation | None:
+        shard, _, number = subject.rpartition(":")
+        return self._explain_shard(shard, int(number)) if shard and number.isdecimal() else None
+
+    def _explain_shard(self, name: str, line: int | None) -> Explanation | None:
+        shards = self._shards_named(name)
+        if not shards:
+            return None
+        where = f"span.shard IN ({','.join('?' * len(shards))})"
+        spans = self._spans(where, shards)
+        if line is not None:
+            spans = [span for span in spans if span["line"] <= line < span["line"] + span["lines"]]
+        reasons = [self._reason(span, self._outcomes(span["session"]), line) for span in spans]
+        note = "" if reasons else "no finished line with this number was read"
+        return Explanation(name if line is None else f"{name}:{line}", [], reasons, note)
+
+    def _shards_named(self, name: str) -> list[int]:
+        """Return the shard at a path below the folder or elsewhere, or all of that file name."""
+        full = os.path.join(self._folder, name)
+        below = os.path.relpath(os.path.abspath(name), self._folder)
+        for path in (os.path.relpath(full, self._folder), below):
+            found = self._db.execute(
+                "SELECT id FROM shard WHERE NOT replaced AND path = ?", (os.fsencode(path),)
+            ).fetchall()
+            if found:
+                return [row[0] for row in found]
+        rows = self._db.execute("SELECT id, path FROM shard WHERE NOT replaced")
+        return [number for number, path in rows if os.path.basename(path) == os.fsencode(name)]
+
+    def _outcomes(self, session: str) -> list[OutcomeRow]:
+        rows = self._db.execute(
+            "SELECT id, created_at, total_reward, qualifies, withdrawn FROM outcome WHERE session = ?"
+            " ORDER BY created_us, id",
+            (session,),
+        )
+        return [
+            OutcomeRow(number, created_at, reward, bool(qualifies), bool(withdrawn))
+            for number, created_at, reward, qualifies, withdrawn in rows
+        ]
+
+    def _spans(self, where: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+        cursor = self._db.execute(
+            "SELECT shard.path, shard.replaced, span.start, span.stop, span.line, span.lines, span.session,"
+            " span.state, span.reason, outcome.id AS outcome_id, outcome.total_reward, outcome.withdrawn"
+            " FROM span JOIN shard ON shard.id = span.shard LEFT JOIN outcome ON outcome.ref = span.outcome"
+            f" WHERE {where} ORDER BY shard.id, span.start",
+            values,
+        )
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    def _reason(self, span: dict[str, Any], outcomes: list[OutcomeRow], line: int | None = None) -> Reason:
+        first, lines = (span["line"], span["lines"]) if line is None else (line, 1)
+        return Reason(
+            shard=os.fsdecode(span["path"]),
+            first_line=first,
+            lines=lines,
+            session=span["session"],
+            state=span["state"],
+            because=self._because(span, outcomes),
+            details=list(self._details(span, line)),
+        )
+
+    def _because(self, span: dict[str, Any], outcomes: list[OutcomeRow]) -> str:
+        outcome = f"outcome row {span['outcome_id']} (total_reward {span['total_reward']})"
+        state, reason = span["state"], span["reason"]
+        if state == State.APPENDED:
+            later = ", but was corrected and would not qualify now" if span["withdrawn"] else ""
+            return f"in the dataset: {outcome} met the condition{later}"
+        if state == State.DUPLICATE:
+            return f"not taken: its rollout qualifies by {outcome}, but the dataset holds an equal record"
+        if state == State.BELOW_BAR:
+            if reason == UNREADABLE:
+                return f"{outcome} qualifies since a correction, but the shard could not be read"
+            return f"not taken: {_RULES.get(reason, f'{outcome} does not meet: {self._where}')}"
+        if state == State.DEAD_LETTERED:
+            return f"not taken, it cannot be: {reason}; see {self._dataset}.dead.jsonl"
+        return self._open(state, reason, outcomes)
+
+    def _open(self, state: str, reason: str, outcomes: list[OutcomeRow]) -> str:
+        still = "never scored, still taken if its outcome comes" if state == State.NEVER_SCORED else "waiting"
+        if reason == UNREADABLE:
+            return f"{still}: its outcome is there, but the shard could not be read then; put it back in place"
+        if reason == RULE_CHANGED:
+            return f"{still}: its outcome has not been read under the present condition yet"
+        if reason == DUE_AFTER_OUTCOMES and outcomes:
+            return (
+                f"{still}: its own time lies after the newest outcome of its session ({outcomes[-1].created_at});"
+                " if that is wrong (clocks, time zones), set join.rule to max or first"
+            )
+        return f"{still}: outcome_rewards has no row of its session yet"
+
+    def _details(self, span: dict[str, Any], line: int | None) -> Iterator[str]:
+        """Say for single lines where the dataset holds them, or the record that they equal."""
+        if span["state"] not in (State.APPENDED, State.DUPLICATE) or span["replaced"]:
+            return
+        if span["state"] == State.APPENDED and line is None:
+            return
+        for number, data in self._lines_of(span):
+            if line is None or number == line:
+                yield from self._detail(number, data, os.fsdecode(span["path"]), span["state"])
+
+    def _lines_of(self, span: dict[str, Any]) -> Iterator[tuple[int, bytes]]:
+        try:
+            with open(os.path.join(self._folder, os.fsdecode(span["path"])), "rb") as shard:
+                shard.seek(span["start"])
+                for i in range(span["lines"]):
+                    yield span["line"] + i, shard.readline(_LONGEST_LINE)
+        except OSError:
+            return
+
+    def _detail(self, number: int, data: bytes, shard: str, state: str) -> Iterator[str]:
+        try:
+            record = layouts.read(data, shard)
+        except MalformedError:
+            return
+        key = record_key(record.messages, self._by, (record.session, record.turn, record.timestamp))
+        found = self._db.execute("SELECT offset FROM record WHERE key = ?", (key,)).fetchone()
+        if found is not None:
+            is_it = "is" if state == State.APPENDED else "equals"
+            yield f"line {number} {is_it} the line at {self._at_offset(found[0])}"
+
+    def _at_offset(self, offset: int) -> str:
+        place = f"byte {offset:,} of the dataset"
+        try:
+            with open(self._dataset, "rb") as dataset:
+                dataset.seek(offset)
+                metadata = msgspec.json.decode(dataset.readline())["metadata"]
+            return f"{place}, from {metadata['shard']}, run {metadata['run_id']}, turn {metadata['turn']}"
+        except (OSError, msgspec.MsgspecError, KeyError, TypeError):
+            return place

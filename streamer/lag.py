@@ -1,0 +1,35 @@
+"""How far the daemon is behind its shard folder: bytes that lie there and were not read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from streamer.files import Files, SystemClock
+from streamer.snapshot import Snapshot, open_ledger
+from streamer.sources.shards import ShardFolder
+
+
+class Lag(msgspec.Struct, frozen=True):
+    """Bytes after the last finished line that was taken, and the shards that they are in."""
+
+    unread_bytes: int = 0
+    unread_shards: int = 0
+
+
+def measure(ledger: Path, seen: Snapshot) -> Lag:
+    """Compare the shard folder as it is now with the cursors of the ledger."""
+    if not seen.shard_folder:
+        return Lag()
+    ours = frozenset({Path(seen.dataset), Path(f"{seen.dataset}.dead.jsonl")})
+    folder = ShardFolder(Path(seen.shard_folder), seen.pattern, ours, 0, Files(), SystemClock())
+    with open_ledger(ledger) as db:
+        rows = db.execute("SELECT path, offset FROM shard WHERE NOT replaced") if db else ()
+        offsets = {os.fsdecode(path): offset for path, offset in rows}
+    try:
+        unread = [max(0, found.stat[2] - offsets.get(found.path, 0)) for found in folder.scan()]
+    except OSError:
+        return Lag()  # the folder is not there now; the daemon says so
+    return Lag(sum(unread), sum(size > 0 for size in unread))
