@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from typing import Annotated
 
@@ -23,6 +24,9 @@ Exit codes: 0 done; 1 something was found (verify, doctor, explain); 2 wrong usa
 
 def main() -> None:
     """Run the command that ``sys.argv`` names; errors end it with their own exit code, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a locale that cannot show a character is no error
     try:
         _app(sys.argv[1:2])(prog_name="streamer")
     except StreamerError as error:

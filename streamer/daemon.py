@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from streamer import config as configuration
 from streamer.config import Config
-from streamer.errors import ConfigError, UnavailableError
+from streamer.errors import ConfigError, StreamerError, UnavailableError
 from streamer.events import Emit, Reloaded, ReloadFailed, Started, Stopped
 from streamer.files import Clock, Files
 from streamer.ledger import Accounts
@@ -27,6 +27,9 @@ from streamer.pipeline import Pipeline, nowhere
 from streamer.sources.hints import Hints, watch
 from streamer.sources.trace_db import local_path
 from streamer.troubles import Troubles
+
+_ONCE_PATIENCE = 10.0
+"""Seconds for which a single pass waits for a trace database that is busy."""
 
 _STATUS_PAUSE = 1.0
 """Seconds between two status texts for the service manager."""
@@ -62,9 +65,10 @@ class Daemon:
         self._files = files
         self._clock = clock
         self._at = at
-        self._hints = Hints(config.source.shards)
+        self._hints = Hints(config.source.shards, local_path(config.source.database).name)
         self._troubles = Troubles(emit)
         self._watch_no_more = anyio.Event()
+        self._greeted = False
         self._stopping = False
         self._reload = False
         self._next_beat = 0.0
@@ -79,6 +83,12 @@ class Daemon:
         with self._locked():
             async with self._open() as pipeline:
                 await pipeline.drain()
+                deadline = self._clock.monotonic() + _ONCE_PATIENCE
+                while pipeline.poll_error is not None:
+                    if self._clock.monotonic() >= deadline:
+                        raise pipeline.poll_error
+                    await self._clock.sleep(pipeline.poll_pause)
+                    await pipeline.drain()
                 return await pipeline.ledger.accounts()
 
     async def run(self) -> None:
@@ -88,18 +98,27 @@ class Daemon:
             StreamerError: a person has to decide something first.
         """
         with self._locked():
+            failure: StreamerError | None = None
             async with anyio.create_task_group() as tasks:
                 await tasks.start(self._listen)
                 self._watch(tasks)
                 try:
                     await self._lives()
-                finally:
-                    self._watch_no_more.set()
+                except StreamerError as error:
+                    failure = error  # raised below: a task group would wrap it
+                self._watch_no_more.set()
                 tasks.cancel_scope.cancel()
+            if failure is not None:
+                raise failure
 
     def _locked(self) -> DatasetLock:
         path = self._config.dataset.path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UnavailableError(
+                "make the folder of the dataset", str(path.parent), error.strerror or str(error), "see its rights"
+            ) from error
         return DatasetLock(lock_file(path))
 
     def _open(self) -> AbstractAsyncContextManager[Pipeline]:
@@ -118,6 +137,9 @@ class Daemon:
                 await self._pause(pause)
 
     def _greet(self, pipeline: Pipeline) -> None:
+        if self._greeted:
+            return
+        self._greeted = True
         config = self._config
         self._notifier.ready("working off what is there")
         self._emit(

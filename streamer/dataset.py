@@ -43,7 +43,6 @@ _LINE_ENDS = (("\u2028".encode(), b"\\u2028"), ("\u2029".encode(), b"\\u2029"), 
 def encode_line(record: Record, outcome: Outcome, shard: str) -> bytes:
     """Return the dataset line of a record, newline included: the same metadata keys in every line."""
     metadata = {
-        **record.metadata,
         "run_id": record.session,
         "turn": record.turn,
         "model": record.model,
@@ -55,6 +54,7 @@ def encode_line(record: Record, outcome: Outcome, shard: str) -> bytes:
         "timestamp": record.timestamp,
         "shard": os.fsencode(shard).decode("utf-8", "backslashreplace"),
     }
+    metadata |= {key: value for key, value in record.metadata.items() if key not in metadata}
     line = _json({"messages": record.messages, "metadata": metadata})
     if not line.isascii():
         for raw, escaped in _LINE_ENDS:
@@ -145,18 +145,15 @@ class Dataset:
             RefusedError: the dataset is shorter than the ledger says, or not the one it describes.
         """
         head = await ledger.head()
-        rekey = head.keys != keys_meaning(by)
-        known = bool(head.keys)
         self._check_head(head)
-        if rekey:
+        counted = start = head.dataset_length
+        if head.keys != keys_meaning(by):
             await ledger.forget_keys(keys_meaning(by))
-            head = await ledger.head()
-        cut = self._mend_tail(head.dataset_length)
+            start = 0
+        cut = self._mend_tail(counted)
         at("recovery: tail mended")
-        adopted, foreign = await self._adopt(ledger, head.dataset_length, by, at)
-        if rekey and known:
-            await ledger.claim_all()
-        return Recovery(adopted=0 if rekey and known else adopted, foreign=foreign, cut=cut)
+        adopted, foreign = await self._adopt(ledger, start, counted, by, at)
+        return Recovery(adopted=adopted, foreign=foreign, cut=cut)
 
     def _check_ours(self) -> None:
         """See that the path still names our file and that no one else wrote to it."""
@@ -225,34 +222,37 @@ class Dataset:
             stop = start
         return floor
 
-    async def _adopt(self, ledger: Ledger, start: int, by: DedupBy, at: Callable[[str], None]) -> tuple[int, int]:
-        """Bring whole lines past the committed length into the ledger; return (lines, foreign lines)."""
+    async def _adopt(
+        self, ledger: Ledger, start: int, counted: int, by: DedupBy, at: Callable[[str], None]
+    ) -> tuple[int, int]:
+        """Bring lines from ``start`` on into the ledger; return (lines past ``counted``, foreign lines)."""
         self.length = start
-        adopted = foreign = 0
+        adopted = foreign = lines = 0
         keys: list[tuple[bytes, int]] = []
-        lines = 0
         for offset, line in self._rewritten_lines(start):
             lines += 1
+            adopted += offset >= counted
             try:
                 keys.append((line_key(line, by), offset))
             except ValueError:
                 foreign += 1
             if lines == _ADOPT:
-                await self._adopt_chunk(ledger, keys, lines, offset + len(line))
+                await self._adopt_chunk(ledger, keys, counted, lines, offset + len(line))
                 at("recovery: some lines adopted")
-                adopted, keys, lines = adopted + lines, [], 0
-        with _unavailable("mend the dataset", self.path):
-            end = self._files.fstat(self._fd).st_size
+                keys, lines = [], 0
         if lines:
-            await self._adopt_chunk(ledger, keys, lines, end)
-        self.length = end
-        return adopted + lines - foreign, foreign
+            with _unavailable("mend the dataset", self.path):
+                end = self._files.fstat(self._fd).st_size
+            await self._adopt_chunk(ledger, keys, counted, lines, end)
+        return adopted, foreign
 
-    async def _adopt_chunk(self, ledger: Ledger, keys: list[tuple[bytes, int]], lines: int, end: int) -> None:
+    async def _adopt_chunk(
+        self, ledger: Ledger, keys: list[tuple[bytes, int]], counted: int, lines: int, end: int
+    ) -> None:
         with _unavailable("sync the dataset", self.path):
             self._files.fdatasync(self._fd)
         self.length = end
-        await ledger.adopt(keys, lines, end, self._digest(end))
+        await ledger.adopt(keys, counted=counted, lines=lines, length=end, tail=self._digest(end))
 
     def _rewritten_lines(self, start: int) -> Iterator[tuple[int, bytes]]:
         """Yield (offset, line) from ``start`` on, putting each block's very bytes into the file again.

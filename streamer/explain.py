@@ -88,8 +88,9 @@ class _Explainer:
         self._by = DedupBy(name) if name in set(DedupBy) else DedupBy.CONVERSATION
 
     def explain(self, subject: str) -> Explanation | None:
-        outcomes = self._outcomes(subject)
-        spans = self._spans("span.session = ?", (subject,))
+        session = os.fsencode(subject).decode("utf-8", "backslashreplace")
+        outcomes = self._outcomes(session)
+        spans = self._spans("span.session = ?", (session,))
         if outcomes or spans:
             note = "" if spans else "no line of this session was read: is its shard in the shard folder?"
             return Explanation(subject, outcomes, [self._reason(span, outcomes) for span in spans], note)

@@ -87,6 +87,9 @@ CREATE INDEX outcome_session ON outcome (session);
 _SHARD = "id, path, offset, lines, scanned, fingerprint, dev, ino, size, mtime_ns, ctime_ns"
 _SPAN = "shard, start, stop, line, lines, session, state, reason, outcome, first_us, last_us, since, id"
 _OUTCOME = "id, session, total_reward, achievements_count, total_steps, created_at, created_us, qualifies, rule, ref"
+_LAST_US = 1 << 62
+"""Stands for a created_at that is no time: after all others, as in the join."""
+
 _CHUNK = 500
 """Parameters in one IN list; SQLite allows 999 in old builds."""
 
@@ -146,6 +149,7 @@ class Ledger:
             UnavailableError: the disk is full or not there now.
         """
         try:
+            os.makedirs(path.parent, exist_ok=True)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
         except OSError as error:
             raise UnavailableError("open the ledger", str(path), str(error)) from error
@@ -273,17 +277,28 @@ class Ledger:
                 ),
             )
 
-    async def adopt(self, keys: Sequence[tuple[bytes, int]], lines: int, length: int, tail: bytes) -> int:
-        """Remember dataset lines that no commit has covered; return how many keys were new."""
+    async def adopt(
+        self, keys: Sequence[tuple[bytes, int]], *, counted: int, lines: int, length: int, tail: bytes
+    ) -> None:
+        """Remember dataset lines whose keys the ledger does not hold.
+
+        Args:
+            keys: (key, dataset offset).
+            counted: lines before this offset were counted when they were appended; those after it were
+                not, and are claimed by the shard lines that they came from.
+            lines: how many lines these are, with those that have no key.
+            length: where the last of them ends.
+            tail: the digest of the dataset's end there.
+        """
         async with self._transaction():
-            before = self._db.total_changes
-            await self._many("INSERT OR IGNORE INTO record (key, offset, claimed) VALUES (?, ?, 0)", keys)
-            new = self._db.total_changes - before
+            await self._many(
+                "INSERT OR IGNORE INTO record (key, offset, claimed) VALUES (?, ?, ?)",
+                [(key, offset, offset < counted) for key, offset in keys],
+            )
             await self._all(
                 "UPDATE meta SET dataset_length = ?, dataset_tail = ?, dataset_lines = dataset_lines + ?",
                 (length, tail, lines),
             )
-        return new
 
     async def forget_keys(self, keys: str) -> None:
         """Drop all keys, as they are to be computed anew from the dataset under the meaning ``keys``."""
@@ -292,10 +307,6 @@ class Ledger:
             await self._all(
                 "UPDATE meta SET keys = ?, dataset_length = 0, dataset_lines = 0, dataset_tail = x''", (keys,)
             )
-
-    async def claim_all(self) -> None:
-        """Mark every key as standing for a line that was appended and counted before."""
-        await self._all("UPDATE record SET claimed = 1")
 
     async def describe(self, *, keys: str, shards: str, pattern: str, database: str, condition: str) -> None:
         """Remember what the keys mean and what is read and asked, for the commands that only read."""
@@ -362,54 +373,56 @@ class Ledger:
         if fresh:
             self._maybe_due = True
             async with self._transaction():
-                for row, old in fresh:
-                    await (self._add_outcome(row, rule) if old is None else self._change_outcome(row, old, rule))
+                await self._add_outcomes([row for row, old in fresh if old is None], rule)
+                await self._change_outcomes([(row, old) for row, old in fresh if old is not None], rule)
         return [row for row, _ in fresh]
 
-    async def _add_outcome(self, row: Outcome, rule: JoinRule) -> None:
-        await self._all(
+    async def _add_outcomes(self, rows: Sequence[Outcome], rule: JoinRule) -> None:
+        await self._many(
             "INSERT INTO outcome (id, session, total_reward, achievements_count, total_steps, created_at,"
             " created_us, qualifies, rule) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            msgspec.structs.astuple(row)[:9],
+            [msgspec.structs.astuple(row)[:9] for row in rows],
         )
-        await self._wake_open(row.session)
-        if rule is JoinRule.AS_OF:
-            # Only a row older than the one chosen, or a newer one for records without a time, matters.
-            await self._all(
-                "UPDATE span SET due = 1 WHERE session = ? AND state = 'below_bar' AND (first_us IS NULL OR"
-                " (SELECT created_us FROM outcome WHERE ref = span.outcome) > ?)",
-                (row.session, row.created_us if row.created_us is not None else 1 << 62),
-            )
-        else:
-            await self._wake_below(row.session)
+        await self._wake_open(rows)
+        if rule is not JoinRule.AS_OF:
+            await self._wake_below(rows)
+            return
+        # Only a row older than the one chosen, or any one for records without a time, can change a verdict.
+        await self._many(
+            "UPDATE span SET due = 1 WHERE session = ? AND state = 'below_bar' AND (first_us IS NULL OR"
+            " (SELECT coalesce(created_us, ?) FROM outcome WHERE ref = span.outcome) > ?)",
+            [(row.session, _LAST_US, _LAST_US if row.created_us is None else row.created_us) for row in rows],
+        )
 
-    async def _change_outcome(self, row: Outcome, old: Outcome, rule: JoinRule) -> None:
-        await self._all(
+    async def _change_outcomes(self, rows: Sequence[tuple[Outcome, Outcome]], rule: JoinRule) -> None:
+        await self._many(
             "UPDATE outcome SET total_reward = ?, achievements_count = ?, total_steps = ?, qualifies = ?, rule = ?"
             " WHERE ref = ?",
-            (row.total_reward, row.achievements_count, row.total_steps, row.qualifies, row.rule, old.ref),
+            [(*_facts(row), row.qualifies, row.rule, old.ref) for row, old in rows],
         )
-        await self._wake_open(row.session)
-        if row.rule != old.rule and _facts(row) == _facts(old):
-            return  # the condition changed, not the rollout: what was judged stays judged
+        await self._wake_open([row for row, _ in rows])
+        # Where only the condition changed, not the rollout, what was judged stays judged.
+        corrected = [(row, old) for row, old in rows if row.rule == old.rule or _facts(row) != _facts(old)]
         if rule is JoinRule.MAX:
-            await self._wake_below(row.session)
-        else:
-            await self._all(
-                "UPDATE span SET due = 1 WHERE session = ? AND state = 'below_bar' AND outcome = ?",
-                (row.session, old.ref),
-            )
-        await self._all(
+            await self._wake_below([row for row, _ in corrected])
+        refs = [(row.session, old.ref) for row, old in corrected]
+        await self._many("UPDATE span SET due = 1 WHERE session = ? AND state = 'below_bar' AND outcome = ?", refs)
+        await self._many(
             "UPDATE outcome SET withdrawn = (NOT qualifies AND EXISTS (SELECT 1 FROM span WHERE session = ?"
             " AND state = 'appended' AND span.outcome = outcome.ref)) WHERE ref = ?",
-            (row.session, old.ref),
+            refs,
         )
 
-    async def _wake_open(self, session: str) -> None:
-        await self._all("UPDATE span SET due = 1 WHERE session = ? AND state IN (?, ?)", (session, *OPEN_STATES))
+    async def _wake_open(self, rows: Sequence[Outcome]) -> None:
+        await self._many(
+            "UPDATE span SET due = 1 WHERE session = ? AND state IN (?, ?)",
+            [(row.session, *OPEN_STATES) for row in rows],
+        )
 
-    async def _wake_below(self, session: str) -> None:
-        await self._all("UPDATE span SET due = 1 WHERE session = ? AND state = 'below_bar'", (session,))
+    async def _wake_below(self, rows: Sequence[Outcome]) -> None:
+        await self._many(
+            "UPDATE span SET due = 1 WHERE session = ? AND state = 'below_bar'", [(row.session,) for row in rows]
+        )
 
     # -- inside a transaction --------------------------------------------------------------------------
 

@@ -67,6 +67,7 @@ class Pipeline:
         self._at = at
         self.troubles = Troubles(emit)
         self.poll_pause = 0.0
+        self.poll_error: UnavailableError | None = None
         self.configure(config)
 
     @classmethod
@@ -202,7 +203,9 @@ class Pipeline:
             rows = await self.outcomes.poll()
         except UnavailableError as error:
             self.poll_pause = self.troubles.begin(error)
+            self.poll_error = error
             return False
+        self.poll_error = None
         self.poll_pause = self.config.source.poll_interval
         self.troubles.over("read outcomes")
         changed = await self.ledger.take_outcomes(rows, self._rules.join)

@@ -17,7 +17,7 @@ from streamer.events import Emit, Event
 from streamer.files import Files, SystemClock
 from streamer.ledger import Accounts
 from streamer.model import State
-from streamer.observers import log
+from streamer.observers import log, progress
 from streamer.observers.systemd import Notifier
 from streamer.sources.trace_db import local_path
 from streamer.text import printable
@@ -47,7 +47,8 @@ def run(
     if once:
         _once(settings, read)
     else:
-        anyio.run(_daemon(settings, read, _Log(settings)).run)
+        observer = _Log(settings)
+        anyio.run(_daemon(settings, read, observer, observer).run)
 
 
 class _Log:
@@ -64,10 +65,10 @@ class _Log:
         self._emit(event)
 
 
-def _daemon(config: Config, read: Callable[[], Config], observer: _Log) -> Daemon:
+def _daemon(config: Config, read: Callable[[], Config], observer: _Log, emit: Emit) -> Daemon:
     return Daemon(
         config,
-        emit=observer,
+        emit=emit,
         reload=read,
         notifier=Notifier(os.environ),
         files=Files(),
@@ -78,7 +79,9 @@ def _daemon(config: Config, read: Callable[[], Config], observer: _Log) -> Daemo
 
 def _once(config: Config, read: Callable[[], Config]) -> None:
     _require_inputs(config)
-    accounts = anyio.run(_daemon(config, read, _Log(config)).once)
+    observer = _Log(config)
+    with progress.shown(sys.stderr.isatty(), observer) as emit:
+        accounts = anyio.run(_daemon(config, read, observer, emit).once)
     for line in summary(accounts, config.dataset.path):
         typer.echo(line)
 

@@ -21,8 +21,9 @@ _MANY = 10_000
 class Hints:
     """What has changed since it was last asked, and a bell that rings at every change."""
 
-    def __init__(self, shards: Path) -> None:
+    def __init__(self, shards: Path, database_name: str) -> None:
         self._shards = shards
+        self._database_name = database_name
         self._paths: set[str] = set()
         self._scan = False
         self._database = False
@@ -36,10 +37,11 @@ class Hints:
             self._paths.add(os.path.relpath(path, self._shards))
         self.ring()
 
-    def database(self, _path: str) -> None:
-        """Note a change beside the trace database."""
-        self._database = True
-        self.ring()
+    def database(self, path: str) -> None:
+        """Note a change beside the trace database; its journals bear its name. "" stands for anything."""
+        if not path or os.path.basename(path).startswith(self._database_name):
+            self._database = True
+            self.ring()
 
     def ring(self) -> None:
         """End the wait that is under way, or the next one."""

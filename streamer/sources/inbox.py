@@ -97,9 +97,10 @@ class ShardInbox:
             return None
         results = await to_thread.run_sync(self._read_spans, spans, budget)
         gone = {span.shard_id for span, result in results if isinstance(result, Overwritten)}
-        for _, result in results:
-            if isinstance(result, Overwritten) and result.cursor.id in gone:
-                await self._overwritten(result.cursor)
+        for cursor in {
+            result.cursor.id: result.cursor for _, result in results if isinstance(result, Overwritten)
+        }.values():
+            await self._overwritten(cursor)
         return await to_thread.run_sync(self._due_work, [r for r in results if r[0].shard_id not in gone])
 
     def _read_spans(

@@ -135,22 +135,18 @@ class OutcomePoller:
 
     async def _page(self) -> Sequence[Outcome]:
         version = (await self._fetch("PRAGMA data_version"))[0][0]
+        if self._swept_version is None:
+            self._swept_version = version  # the first pass reads every row as of now, or later
         if version != self._version or not self.caught_up:
             rows = await self._rows_after(self._last)
             if rows:
                 self._last = rows[-1].id
             self.caught_up = len(rows) < PAGE
             if self.caught_up:
-                self._note_version(version)
+                self._version = version
             if rows:
                 return rows
         return await self._sweep_page()
-
-    def _note_version(self, version: int) -> None:
-        first = self._version is None
-        self._version = version
-        if first:
-            self._swept_version = version  # the first pass has just read every row
 
     async def _sweep_page(self) -> Sequence[Outcome]:
         """Read one page of known rows again, if the file changed since they were last read."""

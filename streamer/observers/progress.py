@@ -1,0 +1,39 @@
+"""Events of a single pass as one moving line, for a person at a terminal."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from streamer.events import Committed, Emit, Event, Quiet
+
+
+@contextmanager
+def shown(stream_is_tty: bool, otherwise: Emit) -> Iterator[Emit]:  # noqa: FBT001 - a fact, not a mode
+    """Give the function that shows events: counts move on a terminal, all else goes to ``otherwise``."""
+    if not stream_is_tty:
+        yield otherwise
+        return
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield _Counts(progress, otherwise)
+
+
+class _Counts:
+    """Adds up what batches bring."""
+
+    def __init__(self, progress: Progress, otherwise: Emit) -> None:
+        self._progress = progress
+        self._otherwise = otherwise
+        self._task = progress.add_task("looking for shards", total=None)
+        self._read = self._appended = 0
+
+    def __call__(self, event: Event) -> None:
+        if not isinstance(event, Committed | Quiet):
+            self._otherwise(event)
+            return
+        self._read += event.read
+        self._appended += event.appended
+        text = f"{self._read:,} lines read, {self._appended:,} records appended"
+        self._progress.update(self._task, description=text)
