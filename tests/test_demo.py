@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from streamer.commands.demo import Place, Show, View, _drawn, _newest, _sparkline
+from streamer.demo.place import Place
+from streamer.demo.screen import View, drawn, sparkline
+from streamer.demo.show import Show, newest
 from streamer.lock import DatasetLock, lock_file
 from streamer.snapshot import snapshot
 
@@ -78,10 +80,10 @@ def test_a_daemon_that_dies_fails_the_demo_with_the_end_of_its_log(tmp_path: Pat
 
 def test_newest_replies_are_those_of_whole_lines(tmp_path: Path) -> None:
     """A line that is just being written is left for the next look."""
-    assert _newest(tmp_path / "missing") == ()
+    assert newest(tmp_path / "missing") == ()
     dataset = tmp_path / "dataset.jsonl"
     dataset.write_text("".join(_dataset_line(turn) for turn in range(9)) + '{"mess', "utf-8")
-    assert _newest(dataset) == tuple(f"reward 2  turn {turn}  do noop  I \x1b[2J it" for turn in (5, 6, 7, 8))
+    assert newest(dataset) == tuple(f"reward 2  turn {turn}  do noop  I \x1b[2J it" for turn in (5, 6, 7, 8))
 
 
 def test_a_reply_cannot_steer_the_terminal(tmp_path: Path) -> None:
@@ -89,17 +91,17 @@ def test_a_reply_cannot_steer_the_terminal(tmp_path: Path) -> None:
     dataset = tmp_path / "dataset.jsonl"
     dataset.write_text(_dataset_line(1, "\x1b[2J [red]bold[/red]"), "utf-8")
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    console.print(_drawn(View(1.0, 6, 1, snapshot(dataset), (0, 1), _newest(dataset))))
+    console.print(drawn(View(1.0, 6, 1, snapshot(dataset), (0, 1), newest(dataset))))
     assert isinstance(console.file, io.StringIO)
     assert "\\x1b[2J [red]bold[/red]" in console.file.getvalue()
 
 
 def test_sparkline_shows_all_of_the_history_in_its_width() -> None:
     """The first value is at the left, the newest at the right, the highest is a full bar."""
-    assert _sparkline([0]) == "▁"
-    assert _sparkline([0, 7, 7, 14]) == "▁▄▄█"
-    assert len(_sparkline(range(1000))) == 40
-    assert _sparkline(range(1000))[-1] == "█"
+    assert sparkline([0]) == "▁"
+    assert sparkline([0, 7, 7, 14]) == "▁▄▄█"
+    assert len(sparkline(range(1000))) == 40
+    assert sparkline(range(1000))[-1] == "█"
 
 
 def _dataset_line(turn: int, said: str = "I \x1b[2J it") -> str:
