@@ -150,7 +150,7 @@ class Dataset:
         if head.keys != keys_meaning(by):
             await ledger.forget_keys(keys_meaning(by))
             start = 0
-        cut = self._mend_tail(counted)
+        cut = self._mend_tail(counted, cut_holes=bool(head.keys))
         at("recovery: tail mended")
         adopted, foreign = await self._adopt(ledger, start, counted, by, at)
         return Recovery(adopted=adopted, foreign=foreign, cut=cut)
@@ -193,11 +193,17 @@ class Dataset:
         start = max(0, length - _TAIL)
         return blake3(self._files.pread(self._fd, length - start, start)).digest(16)
 
-    def _mend_tail(self, committed: int) -> int:
-        """Cut a torn last line, or end it if it is whole; return how many bytes were cut."""
+    def _mend_tail(self, committed: int, *, cut_holes: bool) -> int:
+        """Cut a torn last line, or end it if it is whole; return how many bytes were cut.
+
+        A power loss can leave holes in what was never synced, zeros in place of lines. From the first
+        hole on nothing is believed, if the ledger says where the unsynced part begins.
+        """
         with _unavailable("mend the dataset", self.path):
-            size = self._files.fstat(self._fd).st_size
-            end = self._last_line_end(committed, size)
+            size = whole = self._files.fstat(self._fd).st_size
+            if cut_holes:
+                whole = self._first_hole(committed, size)
+            end = self._last_line_end(committed, whole)
             if end == size:
                 return 0
             if self._is_whole(end, size):
@@ -205,6 +211,16 @@ class Dataset:
                 return 0
             self._files.ftruncate(self._fd, end)
             return size - end
+
+    def _first_hole(self, start: int, size: int) -> int:
+        """Return where the first zero byte stands: no line of ours holds one."""
+        while start < size:
+            block = self._files.pread(self._fd, _BLOCK, start)
+            found = block.find(b"\0")
+            if found >= 0:
+                return start + found
+            start += len(block)
+        return size
 
     def _is_whole(self, start: int, stop: int) -> bool:
         try:

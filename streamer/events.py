@@ -115,6 +115,19 @@ class OutcomesSeen(Event):
 
 
 @dataclass(frozen=True)
+class DatabaseReplaced(Event):
+    """Another file stands where the trace database was; its rows are read from the first one on."""
+
+    name = "database_replaced"
+    level = "warning"
+    database: str
+
+    def message(self) -> str:
+        """Say which database."""
+        return f"{self.database} is another file now, and is read from its start"
+
+
+@dataclass(frozen=True)
 class ShardOverwritten(Event):
     """The producer overwrote bytes that were read; the shard is read again from its start."""
 

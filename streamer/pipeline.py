@@ -22,7 +22,7 @@ from streamer.config import Config
 from streamer.dataset import Dataset, keys_meaning
 from streamer.dead_letters import DeadLetters, dead_letters_path
 from streamer.errors import UnavailableError
-from streamer.events import Committed, DeadLettered, Emit, NeverScored, OutcomesSeen, Quiet, Recovered
+from streamer.events import Committed, DatabaseReplaced, DeadLettered, Emit, NeverScored, OutcomesSeen, Quiet, Recovered
 from streamer.files import Clock, Files
 from streamer.judge import Item, Rules, Settled, count, judge, sessions, settle
 from streamer.layouts import MalformedError
@@ -206,6 +206,9 @@ class Pipeline:
             self.poll_error = error
             return False
         self.poll_error = None
+        if self.outcomes.replaced:
+            self.outcomes.replaced = False
+            self._emit(DatabaseReplaced(str(self.outcomes.path)))
         self.poll_pause = self.config.source.poll_interval
         self.troubles.over("read outcomes")
         changed = await self.ledger.take_outcomes(rows, self._rules.join)

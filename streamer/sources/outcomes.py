@@ -25,7 +25,13 @@ from streamer.model import Outcome
 from streamer.sources.trace_db import file_id, file_times, local_path, open_trace_database
 
 PAGE = 500
-"""Rows in one read."""
+"""Rows in one read, at most: a condition that is slow to evaluate makes it fewer."""
+
+_LONGEST_READ = 0.1
+"""Seconds after which a read is broken off: it would hold up the producer."""
+
+_STEPS = 10_000
+"""Steps of SQLite's machine between two looks at the clock: well under a millisecond."""
 
 _SWEEP_PAUSE = 0.5
 """Seconds between two pages of a sweep over rows that are known already."""
@@ -49,6 +55,9 @@ class OutcomePoller:
         self._clock = clock
         self._open = AsyncExitStack()
         self._db: aiosqlite.Connection | None = None
+        self._opened: tuple[int, int] | None = None
+        self.replaced = False
+        self._deadline = 0.0
         self.set_where(where)
 
     @property
@@ -60,9 +69,9 @@ class OutcomePoller:
         """Ask another condition of the rows; every row is read again under it."""
         self.where = where
         self.rule = rule_name(where)
-        self._file: tuple[int, int] | None = (
-            None  # the next poll opens the database again, and prepares for the condition
-        )
+        self._page_rows = PAGE
+        # The next poll opens the database again, and prepares for the condition.
+        self._file: tuple[int, int] | None = None
         self._start_over()
 
     def _start_over(self) -> None:
@@ -89,7 +98,18 @@ class OutcomePoller:
             return () if self._is_at_rest() else await self._page()
         except sqlite3.Error as error:
             await self.close()
+            if "interrupted" in str(error):
+                raise self._too_slow() from error
             raise self._unavailable(error) from error
+
+    def _too_slow(self) -> UnavailableError:
+        rows, self._page_rows = self._page_rows, max(1, self._page_rows // 4)
+        return UnavailableError(
+            "read outcomes",
+            str(self.path),
+            f"the condition took more than {_LONGEST_READ} s for {rows} rows",
+            "smaller pages are tried; if that does not end, make qualify.where simpler",
+        )
 
     async def check(self, where: str) -> None:
         """See that the database that is open, if one is, can evaluate a condition.
@@ -111,6 +131,7 @@ class OutcomePoller:
         there = file_id(self.path)
         if there is not None and there == self._file:
             return
+        self.replaced |= None not in (there, self._opened) and there != self._opened
         await self.close()
         if there is None:
             raise UnavailableError(
@@ -120,9 +141,12 @@ class OutcomePoller:
                 "it is waited for; or name another: --database FILE, TURSO_LOCAL_DB_URL, SQLD_DB_PATH",
             )
         db = await self._open.enter_async_context(open_trace_database(self.path))
+        await db.set_progress_handler(lambda: self._clock.monotonic() > self._deadline, _STEPS)
+        self._deadline = self._clock.monotonic() + _LONGEST_READ
         self._sql = await self._statement(db, self.where)
         await self._check_where(db, self.where, self._sql)
-        self._db, self._file = db, there
+        self._db = db
+        self._file = self._opened = there
 
     def _is_at_rest(self) -> bool:
         """Say whether nothing is to be done and the files are as they were, at the cost of a few stats."""
@@ -141,7 +165,7 @@ class OutcomePoller:
             rows = await self._rows_after(self._last)
             if rows:
                 self._last = rows[-1].id
-            self.caught_up = len(rows) < PAGE
+            self.caught_up = len(rows) < self._page_rows
             if self.caught_up:
                 self._version = version
             if rows:
@@ -158,7 +182,7 @@ class OutcomePoller:
             return ()
         self._next_sweep = self._clock.monotonic() + _SWEEP_PAUSE
         rows = await self._rows_after(self._sweep_at)
-        self._sweep_at = rows[-1].id if len(rows) == PAGE else None
+        self._sweep_at = rows[-1].id if len(rows) == self._page_rows else None
         return rows
 
     @property
@@ -167,7 +191,7 @@ class OutcomePoller:
         return self._sweep_at is not None or self._swept_version != self._version
 
     async def _rows_after(self, last: int) -> list[Outcome]:
-        rows = await self._fetch(self._sql, (last, PAGE))
+        rows = await self._fetch(self._sql, (last, self._page_rows))
         return [self._outcome(row) for row in rows]
 
     def _outcome(self, row: Sequence[Any]) -> Outcome:
@@ -202,22 +226,25 @@ class OutcomePoller:
         return (
             f"SELECT {number}, outcome_rewards.session_id, outcome_rewards.total_reward,"
             f" {', '.join(optional)},\n"
-            f"({where}\n) FROM outcome_rewards {sessions} WHERE {number} > ? ORDER BY {number} LIMIT ?"
+            f"CASE WHEN ({where}\n) THEN 1 ELSE 0 END FROM outcome_rewards {sessions} WHERE {number} > ? ORDER BY {number} LIMIT ?"
         )
 
     async def _check_where(self, db: aiosqlite.Connection, where: str, sql: str) -> None:
         try:
             await db.execute_fetchall(f"EXPLAIN {sql}", (0, 0))
-        except sqlite3.OperationalError as error:
+        except (sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.Warning) as error:
             if "locked" in str(error) or "busy" in str(error):
                 raise
             raise _bad_where(where, error) from error
-        except (sqlite3.ProgrammingError, sqlite3.Warning) as error:
-            raise _bad_where(where, error) from error
+        except sqlite3.DatabaseError as error:
+            if "not authorized" in str(error) or "prohibited" in str(error):
+                raise _bad_where(where, error) from error
+            raise
 
     async def _fetch(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         if self._db is None:
             raise AssertionError("the database is closed")
+        self._deadline = self._clock.monotonic() + _LONGEST_READ
         return list(await self._db.execute_fetchall(sql, values))
 
     def _unavailable(self, error: sqlite3.Error) -> UnavailableError:

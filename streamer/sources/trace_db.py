@@ -20,6 +20,10 @@ from streamer.errors import ConfigError, UnavailableError
 _BUSY_SECONDS = 0.25
 """How long one read waits for the producer's commit; then the next poll tries again."""
 
+_ALLOWED = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
+_PRAGMAS = frozenset({"data_version", "table_info"})
+_FORBIDDEN_FUNCTIONS = frozenset({"load_extension", "readfile", "writefile", "edit"})
+
 _SQLD = Path("dbs") / "default" / "data"
 _REMOTE = frozenset({"http", "https", "ws", "wss"})
 _MAYBE_REMOTE = frozenset({"libsql", "sqlite+libsql"})
@@ -84,6 +88,18 @@ def _size_and_time(name: str) -> tuple[int, int] | None:
     return state.st_size, state.st_mtime_ns
 
 
+def _authorize(action: int, first: str | None, second: str | None, _database: str | None, _inner: str | None) -> int:
+    """Let statements read, and nothing else: whatever a condition says, it cannot write or attach."""
+    if action == sqlite3.SQLITE_PRAGMA:
+        return sqlite3.SQLITE_OK if first in _PRAGMAS else sqlite3.SQLITE_DENY
+    if action == sqlite3.SQLITE_UPDATE:
+        # So SQLite calls the declaration of a table-valued function (json_each), in memory.
+        return sqlite3.SQLITE_OK if first == "sqlite_master" else sqlite3.SQLITE_DENY
+    if action == sqlite3.SQLITE_FUNCTION and second in _FORBIDDEN_FUNCTIONS:
+        return sqlite3.SQLITE_DENY
+    return sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY
+
+
 @asynccontextmanager
 async def open_trace_database(path: Path) -> AsyncIterator[aiosqlite.Connection]:
     """Open the database at ``path`` for short reads.
@@ -98,6 +114,7 @@ async def open_trace_database(path: Path) -> AsyncIterator[aiosqlite.Connection]
         raise UnavailableError("read outcomes", str(path), str(error), "it is tried again") from error
     try:
         await db.execute_fetchall("PRAGMA query_only=1")
+        await db.set_authorizer(_authorize)
         yield db
     finally:
         await db.close()
