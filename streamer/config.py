@@ -69,6 +69,7 @@ class Source(msgspec.Struct, frozen=True):
     shards: Path
     database: str
     pattern: str = "*.jsonl"
+    follow_symlinks: bool = False
     force_polling: bool = False
     scan_interval: float = 5.0
     poll_interval: float = 0.1
@@ -316,6 +317,7 @@ _KEYS: dict[str, dict[str, Reader]] = {
         "shards": _path,
         "pattern": _pattern,
         "database": _database,
+        "follow_symlinks": _boolean,
         "force_polling": _boolean,
         "scan_interval": _seconds,
         "poll_interval": _seconds,

@@ -240,4 +240,12 @@ class Pipeline:
 def _folder(config: Config, files: Files, clock: Clock) -> ShardFolder:
     source, path = config.source, config.dataset.path
     ours = frozenset({path, config.dataset.ledger, dead_letters_path(path), lock_file(path)})
-    return ShardFolder(source.shards, source.pattern, ours, source.max_line_bytes, files, clock)
+    return ShardFolder(
+        source.shards,
+        source.pattern,
+        ours,
+        source.max_line_bytes,
+        files,
+        clock,
+        follow_symlinks=source.follow_symlinks,
+    )

@@ -118,7 +118,7 @@ class OutcomePoller:
             ConfigError: it cannot.
         """
         if self._db is not None:
-            await self._check_where(self._db, where, await self._statement(self._db, where))
+            await self._statement(self._db, where)
 
     async def close(self) -> None:
         """Close the connection; the next poll opens it again and starts over."""
@@ -144,7 +144,6 @@ class OutcomePoller:
         await db.set_progress_handler(lambda: self._clock.monotonic() > self._deadline, _STEPS)
         self._deadline = self._clock.monotonic() + _LONGEST_READ
         self._sql = await self._statement(db, self.where)
-        await self._check_where(db, self.where, self._sql)
         self._db = db
         self._file = self._opened = there
 
@@ -223,15 +222,17 @@ class OutcomePoller:
         number = "outcome_rewards.id" if "id" in columns else "outcome_rewards.rowid"
         optional = [f"outcome_rewards.{name}" if name in columns else "NULL" for name in _OPTIONAL]
         sessions = "LEFT JOIN session_traces USING (session_id)" if await _columns(db, "session_traces") else ""
+        source = f"FROM outcome_rewards {sessions} WHERE {number} > ?"
+        # Where rows are chosen an aggregate is an error; where columns are listed it would fold all rows into one.
+        await self._check_where(db, where, f"{source} AND ({where}\n)")
         return (
-            f"SELECT {number}, outcome_rewards.session_id, outcome_rewards.total_reward,"
-            f" {', '.join(optional)},\n"
-            f"CASE WHEN ({where}\n) THEN 1 ELSE 0 END FROM outcome_rewards {sessions} WHERE {number} > ? ORDER BY {number} LIMIT ?"
+            f"SELECT {number}, outcome_rewards.session_id, outcome_rewards.total_reward, {', '.join(optional)},\n"
+            f"CASE WHEN ({where}\n) THEN 1 ELSE 0 END {source} ORDER BY {number} LIMIT ?"
         )
 
-    async def _check_where(self, db: aiosqlite.Connection, where: str, sql: str) -> None:
+    async def _check_where(self, db: aiosqlite.Connection, where: str, source: str) -> None:
         try:
-            await db.execute_fetchall(f"EXPLAIN {sql}", (0, 0))
+            await db.execute_fetchall(f"EXPLAIN SELECT 1 {source}", (0,))
         except (sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.Warning) as error:
             if "locked" in str(error) or "busy" in str(error):
                 raise

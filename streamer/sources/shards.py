@@ -5,7 +5,7 @@ Invariants
   with the cursor's fingerprint. If they differ, the shard was overwritten and is read from its start.
 - A shard is passed over unopened only when its (dev, ino, size, mtime, ctime) are those under which it
   was read to its end, and its last change lay further back than the clock of the file system is coarse.
-- Only regular files are opened, never through a symbolic link.
+- Only regular files are opened, and none through a symbolic link unless that is configured.
 
 Everything here is plain blocking code: the pipeline calls it in a worker thread.
 """
@@ -90,11 +90,21 @@ class ShardFolder:
     """All shards below ``root`` whose file name fits ``pattern``, but for the files in ``ours``."""
 
     def __init__(
-        self, root: Path, pattern: str, ours: frozenset[Path], max_line: int, files: Files, clock: Clock
+        self,
+        root: Path,
+        pattern: str,
+        ours: frozenset[Path],
+        max_line: int,
+        files: Files,
+        clock: Clock,
+        *,
+        follow_symlinks: bool = False,
     ) -> None:
         self.root = root
         self._pattern = pattern
         self._ours = {os.path.realpath(path) for path in ours}
+        self._our_names = {os.path.basename(path) for path in ours} | {os.path.basename(path) for path in self._ours}
+        self._follow = follow_symlinks
         self._max_line = max_line
         self._files = files
         self._clock = clock
@@ -105,14 +115,14 @@ class ShardFolder:
         Raises:
             OSError: the folder itself cannot be listed. Sub-folders that cannot are passed over.
         """
-        yield from self._scan_folder("", os.scandir(self.root))
+        yield from self._scan_folder("", os.scandir(self.root), frozenset())
 
     def find(self, path: str) -> Found | None:
         """Return the shard at ``path`` below the folder, if there is one."""
-        if not self._is_shard(os.path.basename(path)) or self._leads_through_link(path):
+        if not self._is_shard(os.path.basename(path)) or (not self._follow and self._leads_through_link(path)):
             return None
         try:
-            state = os.lstat(self.root / path)
+            state = os.stat(self.root / path, follow_symlinks=self._follow)
         except (OSError, ValueError):
             return None
         return self._found(path, state)
@@ -125,16 +135,22 @@ class ShardFolder:
             folder = os.path.dirname(folder)
         return False
 
-    def _scan_folder(self, prefix: str, entries: os._ScandirIterator[str]) -> Iterator[Found]:
+    def _scan_folder(
+        self, prefix: str, entries: os._ScandirIterator[str], above: frozenset[tuple[int, int]]
+    ) -> Iterator[Found]:
+        """Yield the shards in one folder; ``above`` are the folders that lead here, as links can form loops."""
         with entries:
             listed = sorted(entries, key=lambda entry: entry.name)
         for entry in listed:
             path = prefix + entry.name
             try:
-                if entry.is_dir(follow_symlinks=False):
-                    yield from self._scan_folder(f"{path}/", os.scandir(self.root / path))
+                if entry.is_dir(follow_symlinks=self._follow):
+                    state = entry.stat(follow_symlinks=self._follow)
+                    folder = state.st_dev, state.st_ino
+                    if folder not in above:
+                        yield from self._scan_folder(f"{path}/", os.scandir(self.root / path), above | {folder})
                 elif self._is_shard(entry.name):
-                    found = self._found(path, entry.stat(follow_symlinks=False))
+                    found = self._found(path, entry.stat(follow_symlinks=self._follow))
                     if found is not None:
                         yield found
             except OSError:  # gone since it was listed, or not ours to read: the next scan sees
@@ -146,7 +162,7 @@ class ShardFolder:
     def _found(self, path: str, state: os.stat_result) -> Found | None:
         if not stat.S_ISREG(state.st_mode):
             return None
-        if self._ours and os.path.realpath(self.root / path) in self._ours:
+        if os.path.basename(path) in self._our_names and os.path.realpath(self.root / path) in self._ours:
             return None
         return Found(path, _stat(state))
 
@@ -185,7 +201,8 @@ class ShardFolder:
     @contextmanager
     def _opened(self, path: str) -> Iterator[int]:
         # O_NONBLOCK: a FIFO put in place of a shard must not hang the daemon.
-        fd = self._files.open(self.root / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        no_link = 0 if self._follow else os.O_NOFOLLOW
+        fd = self._files.open(self.root / path, os.O_RDONLY | os.O_NONBLOCK | no_link)
         try:
             if not stat.S_ISREG(self._files.fstat(fd).st_mode):
                 raise OSError("not a regular file")
@@ -199,7 +216,7 @@ class ShardFolder:
             return Overwritten(cursor)
         size = before.st_size
         lines: list[Line] = []
-        for line in self._lines(fd, cursor.path, cursor.offset, cursor.scanned, size, cursor.lines + 1):
+        for line in self._lines(fd, cursor.path, cursor.offset, self._searched(cursor, size), size, cursor.lines + 1):
             lines.append(line)
             budget.spend(line)
             if budget.spent:
@@ -223,6 +240,15 @@ class ShardFolder:
             lines,
             more,
         )
+
+    def _searched(self, cursor: Cursor, size: int) -> int:
+        """Return up to where the tail need not be searched for a newline again.
+
+        A tail may be rewritten while it is unfinished, so it is searched anew each time; but not one that
+        is too long to be taken anyway: a line of gigabytes that grows must not be read over and over.
+        """
+        too_long = cursor.scanned - cursor.offset > self._max_line
+        return cursor.scanned if too_long and cursor.scanned <= size else cursor.offset
 
     def _same_prefix(self, fd: int, cursor: Cursor) -> bool:
         if self._files.fstat(fd).st_size < cursor.offset:

@@ -88,6 +88,11 @@ def _size_and_time(name: str) -> tuple[int, int] | None:
     return state.st_size, state.st_mtime_ns
 
 
+def _text(data: bytes) -> str:
+    """Read a text as it is; bytes that are no UTF-8 stay visible, and no error for all the other rows."""
+    return data.decode("utf-8", "backslashreplace")
+
+
 def _authorize(action: int, first: str | None, second: str | None, _database: str | None, _inner: str | None) -> int:
     """Let statements read, and nothing else: whatever a condition says, it cannot write or attach."""
     if action == sqlite3.SQLITE_PRAGMA:
@@ -115,6 +120,7 @@ async def open_trace_database(path: Path) -> AsyncIterator[aiosqlite.Connection]
     try:
         await db.execute_fetchall("PRAGMA query_only=1")
         await db.set_authorizer(_authorize)
+        db.text_factory = _text
         yield db
     finally:
         await db.close()
