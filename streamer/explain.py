@@ -26,6 +26,8 @@ _QUOTED = 20
 
 _LONGEST_LINE = 64 << 20
 
+_OVERWRITTEN = " (these lines were overwritten in the shard since)"
+
 _RULES = {
     "models": "its model is not among records.models",
     "images": "records.images asks for the other kind",
@@ -155,7 +157,7 @@ class _Explainer:
             lines=lines,
             session=span["session"],
             state=span["state"],
-            because=self._because(span, outcomes),
+            because=self._because(span, outcomes) + (_OVERWRITTEN if span["replaced"] else ""),
             details=list(self._details(span, line)),
         )
 

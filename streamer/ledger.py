@@ -161,7 +161,8 @@ class Ledger:
                 await ledger._prepare()
             yield ledger
         finally:
-            await db.close()
+            with anyio.CancelScope(shield=True):  # its thread would outlive us, and hold the process up
+                await db.close()
 
     async def _prepare(self) -> None:
         (application,) = await self._one("PRAGMA application_id")

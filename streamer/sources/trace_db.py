@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 import aiosqlite
+import anyio
 
 from streamer.errors import ConfigError, UnavailableError
 
@@ -123,4 +124,5 @@ async def open_trace_database(path: Path) -> AsyncIterator[aiosqlite.Connection]
         db.text_factory = _text
         yield db
     finally:
-        await db.close()
+        with anyio.CancelScope(shield=True):  # its thread would outlive us, and hold the process up
+            await db.close()
