@@ -29,6 +29,7 @@ from streamer.snapshot import snapshot
 from streamer.sources.outcomes import OutcomePoller
 from streamer.sources.shards import Found, ShardFolder
 from streamer.sources.trace_db import local_path
+from streamer.text import counted
 
 _SAMPLED = 1000
 """Shards whose session is looked up in the trace database."""
@@ -105,7 +106,7 @@ def _shard_folder(config: Config, environ: Mapping[str, str], shards: list[Found
             Level.PROBLEM, f"the shard folder {folder} cannot be read", f"sudo setfacl -m u:$USER:rx {folder}"
         )
     elif shards:
-        yield Finding(Level.OK, f"the shard folder {folder} holds {len(shards):,} shards")
+        yield Finding(Level.OK, f"the shard folder {folder} holds {counted(len(shards), 'shard')}")
     else:
         yield from _why_empty(config, environ)
 
@@ -142,7 +143,7 @@ def _shard_ends(config: Config, shards: list[Found]) -> Iterator[Finding]:
         names = ", ".join(found.path for found in [*empty, *torn][:3])
         yield Finding(
             Level.WARNING,
-            f"{len(empty):,} shards are empty and {len(torn):,} do not end with a newline ({names})",
+            f"{counted(len(empty), 'shard')} empty, {len(torn):,} without a newline at the end ({names})",
             "if their rollouts are still being written, nothing; else the producer died, and the last line is lost",
         )
 
@@ -246,7 +247,7 @@ def _ledger(config: Config) -> Iterator[Finding]:
     if dead:
         yield Finding(
             Level.WARNING,
-            f"{dead:,} lines could not be taken",
+            f"{counted(dead, 'line')} could not be taken",
             f"jq -r .reason '{config.dataset.path}.dead.jsonl' | sort | uniq -c",
         )
 
@@ -320,7 +321,7 @@ def _watch_limits(config: Config) -> Iterator[Finding]:
             f"sudo sysctl fs.inotify.max_user_watches={4 * folders}",
         )
     else:
-        yield Finding(Level.OK, f"{folders:,} folders to watch, {limit:,} watches allowed")
+        yield Finding(Level.OK, f"{counted(folders, 'folder')} to watch, {limit:,} watches allowed")
 
 
 def _room(config: Config) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from streamer.errors import StreamerError
+from streamer.text import counted
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Recovered(Event):
     def message(self) -> str:
         """Say what was healed."""
         return (
-            f"the dataset was ahead of its ledger: {self.adopted} lines adopted, {self.foreign} not ours left"
-            f" as they are, a torn tail of {self.cut_bytes} bytes cut"
+            f"the dataset was ahead of its ledger: {counted(self.adopted, 'line')} adopted, {self.foreign} not ours"
+            f" left as they are, a torn tail of {self.cut_bytes} bytes cut"
         )
 
 
@@ -77,7 +78,7 @@ class Committed(Event):
 
     def message(self) -> str:
         """Say what the batch brought."""
-        return f"{self.appended} records appended of {self.read} lines"
+        return f"{counted(self.appended, 'record')} appended of {counted(self.read, 'line')}"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,9 @@ class DeadLettered(Event):
 
     def message(self) -> str:
         """Say where and why."""
-        return f"{self.lines} lines of {self.shard} cannot be taken, the first is line {self.line}: {self.reason}"
+        return (
+            f"{counted(self.lines, 'line')} of {self.shard} cannot be taken ({self.reason}), from line {self.line} on"
+        )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from streamer import layouts
+from streamer.dead_letters import dead_letters_path
 from streamer.dedup import DedupBy, record_key
 from streamer.judge import DUE_AFTER_OUTCOMES, RULE_CHANGED
 from streamer.layouts import MalformedError
@@ -166,29 +167,29 @@ class _Explainer:
         state, reason = span["state"], span["reason"]
         if state == State.APPENDED:
             later = ", but was corrected and would not qualify now" if span["withdrawn"] else ""
-            return f"in the dataset: {outcome} met the condition{later}"
+            return f"{outcome} met the condition{later}"
         if state == State.DUPLICATE:
-            return f"not taken: its rollout qualifies by {outcome}, but the dataset holds an equal record"
+            return f"its rollout qualifies by {outcome}, but the dataset holds an equal record"
         if state == State.BELOW_BAR:
             if reason == UNREADABLE:
                 return f"{outcome} qualifies since a correction, but the shard could not be read"
-            return f"not taken: {_RULES.get(reason, f'{outcome} does not meet: {self._where}')}"
+            return _RULES.get(reason, f"{outcome} does not meet: {self._where}")
         if state == State.DEAD_LETTERED:
-            return f"not taken, it cannot be: {reason}; see {self._dataset}.dead.jsonl"
+            return f"{reason}; see {dead_letters_path(self._dataset)}"
         return self._open(state, reason, outcomes)
 
     def _open(self, state: str, reason: str, outcomes: list[OutcomeRow]) -> str:
-        still = "never scored, still taken if its outcome comes" if state == State.NEVER_SCORED else "waiting"
+        still = "; still taken when its outcome comes" if state == State.NEVER_SCORED else ""
         if reason == UNREADABLE:
-            return f"{still}: its outcome is there, but the shard could not be read then; put it back in place"
+            return f"its outcome is there, but the shard could not be read then: put it back in place{still}"
         if reason == RULE_CHANGED:
-            return f"{still}: its outcome has not been read under the present condition yet"
+            return f"its outcome has not been read under the present condition yet{still}"
         if reason == DUE_AFTER_OUTCOMES and outcomes:
             return (
-                f"{still}: its own time lies after the newest outcome of its session ({outcomes[-1].created_at});"
-                " if that is wrong (clocks, time zones), set join.rule to max or first"
+                f"its own time lies after the newest outcome of its session ({outcomes[-1].created_at});"
+                f" if that is wrong (clocks, time zones), set join.rule to max or first{still}"
             )
-        return f"{still}: outcome_rewards has no row of its session yet"
+        return f"outcome_rewards has no row of its session yet{still}"
 
     def _details(self, span: dict[str, Any], line: int | None) -> Iterator[str]:
         """Say for single lines where the dataset holds them, or the record that they equal."""

@@ -18,5 +18,10 @@ def printable(text: str) -> str:
     return _HOSTILE.sub(_escape, text)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 line", "2,314 lines"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _escape(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode("ascii")

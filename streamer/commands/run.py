@@ -20,7 +20,7 @@ from streamer.model import State
 from streamer.observers import log, progress
 from streamer.observers.systemd import Notifier
 from streamer.sources.trace_db import local_path
-from streamer.text import printable
+from streamer.text import counted, printable
 
 
 def run(
@@ -108,10 +108,10 @@ def summary(accounts: Accounts, dataset: Path) -> list[str]:
     width = len(f"{sum(lines.values()):,}")
     return [
         f"{sum(lines.values()):>{width},} lines read",
-        f"{lines[State.APPENDED]:>{width},} appended, from {accounts.appended_rollouts:,} rollouts",
+        f"{lines[State.APPENDED]:>{width},} appended, from {counted(accounts.appended_rollouts, 'rollout')}",
         f"{lines[State.DUPLICATE]:>{width},} duplicate",
         f"{lines[State.BELOW_BAR]:>{width},} below the bar",
-        f"{lines[State.WAITING]:>{width},} waiting for an outcome, of {accounts.waiting_rollouts:,} rollouts",
+        f"{lines[State.WAITING]:>{width},} waiting for an outcome, of {counted(accounts.waiting_rollouts, 'rollout')}",
         f"{lines[State.NEVER_SCORED]:>{width},} never scored",
         f"{lines[State.DEAD_LETTERED]:>{width},} dead-lettered",
         f"dataset: {printable(str(dataset))}",

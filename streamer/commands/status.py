@@ -12,7 +12,7 @@ from streamer import config as configuration
 from streamer.dead_letters import dead_letters_path
 from streamer.lag import Lag, measure
 from streamer.snapshot import Snapshot, snapshot
-from streamer.text import printable
+from streamer.text import counted, printable
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
@@ -62,10 +62,10 @@ def _as_text(seen: Snapshot, lag: Lag) -> list[str]:
         return [*lines, "ledger           none yet: `streamer run` makes it"]
     last = _age(", last one", seen.last_append_seconds)
     lines += [
-        f"                 {seen.dataset_lines:,} records, {seen.dataset_bytes:,} bytes{last}",
-        f"read             {seen.read:,} lines of {seen.shards:,} shards",
+        f"                 {counted(seen.dataset_lines, 'record')}, {counted(seen.dataset_bytes, 'byte')}{last}",
+        f"read             {counted(seen.read, 'line')} of {counted(seen.shards, 'shard')}",
         *(f"  {name:<15}{seen.counts[state]:,}{_detail(seen, state)}" for state, name in _NAMES.items()),
-        f"lag              {lag.unread_bytes:,} bytes in {lag.unread_shards:,} shards not read yet",
+        f"lag              {counted(lag.unread_bytes, 'byte')} in {counted(lag.unread_shards, 'shard')} not read yet",
     ]
     return [*lines, *_notes(seen)]
 
@@ -84,23 +84,23 @@ def _detail(seen: Snapshot, state: str) -> str:
     reasons = {reason: n for reason, n in seen.reasons.get(state, {}).items() if reason}
     split = ", ".join(f"{n:,} {printable(reason)}" for reason, n in sorted(reasons.items()))
     if state == "appended":
-        return f" from {seen.appended_rollouts:,} rollouts"
+        return f" from {counted(seen.appended_rollouts, 'rollout')}"
     if state == "waiting" and seen.waiting_rollouts:
-        split = f"{seen.waiting_rollouts:,} rollouts{_age(', the oldest', seen.oldest_waiting_seconds)}"
+        split = f"{counted(seen.waiting_rollouts, 'rollout')}{_age(', the oldest', seen.oldest_waiting_seconds)}"
     return f" ({split})" if split else ""
 
 
 def _notes(seen: Snapshot) -> list[str]:
     """Say what is out of the ordinary, and nothing else."""
-    notes = (
-        (seen.counts["dead_lettered"], "lines could not be taken: see {dead}"),
-        (seen.unfinished, "shards end without a newline: their last line waits for it"),
-        (seen.withdrawn_rollouts, "rollouts in the dataset were corrected below the bar later"),
-        (seen.overwritten, "waiting lines were overwritten by the producer before their outcome came"),
-        (seen.adopted, "records in the dataset have no shard line behind them (any more)"),
-    )
     dead = printable(str(dead_letters_path(Path(seen.dataset))))
-    return [f"note             {n:,} {text.format(dead=dead)}" for n, text in notes if n]
+    notes = (
+        (seen.counts["dead_lettered"], "line", f"could not be taken: see {dead}"),
+        (seen.unfinished, "shard", "without a newline at the end: the last line waits for it"),
+        (seen.withdrawn_rollouts, "rollout", "in the dataset corrected below the bar later"),
+        (seen.overwritten, "waiting line", "overwritten by the producer before the outcome came"),
+        (seen.adopted, "record", "in the dataset without a shard line behind it (any more)"),
+    )
+    return [f"note             {counted(n, noun)} {text}" for n, noun, text in notes if n]
 
 
 def _age(label: str, seconds: float | None) -> str:
