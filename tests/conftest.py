@@ -1,17 +1,17 @@
-"""Fixtures that the tests share, and the way to their helper modules."""
+"""Fixtures that the tests share."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
+from hypothesis import HealthCheck, settings
 
-ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))  # `tests.producer`, however pytest was started
+from tests.producer import FakeClock
 
-from tests.producer import FakeClock  # noqa: E402 - the path comes first
+# The same examples in every run, however slow the machine is.
+settings.register_profile(
+    "streamer", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("streamer")
 
 
 @pytest.fixture
