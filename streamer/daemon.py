@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from streamer import config as configuration
 from streamer.config import Config
-from streamer.errors import ConfigError, StreamerError, UnavailableError
+from streamer.errors import StreamerError, UnavailableError
 from streamer.events import Emit, Reloaded, ReloadFailed, Started, Stopped
 from streamer.files import Clock, Files
 from streamer.ledger import Accounts
@@ -25,6 +25,7 @@ from streamer.model import State
 from streamer.observers.systemd import Notifier
 from streamer.pipeline import Pipeline, nowhere
 from streamer.sources.hints import Hints, watch
+from streamer.sources.outcomes import check_condition
 from streamer.sources.trace_db import local_path
 from streamer.troubles import Troubles
 
@@ -112,6 +113,7 @@ class Daemon:
                 raise failure
 
     def _locked(self) -> DatasetLock:
+        check_condition(self._config.qualify.where)
         path = self._config.dataset.path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -226,8 +228,9 @@ class Daemon:
         self._notifier.reloading()
         try:
             wanted = self._read_config()
+            check_condition(wanted.qualify.where)
             await pipeline.outcomes.check(wanted.qualify.where)
-        except ConfigError as error:
+        except StreamerError as error:
             self._emit(ReloadFailed(str(error)))
         else:
             live, fixed = configuration.changes(self._config, wanted)

@@ -22,7 +22,7 @@ from blake3 import blake3
 from streamer.dedup import KEY_VERSION, DedupBy, record_key
 from streamer.errors import RefusedError, UnavailableError
 from streamer.files import Files
-from streamer.ledger import Head, Ledger
+from streamer.ledger import Head, Ledger, way_out
 from streamer.model import Outcome, Record
 
 _TAIL = 4096
@@ -145,14 +145,14 @@ class Dataset:
             RefusedError: the dataset is shorter than the ledger says, or not the one it describes.
         """
         head = await ledger.head()
-        self._check_head(head)
-        counted = start = head.dataset_length
+        self._check_head(head, ledger.path)
+        start = head.dataset_length
         if head.keys != keys_meaning(by):
             await ledger.forget_keys(keys_meaning(by))
             start = 0
-        cut = self._mend_tail(counted, cut_holes=bool(head.keys))
+        cut = self._mend_tail(head.counted, cut_holes=bool(head.keys))
         at("recovery: tail mended")
-        adopted, foreign = await self._adopt(ledger, start, counted, by, at)
+        adopted, foreign = await self._adopt(ledger, start, head.counted, by, at)
         return Recovery(adopted=adopted, foreign=foreign, cut=cut)
 
     def _check_ours(self) -> None:
@@ -164,30 +164,23 @@ class Dataset:
         if mine.st_size != self.length:
             raise OSError(f"it is {mine.st_size} bytes long where {self.length} were written")
 
-    def _check_head(self, head: Head) -> None:
+    def _check_head(self, head: Head, ledger: Path) -> None:
         with _unavailable("read the dataset", self.path):
             size = self._files.fstat(self._fd).st_size
-            if size < head.dataset_length:
+            if size < head.counted:
                 raise RefusedError(
                     "continue the dataset",
                     str(self.path),
-                    f"it holds {size} bytes, its ledger has committed {head.dataset_length}: lines were removed",
-                    f"bring the file back, or, to go on with what is there: {self._start_over()}",
+                    f"it holds {size} bytes, its ledger has committed {head.counted}: lines were removed",
+                    f"bring the file back, or, to go on with what is there: {_start_over(ledger)}",
                 )
             if self._digest(head.dataset_length) != head.dataset_tail and head.dataset_length:
                 raise RefusedError(
                     "continue the dataset",
                     str(self.path),
                     f"the bytes before {head.dataset_length} are not those that its ledger committed",
-                    f"bring the file back, or, to go on with what is there: {self._start_over()}",
+                    f"bring the file back, or, to go on with what is there: {_start_over(ledger)}",
                 )
-
-    def _start_over(self) -> str:
-        ledger = f"{self.path}.ledger"
-        return (
-            f"mv '{ledger}' '{ledger}.old' (with -wal and -shm) and start again; keys are rebuilt from the"
-            " dataset, and records that were removed are written again if their shards are still there"
-        )
 
     def _digest(self, length: int) -> bytes:
         start = max(0, length - _TAIL)
@@ -293,6 +286,10 @@ class Dataset:
                         offset += len(line) + 1
             finally:
                 self._files.close(fd)
+
+
+def _start_over(ledger: Path) -> str:
+    return f"{way_out(ledger)}; what was removed is written again if its shards are still there"
 
 
 class Recovery(msgspec.Struct, frozen=True):

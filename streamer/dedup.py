@@ -17,6 +17,8 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
+from streamer.nesting import too_deep
+
 KEY_VERSION = 1
 """Part of every ledger: with another number, all keys are computed again from the dataset."""
 
@@ -79,7 +81,7 @@ def _canonical_call(call: dict[str, Any], places: dict[str, int]) -> dict[str, A
     canonical.setdefault("type", "function")
     identifier = call.get("id")
     if isinstance(identifier, str):
-        places[identifier] = len(places)
+        places.setdefault(identifier, len(places))
     function = call.get("function")
     if isinstance(function, dict) and isinstance(function.get("arguments"), str):
         canonical["function"] = {**function, "arguments": _canonical_arguments(function["arguments"])}
@@ -87,7 +89,9 @@ def _canonical_call(call: dict[str, Any], places: dict[str, int]) -> dict[str, A
 
 
 def _canonical_arguments(text: str) -> Any:
+    """Return arguments as the JSON that they hold; text that holds no object or list stays text."""
     try:
-        return _arguments(text)
+        value = _arguments(text)
     except (msgspec.MsgspecError, RecursionError, ValueError):
         return text
+    return value if isinstance(value, dict | list) and not too_deep(text.encode()) else text

@@ -24,10 +24,12 @@ from streamer.errors import ConfigError, StreamerError
 from streamer.files import Files, SystemClock
 from streamer.judge import DUE_AFTER_OUTCOMES
 from streamer.layouts import MalformedError
+from streamer.ledger import way_out
 from streamer.lock import holder, lock_file
 from streamer.snapshot import snapshot
+from streamer.sources.folder import shard_folder
 from streamer.sources.outcomes import OutcomePoller
-from streamer.sources.shards import Found, ShardFolder
+from streamer.sources.shards import Found
 from streamer.sources.trace_db import local_path
 from streamer.text import counted
 
@@ -80,15 +82,9 @@ def examine(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding(Level.PROBLEM, f"cannot {error.op}: {error.where}: {error.cause}", error.hint)
 
 
-def _folder(config: Config) -> ShardFolder:
-    source = config.source
-    ours = frozenset({config.dataset.path})
-    return ShardFolder(source.shards, source.pattern, ours, source.max_line_bytes, Files(), SystemClock())
-
-
 def _shards(config: Config) -> Iterator[Found]:
     try:
-        yield from _folder(config).scan()
+        yield from shard_folder(config, Files(), SystemClock()).scan()
     except OSError:
         return
 
@@ -240,8 +236,7 @@ def _ledger(config: Config) -> Iterator[Finding]:
         yield Finding(
             Level.PROBLEM,
             f"{config.dataset.path} holds {size:,} bytes, its ledger has committed {seen.dataset_bytes:,}",
-            "bring the file back, or go on with what is there:"
-            f" mv '{config.dataset.ledger}' '{config.dataset.ledger}.old'",
+            f"bring the file back, or go on with what is there: {way_out(config.dataset.ledger)}",
         )
     dead = seen.counts["dead_lettered"]
     if dead:

@@ -48,6 +48,8 @@ class UnavailableError(StreamerError):
 class RefusedError(StreamerError):
     """Going on could break a promise (a dataset shorter than its ledger, say); a person decides."""
 
+    exit_code = 5
+
 
 class LockedError(StreamerError):
     """Another daemon holds this dataset."""

@@ -86,7 +86,8 @@ class _Explainer:
     def __init__(self, db: sqlite3.Connection, dataset: Path) -> None:
         self._db = db
         self._dataset = dataset
-        keys, self._folder, self._where = db.execute("SELECT keys, shards, condition FROM meta").fetchone()
+        keys, self._folder = db.execute("SELECT keys, shards FROM meta").fetchone()
+        self._conditions = dict(db.execute("SELECT rule, sql FROM condition"))
         name = keys.partition("/")[0]
         self._by = DedupBy(name) if name in set(DedupBy) else DedupBy.CONVERSATION
 
@@ -142,7 +143,7 @@ class _Explainer:
     def _spans(self, where: str, values: Sequence[Any]) -> list[dict[str, Any]]:
         cursor = self._db.execute(
             "SELECT shard.path, shard.replaced, span.start, span.stop, span.line, span.lines, span.session,"
-            " span.state, span.reason, outcome.id AS outcome_id, outcome.total_reward, outcome.withdrawn"
+            " span.state, span.reason, span.rule, outcome.id AS outcome_id, outcome.total_reward, outcome.withdrawn"
             " FROM span JOIN shard ON shard.id = span.shard LEFT JOIN outcome ON outcome.ref = span.outcome"
             f" WHERE {where} ORDER BY shard.id, span.start",
             values,
@@ -173,7 +174,7 @@ class _Explainer:
         if state == State.BELOW_BAR:
             if reason == UNREADABLE:
                 return f"{outcome} qualifies since a correction, but the shard could not be read"
-            return _RULES.get(reason, f"{outcome} does not meet: {self._where}")
+            return _RULES.get(reason, f"{outcome} did not meet: {self._conditions.get(span['rule'])}")
         if state == State.DEAD_LETTERED:
             return f"{reason}; see {dead_letters_path(self._dataset)}"
         return self._open(state, reason, outcomes)

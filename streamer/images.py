@@ -115,7 +115,7 @@ def _pillow() -> ModuleType:
             "decode the images",
             "the dataset has data URLs",
             "Pillow is not installed",
-            "pip install 'streamer[images]', or look at everything else with --no-images",
+            "install the extra `images` (in a checkout: pip install '.[images]'), or give --no-images",
         ) from None
     return Image
 

@@ -97,7 +97,7 @@ def _judge(item: Item, outcomes: Mapping[str, Sequence[Outcome]], rules: Rules) 
         return Judged(item, Verdict(State.WAITING, RULE_CHANGED))
     reason = below_bar(record, outcome, rules.records)
     if reason is not None:
-        return Judged(item, Verdict(State.BELOW_BAR, reason, outcome.ref))
+        return Judged(item, Verdict(State.BELOW_BAR, reason, outcome.ref, outcome.rule))
     key = record_key(record.messages, rules.by, (record.session, record.turn, record.timestamp))
     return Judged(item, Verdict(State.APPENDED, "", outcome.ref), outcome, key)
 
@@ -170,6 +170,7 @@ def _span(item: Item, verdict: Verdict) -> Span:
         first_us=time,
         last_us=time,
         since=item.since,
+        rule=verdict.rule,
     )
 
 
@@ -182,6 +183,7 @@ def _continues(span: Span, one: Span) -> bool:
         and span.reason == one.reason
         and span.outcome == one.outcome
         and span.since == one.since
+        and span.rule == one.rule
         and (span.first_us is None) == (one.first_us is None)
     )
 

@@ -9,6 +9,7 @@ import msgspec
 
 from streamer.files import Files, SystemClock
 from streamer.snapshot import Snapshot, open_ledger
+from streamer.sources.folder import own_files
 from streamer.sources.shards import ShardFolder
 
 
@@ -23,8 +24,9 @@ def measure(ledger: Path, seen: Snapshot) -> Lag:
     """Compare the shard folder as it is now with the cursors of the ledger."""
     if not seen.shard_folder:
         return Lag()
-    ours = frozenset({Path(seen.dataset), Path(f"{seen.dataset}.dead.jsonl")})
-    folder = ShardFolder(Path(seen.shard_folder), seen.pattern, ours, 0, Files(), SystemClock())
+    ours = own_files(Path(seen.dataset), ledger)
+    root, follow = Path(seen.shard_folder), seen.follow_symlinks
+    folder = ShardFolder(root, seen.pattern, ours, 0, Files(), SystemClock(), follow_symlinks=follow)
     with open_ledger(ledger) as db:
         rows = db.execute("SELECT path, offset FROM shard WHERE NOT replaced") if db else ()
         offsets = {os.fsdecode(path): offset for path, offset in rows}

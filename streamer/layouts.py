@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from streamer.model import Record
+from streamer.nesting import LIMIT, too_deep
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 IMAGE_PARTS = frozenset({"image_url", "image", "input_image"})
@@ -91,7 +92,7 @@ def _parse(data: bytes) -> _Source:
         # msgspec does not look into the strings that it skips.
         if not data.isascii():
             data.decode("utf-8")
-        return _decode(data)
+        source = _decode(data)
     except UnicodeDecodeError as error:
         raise MalformedError("invalid_utf8", f"byte {error.start} is not UTF-8") from None
     except RecursionError:
@@ -102,6 +103,9 @@ def _parse(data: bytes) -> _Source:
     except msgspec.DecodeError as error:
         reason = "nul_bytes" if b"\0" in data else "not_json"
         raise MalformedError(reason, str(error)) from None
+    if too_deep(data):
+        raise MalformedError("too_deep", f"nested more than {LIMIT} levels deep")
+    return source
 
 
 def _from_messages(messages: Any) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ import anyio
 import msgspec
 
 from streamer.errors import RefusedError, UnavailableError
+from streamer.files import PRIVATE
 from streamer.join import JoinRule
 from streamer.model import OPEN_STATES, Cursor, Outcome, Span, State
 
@@ -43,10 +44,9 @@ CREATE TABLE meta (
   one INTEGER PRIMARY KEY CHECK (one = 1),
   dataset_length INTEGER NOT NULL DEFAULT 0, dataset_lines INTEGER NOT NULL DEFAULT 0,
   dataset_tail BLOB NOT NULL DEFAULT x'', dead_length INTEGER NOT NULL DEFAULT 0,
-  keys TEXT NOT NULL DEFAULT '', overwritten INTEGER NOT NULL DEFAULT 0,
-  shards TEXT NOT NULL DEFAULT '', pattern TEXT NOT NULL DEFAULT '', database TEXT NOT NULL DEFAULT '',
-  condition TEXT NOT NULL DEFAULT '',
-  appended_at REAL
+  keys TEXT NOT NULL DEFAULT '', counted INTEGER NOT NULL DEFAULT 0, overwritten INTEGER NOT NULL DEFAULT 0,
+  shards TEXT NOT NULL DEFAULT '', pattern TEXT NOT NULL DEFAULT '',
+  follow_symlinks INTEGER NOT NULL DEFAULT 0, database TEXT NOT NULL DEFAULT '', appended_at REAL
 );
 INSERT INTO meta (one) VALUES (1);
 CREATE TABLE shard (
@@ -61,7 +61,7 @@ CREATE TABLE span (
   id INTEGER PRIMARY KEY, shard INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
   line INTEGER NOT NULL, lines INTEGER NOT NULL, session TEXT NOT NULL, state TEXT NOT NULL,
   reason TEXT NOT NULL, outcome INTEGER, first_us INTEGER, last_us INTEGER, since REAL NOT NULL,
-  due INTEGER NOT NULL
+  rule TEXT NOT NULL, due INTEGER NOT NULL
 );
 CREATE INDEX span_session ON span (session);
 CREATE INDEX span_shard ON span (shard, start);
@@ -71,6 +71,7 @@ CREATE INDEX span_unreadable ON span (shard) WHERE reason = 'unreadable';
 CREATE TABLE tally (
   state TEXT, reason TEXT, lines INTEGER NOT NULL, PRIMARY KEY (state, reason)
 ) WITHOUT ROWID;
+CREATE TABLE condition (rule TEXT PRIMARY KEY, sql TEXT NOT NULL);
 CREATE TABLE record (
   key BLOB PRIMARY KEY, offset INTEGER NOT NULL, claimed INTEGER NOT NULL
 ) WITHOUT ROWID;
@@ -85,8 +86,9 @@ CREATE INDEX outcome_session ON outcome (session);
 """
 
 _SHARD = "id, path, offset, lines, scanned, fingerprint, dev, ino, size, mtime_ns, ctime_ns"
-_SPAN = "shard, start, stop, line, lines, session, state, reason, outcome, first_us, last_us, since, id"
+_SPAN = "shard, start, stop, line, lines, session, state, reason, outcome, first_us, last_us, since, rule, id"
 _OUTCOME = "id, session, total_reward, achievements_count, total_steps, created_at, created_us, qualifies, rule, ref"
+_MAGIC = b"SQLite format 3\0"
 _LAST_US = 1 << 62
 """Stands for a created_at that is no time: after all others, as in the join."""
 
@@ -95,13 +97,29 @@ _CHUNK = 500
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What the ledger says of the dataset: lengths in bytes, a digest of its end, what keys mean."""
+    """What the ledger says of the dataset: lengths in bytes, a digest of its end, what keys mean.
+
+    ``counted`` is where the lines end that were counted when they were appended. It lies beyond
+    ``dataset_length`` only while keys are computed anew.
+    """
 
     dataset_length: int
     dataset_lines: int
     dataset_tail: bytes
     dead_length: int
     keys: str
+    counted: int
+
+
+class Reads(msgspec.Struct, frozen=True):
+    """What a daemon reads and asks: the folder, the database, and the condition with its name."""
+
+    shards: str
+    pattern: str
+    follow_symlinks: bool
+    database: str
+    rule: str
+    where: str
 
 
 class Accounts(msgspec.Struct, frozen=True):
@@ -135,7 +153,7 @@ class Ledger:
 
     def __init__(self, db: aiosqlite.Connection, path: Path) -> None:
         self._db = db
-        self._path = path
+        self.path = path
         self._next_shard = 1
         self._maybe_due = True  # spares an idle daemon the question
 
@@ -148,11 +166,7 @@ class Ledger:
             RefusedError: the file is damaged, is no ledger, or is of a newer version.
             UnavailableError: the disk is full or not there now.
         """
-        try:
-            os.makedirs(path.parent, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
-        except OSError as error:
-            raise UnavailableError("open the ledger", str(path), str(error)) from error
+        _create_or_check(path)
         with _explained(path):
             db = await aiosqlite.connect(path, timeout=5.0, isolation_level=None)
         try:
@@ -172,12 +186,12 @@ class Ledger:
             await self._create()
         elif application != APPLICATION_ID:
             raise RefusedError(
-                "open the ledger", str(self._path), "it is another program's database", _move_away(self._path)
+                "open the ledger", str(self.path), "it is another program's database", way_out(self.path)
             )
         elif version != SCHEMA_VERSION:
             raise RefusedError(
                 "open the ledger",
-                str(self._path),
+                str(self.path),
                 f"its schema version is {version}, this streamer knows {SCHEMA_VERSION}",
                 "run the streamer version that wrote it, or move it away: it is rebuilt from the dataset",
             )
@@ -196,7 +210,10 @@ class Ledger:
 
     async def head(self) -> Head:
         """Return what the last commit said of the dataset."""
-        row = await self._one("SELECT dataset_length, dataset_lines, dataset_tail, dead_length, keys FROM meta")
+        row = await self._one(
+            "SELECT dataset_length, dataset_lines, dataset_tail, dead_length, keys, max(counted, dataset_length)"
+            " FROM meta"
+        )
         return Head(*row)
 
     async def cursors(self, paths: Sequence[str]) -> dict[str, Cursor]:
@@ -225,8 +242,8 @@ class Ledger:
         for row in rows:
             if picked and lines <= 0:
                 break
-            span = Span(*row[:13])
-            picked.append((span, _cursor(row[13:])))
+            span = Span(*row[:14])
+            picked.append((span, _cursor(row[14:])))
             lines -= span.lines
         return picked
 
@@ -306,15 +323,19 @@ class Ledger:
         async with self._transaction():
             await self._all("DELETE FROM record")
             await self._all(
-                "UPDATE meta SET keys = ?, dataset_length = 0, dataset_lines = 0, dataset_tail = x''", (keys,)
+                "UPDATE meta SET keys = ?, counted = max(counted, dataset_length), dataset_length = 0,"
+                " dataset_lines = 0, dataset_tail = x''",
+                (keys,),
             )
 
-    async def describe(self, *, keys: str, shards: str, pattern: str, database: str, condition: str) -> None:
-        """Remember what the keys mean and what is read and asked, for the commands that only read."""
-        await self._all(
-            "UPDATE meta SET keys = ?, shards = ?, pattern = ?, database = ?, condition = ?",
-            (keys, shards, pattern, database, condition),
-        )
+    async def describe(self, reads: Reads) -> None:
+        """Remember what is read and asked, for the commands that only read."""
+        async with self._transaction():
+            await self._all(
+                "UPDATE meta SET shards = ?, pattern = ?, follow_symlinks = ?, database = ?",
+                (reads.shards, reads.pattern, reads.follow_symlinks, reads.database),
+            )
+            await self._all("INSERT OR IGNORE INTO condition (rule, sql) VALUES (?, ?)", (reads.rule, reads.where))
 
     async def overwritten(self, shard_id: int) -> int:
         """Close the books on a shard whose bytes the producer overwrote; return the lines that still waited.
@@ -447,8 +468,8 @@ class Ledger:
     async def _put_spans(self, spans: Sequence[Span], due: int) -> None:
         await self._many(
             "INSERT INTO span (shard, start, stop, line, lines, session, state, reason, outcome, first_us,"
-            f" last_us, since, due) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {due})",
-            [msgspec.structs.astuple(span)[:12] for span in spans],
+            f" last_us, since, rule, due) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {due})",
+            [msgspec.structs.astuple(span)[:13] for span in spans],
         )
 
     async def _count(self, put: Sequence[Span], taken: Sequence[Span]) -> None:
@@ -465,7 +486,7 @@ class Ledger:
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[None]:
-        with _explained(self._path):
+        with _explained(self.path):
             await self._all("BEGIN IMMEDIATE")
             try:
                 yield
@@ -483,7 +504,7 @@ class Ledger:
         return (await self._all(sql, values))[0]
 
     async def _all(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with _explained(self._path):
+        with _explained(self.path):
             return list(await self._db.execute_fetchall(sql, values))  # type: ignore[arg-type]
 
     async def _in(self, sql: str, values: Iterable[Any]) -> list[tuple[Any, ...]]:
@@ -491,6 +512,17 @@ class Ledger:
         for chunk in _chunks(list(values)):
             found += await self._all(f"{sql} ({_marks(chunk)})", chunk)
         return found
+
+
+def _create_or_check(path: Path) -> None:
+    try:
+        os.makedirs(path.parent, exist_ok=True)
+        with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE), "rb") as file:
+            start = file.read(len(_MAGIC))
+    except OSError as error:
+        raise UnavailableError("open the ledger", str(path), error.strerror or str(error)) from error
+    if start and start != _MAGIC:
+        raise RefusedError("open the ledger", str(path), "it is no SQLite database", way_out(path))
 
 
 class _explained:  # noqa: N801 - reads as a phrase at the `with`
@@ -511,12 +543,13 @@ class _explained:  # noqa: N801 - reads as a phrase at the `with`
                 "free the disk, or see who holds the file; it is retried",
             ) from error
         if isinstance(error, sqlite3.DatabaseError):
-            raise RefusedError("use the ledger", str(self._path), str(error), _move_away(self._path)) from error
+            raise RefusedError("use the ledger", str(self._path), str(error), way_out(self._path)) from error
 
 
-def _move_away(path: Path) -> str:
+def way_out(path: Path) -> str:
+    """Return what a person does with a ledger that cannot be used: nothing is lost by starting without it."""
     return (
-        f"mv '{path}' '{path}.bad' and start again: keys are rebuilt from the dataset, the shards are read"
+        f"mv '{path}' '{path}.old' and start again: keys are rebuilt from the dataset, the shards are read"
         " again, and what is in the dataset is not written twice"
     )
 

@@ -80,6 +80,7 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
     state: State
     reason: str = ""
     outcome: int | None = None
+    rule: str = ""
 
 
 class Span(msgspec.Struct, frozen=True, gc=False):
@@ -87,6 +88,7 @@ class Span(msgspec.Struct, frozen=True, gc=False):
 
     ``first_us`` and ``last_us`` bound the records' own timestamps; None where a record had none.
     ``since`` is the wall-clock second at which the lines were first read: a label, never a criterion.
+    ``rule`` names the condition that an outcome did not meet.
     """
 
     shard_id: int
@@ -101,6 +103,7 @@ class Span(msgspec.Struct, frozen=True, gc=False):
     first_us: int | None = None
     last_us: int | None = None
     since: float = 0.0
+    rule: str = ""
     id: int = 0
 
 

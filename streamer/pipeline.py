@@ -19,19 +19,19 @@ from typing import Self
 from anyio import to_thread
 
 from streamer.config import Config
-from streamer.dataset import Dataset, keys_meaning
+from streamer.dataset import Dataset
 from streamer.dead_letters import DeadLetters, dead_letters_path
 from streamer.errors import UnavailableError
 from streamer.events import Committed, DatabaseReplaced, DeadLettered, Emit, NeverScored, OutcomesSeen, Quiet, Recovered
 from streamer.files import Clock, Files
 from streamer.judge import Item, Rules, Settled, count, judge, sessions, settle
 from streamer.layouts import MalformedError
-from streamer.ledger import Batch, Ledger
-from streamer.lock import lock_file
+from streamer.ledger import Batch, Ledger, Reads
 from streamer.model import State
+from streamer.sources.folder import shard_folder
 from streamer.sources.inbox import ShardInbox, Work
 from streamer.sources.outcomes import OutcomePoller
-from streamer.sources.shards import Budget, ShardFolder
+from streamer.sources.shards import Budget
 from streamer.troubles import Troubles
 
 _BATCH_BYTES = 8 << 20
@@ -87,7 +87,9 @@ class Pipeline:
         try:
             dataset.open()
             async with Ledger.open(config.dataset.ledger) as ledger:
-                inbox = ShardInbox(_folder(config, files, clock), ledger, config.source.max_line_bytes, clock, emit)
+                inbox = ShardInbox(
+                    shard_folder(config, files, clock), ledger, config.source.max_line_bytes, clock, emit
+                )
                 pipeline = cls(config, ledger, dataset, dead, inbox, outcomes, clock, emit, at)
                 await pipeline.recover()
                 yield pipeline
@@ -115,11 +117,14 @@ class Pipeline:
         """Tell the ledger what is read and asked now."""
         source = self.config.source
         await self.ledger.describe(
-            keys=keys_meaning(self.config.dedup.by),
-            shards=str(source.shards.absolute()),
-            pattern=source.pattern,
-            database=source.database,
-            condition=self.config.qualify.where,
+            Reads(
+                shards=str(source.shards.absolute()),
+                pattern=source.pattern,
+                follow_symlinks=source.follow_symlinks,
+                database=source.database,
+                rule=self.outcomes.rule,
+                where=self.config.qualify.where,
+            )
         )
 
     async def step(self) -> bool:
@@ -235,17 +240,3 @@ class Pipeline:
             pass
         while await self.step():
             pass
-
-
-def _folder(config: Config, files: Files, clock: Clock) -> ShardFolder:
-    source, path = config.source, config.dataset.path
-    ours = frozenset({path, config.dataset.ledger, dead_letters_path(path), lock_file(path)})
-    return ShardFolder(
-        source.shards,
-        source.pattern,
-        ours,
-        source.max_line_bytes,
-        files,
-        clock,
-        follow_symlinks=source.follow_symlinks,
-    )

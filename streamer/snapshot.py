@@ -45,7 +45,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     last_append_seconds: float | None = None
     shard_folder: str = ""
     pattern: str = "*.jsonl"
-    where: str = ""
+    follow_symlinks: bool = False
     database: str = ""
     daemon: Holder | None = None
     ledger: bool = False
@@ -126,7 +126,7 @@ def _read(db: sqlite3.Connection, dataset: Path, daemon: Holder | None) -> Snaps
         reasons.setdefault(state, {})[reason] = lines
     meta = _row(
         db,
-        "SELECT dataset_lines, dataset_length, overwritten, shards, database, appended_at, pattern, condition"
+        "SELECT dataset_lines, dataset_length, overwritten, shards, database, appended_at, pattern, follow_symlinks"
         " FROM meta",
     )
     waiting = _row(db, "SELECT count(DISTINCT session), min(since) FROM span WHERE state = 'waiting'")
@@ -148,7 +148,7 @@ def _read(db: sqlite3.Connection, dataset: Path, daemon: Holder | None) -> Snaps
         last_append_seconds=max(0.0, now - meta[5]) if meta[5] is not None else None,
         shard_folder=meta[3],
         pattern=meta[6],
-        where=meta[7],
+        follow_symlinks=bool(meta[7]),
         database=meta[4],
         daemon=daemon,
         ledger=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -359,6 +359,21 @@ def test_a_busy_database_delays_us_and_is_read_later(path: Path) -> None:
                 assert "the producer is writing" in caught.value.hint
                 producer.execute("COMMIT")
             assert len(await everything(poller)) == 1, opened
+
+    polling(path, test)
+
+
+def test_a_condition_can_be_checked_while_the_database_is_busy(path: Path) -> None:
+    """A reload may come at any moment: it waits, or says so in our own words, and ends nothing."""
+    make_traces(path)
+
+    async def test(poller: OutcomePoller) -> None:
+        await everything(poller)
+        with closing(sqlite3.connect(path, isolation_level=None)) as producer:
+            producer.execute("BEGIN EXCLUSIVE")
+            with suppress(UnavailableError):
+                await poller.check("total_reward > 1")
+        assert await everything(poller) == []
 
     polling(path, test)
 

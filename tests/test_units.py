@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.errors import ConfigError
+from streamer.errors import ConfigError, LockedError, RefusedError
 
 FOLDER = Path(__file__).parent.parent / "systemd"
 SYSTEM, USER = FOLDER / "streamer@.service", FOLDER / "streamer.service"
@@ -80,8 +80,9 @@ def test_the_system_unit_exposes_next_to_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("unit", [SYSTEM, USER], ids=["system", "user"])
 def test_a_restart_is_not_tried_for_a_configuration_that_cannot_be_used(unit: Path) -> None:
-    """The exit status in the unit is the one that the error has."""
-    assert settings(unit)["RestartPreventExitStatus"] == [str(ConfigError.exit_code)]
+    """The exit statuses in the unit are those of the errors that only a person can mend."""
+    errors = ConfigError, LockedError, RefusedError
+    assert settings(unit)["RestartPreventExitStatus"] == [" ".join(str(error.exit_code) for error in errors)]
 
 
 @pytest.mark.parametrize("unit", [SYSTEM, USER], ids=["system", "user"])

@@ -24,7 +24,7 @@ def demo(
 ) -> None:
     """Watch a dataset grow: a real producer plays Crafter while a daemon reads along.
 
-    Needs the extra: pip install 'streamer[demo]'. Everything stays in one folder, to look at afterwards.
+    Needs the extra `demo` (in a checkout: pip install '.[demo]'). Everything stays in one folder, to look at.
 
     Example: streamer demo --rollouts 12 --folder /tmp/crafter-demo
     """

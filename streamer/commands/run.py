@@ -37,8 +37,8 @@ def run(
     Without --once it runs until SIGTERM or Ctrl-C; SIGHUP reads the configuration again. Flags override
     environment variables, which override the file.
 
-    Exit code: 0 done or stopped, 2 wrong configuration, 3 something is missing or contradictory, 4 another
-    daemon holds the dataset.
+    Exit code: 0 done or stopped, 2 wrong configuration, 3 something needed is not there, 4 another daemon
+    holds the dataset, 5 dataset and ledger contradict each other.
 
     Example: streamer run --shards sft/ --database traces.db --dataset good.jsonl --where 'total_reward >= 3'
     """

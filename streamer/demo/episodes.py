@@ -131,4 +131,9 @@ def _module(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MissingExtraError("play Crafter", name, str(error), "pip install 'streamer[demo]'") from error
+        raise MissingExtraError(
+            "play Crafter",
+            name,
+            str(error),
+            "install the extra `demo` (in a checkout of streamer: pip install '.[demo]')",
+        ) from error

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,31 @@ _OPTIONAL = ("achievements_count", "total_steps", "created_at")
 def rule_name(where: str) -> str:
     """Return the name under which the ledger remembers a condition."""
     return blake3(where.strip().encode()).hexdigest(8)
+
+
+_PRODUCER_SCHEMA = """
+CREATE TABLE outcome_rewards (id INTEGER PRIMARY KEY, session_id, total_reward, achievements_count, total_steps,
+  created_at, reward_metadata);
+CREATE TABLE session_traces (session_id, created_at, num_timesteps, num_events, num_messages, metadata,
+  experiment_id, embedding);
+"""
+
+
+def check_condition(where: str) -> None:
+    """Find what is wrong with a condition without a trace database, as far as that can be said.
+
+    Raises:
+        ConfigError: it is no SQL condition. Names that the producer's tables do not have are let pass.
+    """
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(_PRODUCER_SCHEMA)
+        try:
+            db.execute(
+                f"EXPLAIN SELECT 1 FROM outcome_rewards JOIN session_traces USING (session_id) WHERE ({where}\n)"
+            )
+        except (sqlite3.Error, sqlite3.Warning) as error:
+            if not str(error).startswith("no such"):
+                raise _bad_where(where, error) from error
 
 
 class OutcomePoller:
@@ -116,9 +141,13 @@ class OutcomePoller:
 
         Raises:
             ConfigError: it cannot.
+            UnavailableError: the database cannot be asked now.
         """
-        if self._db is not None:
-            await self._statement(self._db, where)
+        try:
+            if self._db is not None:
+                await self._statement(self._db, where)
+        except sqlite3.Error as error:
+            raise self._unavailable(error) from error
 
     async def close(self) -> None:
         """Close the connection; the next poll opens it again and starts over."""
