@@ -68,6 +68,7 @@ CREATE INDEX span_shard ON span (shard, start);
 CREATE INDEX span_due ON span (id) WHERE due;
 CREATE INDEX span_waiting ON span (since) WHERE state = 'waiting';
 CREATE INDEX span_unreadable ON span (shard) WHERE reason = 'unreadable';
+CREATE INDEX span_rule_changed ON span (session) WHERE reason = 'rule_changed';
 CREATE TABLE tally (
   state TEXT, reason TEXT, lines INTEGER NOT NULL, PRIMARY KEY (state, reason)
 ) WITHOUT ROWID;
@@ -397,7 +398,19 @@ class Ledger:
             async with self._transaction():
                 await self._add_outcomes([row for row, old in fresh if old is None], rule)
                 await self._change_outcomes([(row, old) for row, old in fresh if old is not None], rule)
+        await self._wake_rule_changed(rows)
         return [row for row, _ in fresh]
+
+    async def _wake_rule_changed(self, rows: Sequence[Outcome]) -> None:
+        """Lines that waited for these rows under the present condition have waited long enough."""
+        if not await self._all("SELECT 1 FROM span WHERE reason = 'rule_changed' LIMIT 1"):
+            return
+        self._maybe_due = True
+        async with self._transaction():
+            await self._many(
+                "UPDATE span SET due = 1 WHERE session = ? AND reason = 'rule_changed' AND NOT due",
+                [(row.session,) for row in rows],
+            )
 
     async def _add_outcomes(self, rows: Sequence[Outcome], rule: JoinRule) -> None:
         await self._many(

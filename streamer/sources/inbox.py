@@ -37,6 +37,13 @@ class Work(NamedTuple):
     due: Sequence[Span] = ()
 
 
+class ToRead(NamedTuple):
+    """A cursor from which to read, and what the ledger knows of the shard (another path, or nothing)."""
+
+    known: Cursor | None
+    cursor: Cursor
+
+
 class ShardInbox:
     """Lines of all shards of one folder, each once, as far as the ledger's cursors say."""
 
@@ -137,20 +144,20 @@ class ShardInbox:
                 return work
         return None
 
-    async def _look_up(self, chunk: Sequence[Found]) -> list[Cursor]:
+    async def _look_up(self, chunk: Sequence[Found]) -> list[ToRead]:
         """Return the cursors from which to read; shards without news leave the inbox."""
         known = await self._ledger.cursors([found.path for found in chunk])
+        known |= await self._moved([found for found in chunk if found.path not in known])
         await self._ledger.revive([cursor.id for cursor in known.values()])
-        moved = await self._moved([found for found in chunk if found.path not in known])
-        todo: list[Cursor] = []
+        todo: list[ToRead] = []
         for found in chunk:
-            cursor = known.get(found.path) or moved.get(found.path)
-            if cursor is not None and cursor.stat == found.stat and cursor.path == found.path:
+            cursor = known.get(found.path)
+            if cursor is None:
+                todo.append(ToRead(None, Cursor(found.path, id=self._ledger.new_shard_id())))
+            elif cursor.stat == found.stat and cursor.path == found.path:
                 self._leave(found.path, found.stat)
-            elif cursor is not None:
-                todo.append(msgspec.structs.replace(cursor, path=found.path))
             else:
-                todo.append(Cursor(found.path, id=self._ledger.new_shard_id()))
+                todo.append(ToRead(cursor, msgspec.structs.replace(cursor, path=found.path)))
         return todo
 
     async def _moved(self, strangers: Sequence[Found]) -> dict[str, Cursor]:
@@ -169,29 +176,29 @@ class ShardInbox:
         return moved
 
     def _read(
-        self, todo: Sequence[Cursor], budget: Budget
-    ) -> list[tuple[Cursor, ShardRead | Overwritten | Unreadable]]:
-        results: list[tuple[Cursor, ShardRead | Overwritten | Unreadable]] = []
-        for cursor in todo:
-            results.append((cursor, self._folder.read(cursor, budget)))
+        self, todo: Sequence[ToRead], budget: Budget
+    ) -> list[tuple[ToRead, ShardRead | Overwritten | Unreadable]]:
+        results: list[tuple[ToRead, ShardRead | Overwritten | Unreadable]] = []
+        for one in todo:
+            results.append((one, self._folder.read(one.cursor, budget)))
             if budget.spent:
                 break
         return results
 
-    async def _new_work(self, results: Sequence[tuple[Cursor, ShardRead | Overwritten | Unreadable]]) -> Work:
+    async def _new_work(self, results: Sequence[tuple[ToRead, ShardRead | Overwritten | Unreadable]]) -> Work:
         cursors: list[Cursor] = []
         lines: list[tuple[int, Sequence[Line]]] = []
-        for before, result in results:
+        for one, result in results:
             if isinstance(result, Overwritten):
-                await self._overwritten(before)
+                await self._overwritten(one.cursor)
             elif isinstance(result, Unreadable):
                 self._unreadable(result)
             else:
                 if not result.more:
-                    self._leave(before.path, result.cursor.stat)
-                if result.cursor != before or result.cursor.offset == 0:
+                    self._leave(one.cursor.path, result.cursor.stat)
+                if result.cursor != one.known:
                     cursors.append(result.cursor)
-                lines.append((before.id, result.lines))
+                lines.append((one.cursor.id, result.lines))
         since = self._clock.now()
         items = await to_thread.run_sync(
             lambda: [item for shard_id, batch in lines for item in self._items(batch, shard_id, since)]

@@ -64,6 +64,7 @@ CREATE INDEX span_shard ON span (shard, start);
 CREATE INDEX span_due ON span (id) WHERE due;
 CREATE INDEX span_waiting ON span (since) WHERE state = 'waiting';
 CREATE INDEX span_unreadable ON span (shard) WHERE reason = 'unreadable';
+CREATE INDEX span_rule_changed ON span (session) WHERE reason = 'rule_changed';
 CREATE INDEX record_adopted ON record (key) WHERE NOT claimed;
 CREATE INDEX outcome_withdrawn ON outcome (ref) WHERE withdrawn;
 CREATE INDEX outcome_session ON outcome (session);
