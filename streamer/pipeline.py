@@ -132,6 +132,8 @@ class Pipeline:
         work = await self._next_work()
         if work is None:
             return False
+        if work.is_empty:
+            return True
         self._at("read")
         outcomes = await self.ledger.outcomes(sessions(work.items))
         judged = await to_thread.run_sync(judge, work.items, outcomes, self._rules)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import msgspec
@@ -35,6 +36,11 @@ class Work(NamedTuple):
     taken: Sequence[Span] = ()
     kept: Sequence[Span] = ()
     due: Sequence[Span] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Say whether nothing came of it: shards that were looked at held no news."""
+        return not (self.items or self.cursors or self.taken)
 
 
 class ToRead(NamedTuple):
@@ -133,16 +139,14 @@ class ShardInbox:
         return Work(items, (), [span for span, _ in results], kept, due)
 
     async def new(self, budget: Budget) -> Work | None:
-        """Return lines that were not read before, or None."""
-        while self._fresh:
-            todo = await self._look_up([self._fresh[path] for path in list(self._fresh)[:_CHUNK]])
-            if not todo:
-                continue
-            results = await to_thread.run_sync(self._read, todo, budget)
-            work = await self._new_work(results)
-            if work.items or work.cursors:
-                return work
-        return None
+        """Return lines that were not read before, of some shards with news; None when there are no such shards.
+
+        Each call takes at least one line, or takes at least one shard out of the inbox.
+        """
+        if not self._fresh:
+            return None
+        todo = await self._look_up([self._fresh[path] for path in islice(self._fresh, _CHUNK)])
+        return await self._new_work(await to_thread.run_sync(self._read, todo, budget))
 
     async def _look_up(self, chunk: Sequence[Found]) -> list[ToRead]:
         """Return the cursors from which to read; shards without news leave the inbox."""
@@ -180,8 +184,9 @@ class ShardInbox:
     ) -> list[tuple[ToRead, ShardRead | Overwritten | Unreadable]]:
         results: list[tuple[ToRead, ShardRead | Overwritten | Unreadable]] = []
         for one in todo:
-            results.append((one, self._folder.read(one.cursor, budget)))
-            if budget.spent:
+            result = self._folder.read(one.cursor, budget)
+            results.append((one, result))
+            if isinstance(result, ShardRead) and result.more:
                 break
         return results
 

@@ -65,7 +65,10 @@ class Budget(msgspec.Struct):
 
 
 class ShardRead(msgspec.Struct, frozen=True):
-    """Finished lines of one shard and the cursor after them. ``more`` when the budget ended the read."""
+    """Finished lines of one shard and the cursor after them.
+
+    ``more`` when the budget ended the read, which it never does before the first line.
+    """
 
     cursor: Cursor
     lines: Sequence[Line]
@@ -186,7 +189,7 @@ class ShardFolder:
                     budget.spend(line)
                     if budget.spent:
                         break
-                return lines
+                return lines or Overwritten(cursor)  # no line where there were some: the fingerprint missed it
         except OSError as error:
             return _unreadable(cursor.path, error)
 
@@ -216,13 +219,14 @@ class ShardFolder:
             return Overwritten(cursor)
         size = before.st_size
         lines: list[Line] = []
+        more = False
         for line in self._lines(fd, cursor.path, cursor.offset, self._searched(cursor, size), size, cursor.lines + 1):
             lines.append(line)
             budget.spend(line)
-            if budget.spent:
+            more = budget.spent
+            if more:
                 break
         offset = lines[-1].stop if lines else cursor.offset
-        more = budget.spent
         after = self._files.fstat(fd)
         if _stat(after) != _stat(before) and not self._still_there(fd, lines):
             return ShardRead(cursor, (), more=False)  # being overwritten: its next change brings us back
