@@ -1,0 +1,120 @@
+"""What one rollout will be like, drawn before it begins."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from random import Random
+from typing import TypeVar
+
+import msgspec
+
+REPEATED = 12
+"""Run ids that are used again and again."""
+
+_SHORTEST_WAIT = 0.3
+
+_Choice = TypeVar("_Choice")
+
+
+class Layout(StrEnum):
+    """How a record lies in its line, and where its session id is."""
+
+    DIALOGUE = "dialogue"
+    DOCUMENTED = "documented"
+    SESSION_ID = "session_id"
+    BARE = "bare"
+
+
+class When(StrEnum):
+    """When the outcome comes, seen from the shard."""
+
+    BEFORE = "before"
+    AFTER = "after"
+    LATE = "late"
+    NEVER = "never"
+
+
+class Writing(StrEnum):
+    """How a shard is written."""
+
+    ONCE = "in one go"
+    LINES = "line by line"
+    PIECES = "in pieces"
+
+
+class Again(StrEnum):
+    """How the bytes of a shard are taken away by its next rollout."""
+
+    TRUNCATE = "overwritten in place"
+    REPLACE = "replaced by another file"
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """One rollout. ``corrected`` is the reward that a late judge gives it, if there is one."""
+
+    session: str
+    layout: Layout
+    turns: int
+    reward: int
+    when: When
+    corrected: int | None
+    writing: Writing
+    again: Again | None
+    bad: int
+    blank: int
+    replay: bool
+    big: bool
+    too_long: bool
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether other rollouts have the same session id."""
+        return self.session.rpartition("/")[2].startswith("eval-")
+
+
+def draw(rng: Random, name: str) -> Plan:
+    """Draw a rollout; ``name`` is its own, if it is not one of the repeated ones."""
+    layout = _pick(rng, {Layout.DIALOGUE: 60, Layout.DOCUMENTED: 20, Layout.SESSION_ID: 10, Layout.BARE: 10})
+    return Plan(
+        session=_session(rng, name, layout),
+        layout=layout,
+        turns=_pick(rng, {1: 15, 4: 20, 6: 20, 8: 40, 30: 5}),
+        reward=_reward(rng),
+        when=_pick(rng, {When.BEFORE: 45, When.AFTER: 25, When.LATE: 22, When.NEVER: 8}),
+        corrected=_reward(rng) if _happens(rng, 0.2) else None,
+        writing=_pick(rng, {Writing.ONCE: 50, Writing.LINES: 15, Writing.PIECES: 35}),
+        again=_pick(rng, {None: 92, Again.TRUNCATE: 5, Again.REPLACE: 3}),
+        bad=_pick(rng, {0: 85, 1: 12, 3: 3}),
+        blank=_pick(rng, {0: 90, 2: 10}),
+        replay=_happens(rng, 0.15),
+        big=_happens(rng, 0.01),
+        too_long=_happens(rng, 0.002),
+    )
+
+
+def wait(rng: Random, when: When) -> tuple[float, float]:
+    """Return the seconds after which the shard and the outcome come."""
+    moment = rng.uniform(0.001, 0.05)
+    if when is When.BEFORE:
+        return moment, 0.0
+    return 0.0, moment if when is When.AFTER else _SHORTEST_WAIT + rng.expovariate(1 / 3)
+
+
+def _session(rng: Random, name: str, layout: Layout) -> str:
+    if layout is Layout.BARE:  # the file's name has to tell it
+        return name
+    repeated = _happens(rng, 0.2)
+    folder = "suite/" if _happens(rng, 0.15) else ""
+    return f"{folder}eval-{rng.randrange(REPEATED)}" if repeated else f"{folder}{name}"
+
+
+def _reward(rng: Random) -> int:
+    return _pick(rng, {0: 40, 1: 25, 3: 25, 7: 10})
+
+
+def _happens(rng: Random, probability: float) -> bool:
+    return rng.random() < probability
+
+
+def _pick(rng: Random, weights: dict[_Choice, int]) -> _Choice:
+    return rng.choices(list(weights), list(weights.values()))[0]
