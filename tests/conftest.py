@@ -8,9 +8,7 @@ from hypothesis import HealthCheck, settings
 from tests.producer import FakeClock
 
 # The same examples in every run, however slow the machine is.
-settings.register_profile(
-    "streamer", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+settings.register_profile("streamer", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("streamer")
 
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-import anyio
+import anyio.lowlevel
 
 from streamer.config import Batch, Config, Dataset, Dedup, Join, Qualify, Source
 from streamer.dedup import DedupBy
@@ -71,7 +71,7 @@ class FakeClock:
     async def sleep(self, seconds: float) -> None:
         """Let time pass, and others run."""
         self.advance(seconds)
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""

@@ -23,9 +23,9 @@ def row(number: int, created: int | None, reward: float | None = 1) -> Outcome:
 RUNS = [row(1, 10, 3), row(2, 20, 0), row(3, 30, 7), row(4, 30, 7)]
 """Four rollouts of one run id, the last two within one moment."""
 
-rows = st.lists(
-    st.tuples(st.none() | st.integers(0, 3), st.none() | st.integers(-1, 2)), min_size=1, max_size=5
-).map(lambda pairs: [row(i, created, reward) for i, (created, reward) in enumerate(pairs, 1)])
+rows = st.lists(st.tuples(st.none() | st.integers(0, 3), st.none() | st.integers(-1, 2)), min_size=1, max_size=5).map(
+    lambda pairs: [row(i, created, reward) for i, (created, reward) in enumerate(pairs, 1)]
+)
 times = st.none() | st.integers(-1, 4)
 
 

@@ -133,7 +133,7 @@ class TestScan:
 
     def test_names_that_cannot_be_decoded_are_shards_like_others(self, root: Path) -> None:
         """A name is bytes."""
-        with open(os.fsencode(root) + b"/\xff\xfe.jsonl", "wb") as file:  # noqa: PTH123 - a name in bytes
+        with open(os.fsencode(root) + b"/\xff\xfe.jsonl", "wb") as file:
             file.write(b"one\n")
         shards = folder(root)
         (name,) = names(shards)
