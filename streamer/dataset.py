@@ -183,8 +183,7 @@ class Dataset:
                 )
 
     def _digest(self, length: int) -> bytes:
-        start = max(0, length - _TAIL)
-        return blake3(self._files.pread(self._fd, length - start, start)).digest(16)
+        return digest_before(self._files, self._fd, length)
 
     def _mend_tail(self, committed: int, *, cut_holes: bool) -> int:
         """Cut a torn last line, or end it if it is whole; return how many bytes were cut.
@@ -312,6 +311,12 @@ def write_all_at(files: Files, fd: int, data: bytes, offset: int) -> None:
     done = 0
     while done < len(data):
         done += files.pwrite(fd, data[done:], offset + done)
+
+
+def digest_before(files: Files, fd: int, length: int) -> bytes:
+    """Return the digest of the last bytes before ``length``: it ties a ledger to a file that it describes."""
+    start = max(0, length - _TAIL)
+    return blake3(files.pread(fd, length - start, start)).digest(16)
 
 
 def sync_folder(files: Files, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """The dead letters: one JSON line for each shard line that cannot be taken, with place and reason.
 
 The file follows the ledger: what lies past the committed length is cut at start, as the lines in question
-are read again.
+are read again; and a file that the ledger does not know is written anew from the shards.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from streamer.dataset import write_all
+from streamer.dataset import digest_before, write_all
 from streamer.errors import UnavailableError
 from streamer.files import Files
 from streamer.model import Line
@@ -52,21 +52,32 @@ class DeadLetters:
         self._files = files
         self._fd = -1
 
-    def recover(self, length: int) -> None:
-        """Cut what the ledger has not committed. A file that a person shortened or removed is taken as it is."""
+    def recover(self, length: int, tail: bytes) -> bool:
+        """Cut what the ledger has not committed; say whether all letters have to be written anew.
+
+        They have to when the file is not the one that the ledger describes (an older ledger was restored):
+        it is emptied. A file that a person removed or emptied is taken as it is.
+
+        Args:
+            length: bytes that the ledger has committed.
+            tail: the digest of the last of them.
+        """
         try:
-            size = self._files.stat(self.path).st_size
-        except FileNotFoundError:
-            return
+            if not self.path.exists() or not self._files.stat(self.path).st_size:
+                return False
+            self._open()
+            size = self._files.fstat(self._fd).st_size
+            ours = size >= length and (not length or digest_before(self._files, self._fd, length) == tail)
+            self.length = length if ours else 0
+            if size > self.length:
+                self._files.ftruncate(self._fd, self.length)
         except OSError as error:
             raise self._unavailable(error) from error
-        self._open()
-        try:
-            if size > length:
-                self._files.ftruncate(self._fd, length)
-        except OSError as error:
-            raise self._unavailable(error) from error
-        self.length = min(size, length)
+        return not ours
+
+    def tail_digest(self) -> bytes:
+        """Return the digest of the last bytes before ``length``."""
+        return digest_before(self._files, self._fd, self.length) if self.length else b""
 
     def append(self, data: bytes) -> None:
         """Append whole lines and return when they are on the disk.
@@ -91,7 +102,7 @@ class DeadLetters:
 
     def _open(self) -> None:
         try:
-            self._fd = self._files.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            self._fd = self._files.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         except OSError as error:
             raise self._unavailable(error) from error
 

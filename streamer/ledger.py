@@ -44,7 +44,8 @@ CREATE TABLE meta (
   one INTEGER PRIMARY KEY CHECK (one = 1),
   dataset_length INTEGER NOT NULL DEFAULT 0, dataset_lines INTEGER NOT NULL DEFAULT 0,
   dataset_tail BLOB NOT NULL DEFAULT x'', dead_length INTEGER NOT NULL DEFAULT 0,
-  keys TEXT NOT NULL DEFAULT '', counted INTEGER NOT NULL DEFAULT 0, overwritten INTEGER NOT NULL DEFAULT 0,
+  dead_tail BLOB NOT NULL DEFAULT x'', keys TEXT NOT NULL DEFAULT '', counted INTEGER NOT NULL DEFAULT 0,
+  overwritten INTEGER NOT NULL DEFAULT 0,
   shards TEXT NOT NULL DEFAULT '', pattern TEXT NOT NULL DEFAULT '',
   follow_symlinks INTEGER NOT NULL DEFAULT 0, database TEXT NOT NULL DEFAULT '', appended_at REAL
 );
@@ -108,6 +109,7 @@ class Head(msgspec.Struct, frozen=True):
     dataset_lines: int
     dataset_tail: bytes
     dead_length: int
+    dead_tail: bytes
     keys: str
     counted: int
 
@@ -146,6 +148,7 @@ class Batch(msgspec.Struct, frozen=True):
     dataset_length: int = 0
     dataset_tail: bytes = b""
     dead_length: int = 0
+    dead_tail: bytes = b""
     appended_at: float | None = None
 
 
@@ -212,7 +215,8 @@ class Ledger:
     async def head(self) -> Head:
         """Return what the last commit said of the dataset."""
         row = await self._one(
-            "SELECT dataset_length, dataset_lines, dataset_tail, dead_length, keys, max(counted, dataset_length)"
+            "SELECT dataset_length, dataset_lines, dataset_tail, dead_length, dead_tail, keys,"
+            " max(counted, dataset_length)"
             " FROM meta"
         )
         return Head(*row)
@@ -285,12 +289,13 @@ class Ledger:
             await self._many("INSERT INTO record (key, offset, claimed) VALUES (?, ?, 1)", batch.appended)
             await self._many("UPDATE record SET claimed = 1 WHERE key = ?", [(key,) for key in batch.claimed])
             await self._all(
-                "UPDATE meta SET dataset_length = ?, dataset_tail = ?, dead_length = ?,"
+                "UPDATE meta SET dataset_length = ?, dataset_tail = ?, dead_length = ?, dead_tail = ?,"
                 " dataset_lines = dataset_lines + ?, appended_at = coalesce(?, appended_at)",
                 (
                     batch.dataset_length,
                     batch.dataset_tail,
                     batch.dead_length,
+                    batch.dead_tail,
                     len(batch.appended),
                     batch.appended_at,
                 ),
@@ -366,6 +371,11 @@ class Ledger:
                 chunk,
             )
         return self._db.total_changes - before
+
+    async def tell_dead_again(self) -> None:
+        """Make every line due that cannot be taken, so that its dead letter is written again."""
+        self._maybe_due = True
+        await self._all("UPDATE span SET due = 1 WHERE state = 'dead_lettered'")
 
     async def expire(self, before: float) -> int:
         """Call lines never scored that have waited since ``before`` (wall-clock seconds); return how many."""

@@ -108,7 +108,9 @@ class Pipeline:
         """Make dataset, ledger and dead letters agree."""
         by = self.config.dedup.by
         found = await self.dataset.recover(self.ledger, by, self._at)
-        self._dead.recover((await self.ledger.head()).dead_length)
+        head = await self.ledger.head()
+        if self._dead.recover(head.dead_length, head.dead_tail):
+            await self.ledger.tell_dead_again()
         await self.describe()
         if found.adopted or found.foreign or found.cut:
             self._emit(Recovered(found.adopted, found.foreign, found.cut))
@@ -171,6 +173,7 @@ class Pipeline:
                 dataset_length=self.dataset.length,
                 dataset_tail=self.dataset.tail_digest(),
                 dead_length=self._dead.length,
+                dead_tail=self._dead.tail_digest(),
                 appended_at=self._clock.now() if settled.appended else None,
             )
         )

@@ -132,6 +132,13 @@ class TestDeath:
         assert die(folder, point, times)
         all_is_well(config, oracle, visible(config))
 
+    def test_every_point_of_the_path_has_its_death(self, config: Config) -> None:
+        """A new point needs a new test."""
+        points: list[str] = []
+        work_off(config, at=points.append)
+        assert {*points} <= {*STEPS, MENDED, ADOPTED}
+        assert {*STEPS, MENDED} - {*points} == {HALF_A_WRITE}
+
     @pytest.mark.parametrize("point", ["synced", HALF_A_WRITE])
     @pytest.mark.parametrize("recovery", [MENDED, HALF_A_REWRITE, "committed"])
     def test_a_death_while_recovering_from_a_death_changes_nothing(

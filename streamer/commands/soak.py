@@ -34,7 +34,7 @@ def soak(
 ) -> None:
     """Let a producer write and a daemon follow while both are killed and disturbed, then check every record.
 
-    About 30 MB a minute are written. No setting of yours is used, and nothing outside the folder is touched.
+    About 20 MB a minute are written. No setting of yours is used, and nothing outside the folder is touched.
     The draws are the same for the same seed; the moments are not.
 
     Exit code: 0 every promise held, 1 a promise was broken (everything is kept then), 2 wrong usage.

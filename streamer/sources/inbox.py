@@ -14,7 +14,7 @@ from streamer.events import Emit, ShardMoved, ShardOverwritten, ShardUnreadable
 from streamer.files import Clock
 from streamer.judge import Item, parse
 from streamer.ledger import UNREADABLE, Ledger
-from streamer.model import Cursor, Line, Span
+from streamer.model import Cursor, Line, Span, State
 from streamer.sources.shards import Budget, Found, Overwritten, ShardFolder, ShardRead, Unreadable
 
 _CHUNK = 200
@@ -135,7 +135,7 @@ class ShardInbox:
                 items += self._items(result, span.shard_id, span.since)
                 due += _rest(span, result)
             else:
-                kept.append(msgspec.structs.replace(span, reason=UNREADABLE))
+                kept.append(_kept(span))
         return Work(items, (), [span for span, _ in results], kept, due)
 
     async def new(self, budget: Budget) -> Work | None:
@@ -237,6 +237,11 @@ class ShardInbox:
 
 def _mark(found: Found) -> int:
     return hash((found.path, found.stat))
+
+
+def _kept(span: Span) -> Span:
+    """Return a span whose shard cannot be read now; a dead letter keeps the reason that it has."""
+    return span if span.state is State.DEAD_LETTERED else msgspec.structs.replace(span, reason=UNREADABLE)
 
 
 def _rest(span: Span, lines: Sequence[Line]) -> list[Span]:

@@ -6,11 +6,12 @@ CREATE TABLE meta (
   one INTEGER PRIMARY KEY CHECK (one = 1),
   dataset_length INTEGER NOT NULL DEFAULT 0, dataset_lines INTEGER NOT NULL DEFAULT 0,
   dataset_tail BLOB NOT NULL DEFAULT x'', dead_length INTEGER NOT NULL DEFAULT 0,
-  keys TEXT NOT NULL DEFAULT '', counted INTEGER NOT NULL DEFAULT 0, overwritten INTEGER NOT NULL DEFAULT 0,
+  dead_tail BLOB NOT NULL DEFAULT x'', keys TEXT NOT NULL DEFAULT '', counted INTEGER NOT NULL DEFAULT 0,
+  overwritten INTEGER NOT NULL DEFAULT 0,
   shards TEXT NOT NULL DEFAULT '', pattern TEXT NOT NULL DEFAULT '',
   follow_symlinks INTEGER NOT NULL DEFAULT 0, database TEXT NOT NULL DEFAULT '', appended_at REAL
 );
-INSERT INTO "meta" VALUES(1,1680,3,X'3E0E36021BDEB697A4A5F360FB0251D2',171,'conversation/1',0,0,'/data/shards','*.jsonl',0,'/data/traces.db',1.79538488738342094427e+09);
+INSERT INTO "meta" VALUES(1,1680,3,X'3E0E36021BDEB697A4A5F360FB0251D2',171,X'','conversation/1',0,0,'/data/shards','*.jsonl',0,'/data/traces.db',1.79538488738342094427e+09);
 CREATE TABLE outcome (
   ref INTEGER PRIMARY KEY, id INTEGER NOT NULL, session TEXT NOT NULL, total_reward, achievements_count,
   total_steps, created_at TEXT NOT NULL, created_us INTEGER, qualifies INTEGER NOT NULL, rule TEXT NOT NULL,
