@@ -193,6 +193,19 @@ class TestOnce:
         assert json.loads((scored.folder / "other.jsonl").read_text())["metadata"]["run_id"] == "bad"
         assert not scored.dataset.exists()
 
+    def test_a_name_that_cannot_be_decoded_is_a_name(self, scored: Place) -> None:
+        """Of a shard, and so of its session, its dead letters and its records."""
+        add_outcome(scored.traces, "\\xff", 3, 10)
+        with open(os.fsencode(scored.shards) + b"/sft_\xff.jsonl", "wb") as file:
+            file.write(jsonl({"messages": conversation(dialogue("x"))}, "nonsense"))
+        done = scored.once()
+        assert done.returncode == 0, done.stderr
+        (record,) = scored.records()
+        assert (record["metadata"]["run_id"], record["metadata"]["shard"]) == ("\\xff", "sft_\\xff.jsonl")
+        dead = scored.dataset.with_name("good.jsonl.dead.jsonl")
+        assert json.loads(dead.read_text())["shard"] == "sft_\\xff.jsonl"
+        assert scored.status()["accounting"]["read"] == 2
+
     @pytest.mark.parametrize("missing", ["shards", "traces.db"])
     def test_what_is_missing_is_named(self, scored: Place, missing: str) -> None:
         """Exit code 3: nothing to read must not look like nothing found."""
@@ -503,7 +516,7 @@ class Rollouts:
 
 def test_twenty_deaths_during_a_live_run_lose_nothing_and_double_nothing(scored: Place, tmp_path: Path) -> None:
     """Rules 1 to 3: the same records as of an undisturbed run, and no line that was visible ever changed."""
-    scored.configure("[batch]\nrecords = 5")
+    scored.configure("[batch]\nrecords = 5\nmilliseconds = 1")
     rollouts = Rollouts(scored, seed=20)
     seen = b""
     for _ in range(20):
