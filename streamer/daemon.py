@@ -160,7 +160,7 @@ class Daemon:
             now = self._clock.monotonic()
             if self._hints.take_scan() or now >= next_scan:
                 await pipeline.scan()
-                next_scan = now + pipeline.config.source.scan_interval
+                next_scan = self._clock.monotonic() + pipeline.config.source.scan_interval
             pipeline.inbox.look(self._hints.take_paths())
             if self._hints.take_database() or now >= next_poll:
                 more = await pipeline.poll()
@@ -236,10 +236,11 @@ class Daemon:
             live, fixed = configuration.changes(self._config, wanted)
             self._config = configuration.reloaded(self._config, wanted)
             pipeline.configure(self._config)
-            await pipeline.describe()
             self._on_config(self._config)
             self._emit(Reloaded(", ".join(live), ", ".join(fixed)))
-        self._notifier.ready(_status(await pipeline.ledger.accounts()))
+            await pipeline.describe()
+        finally:
+            self._notifier.ready("configuration read again")
 
 
 def _status(accounts: Accounts) -> str:

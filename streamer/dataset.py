@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,10 @@ class Dataset:
 
     def close(self) -> None:
         """Give the descriptor up."""
-        if self._fd >= 0:
-            self._files.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with suppress(OSError):  # what counts was synced before
+                self._files.close(fd)
 
     def append(self, data: bytes) -> None:
         """Append whole lines; they are visible at once and durable after ``sync``.
@@ -259,8 +261,9 @@ class Dataset:
     ) -> None:
         with _unavailable("sync the dataset", self.path):
             self._files.fdatasync(self._fd)
+            tail = self._digest(end)
         self.length = end
-        await ledger.adopt(keys, counted=counted, lines=lines, length=end, tail=self._digest(end))
+        await ledger.adopt(keys, counted=counted, lines=lines, length=end, tail=tail)
 
     def _rewritten_lines(self, start: int) -> Iterator[tuple[int, bytes]]:
         """Yield (offset, line) from ``start`` on, putting each block's very bytes into the file again.

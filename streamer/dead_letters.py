@@ -7,6 +7,7 @@ are read again; and a file that the ledger does not know is written anew from th
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -53,10 +54,10 @@ class DeadLetters:
         self._fd = -1
 
     def recover(self, length: int, tail: bytes) -> bool:
-        """Cut what the ledger has not committed; say whether all letters have to be written anew.
+        """Cut what the ledger has not committed; say whether the file is one that it does not describe.
 
-        They have to when the file is not the one that the ledger describes (an older ledger was restored):
-        it is emptied. A file that a person removed or emptied is taken as it is.
+        Then (an older ledger was restored) all letters have to be written anew, after ``clear``. A file that a
+        person removed or emptied is taken as it is.
 
         Args:
             length: bytes that the ledger has committed.
@@ -68,16 +69,27 @@ class DeadLetters:
             self._open()
             size = self._files.fstat(self._fd).st_size
             ours = size >= length and (not length or digest_before(self._files, self._fd, length) == tail)
-            self.length = length if ours else 0
-            if size > self.length:
-                self._files.ftruncate(self._fd, self.length)
+            if ours and size > length:
+                self._files.ftruncate(self._fd, length)
         except OSError as error:
             raise self._unavailable(error) from error
+        self.length = length
         return not ours
+
+    def clear(self) -> None:
+        """Empty the file."""
+        try:
+            self._files.ftruncate(self._fd, 0)
+        except OSError as error:
+            raise self._unavailable(error) from error
+        self.length = 0
 
     def tail_digest(self) -> bytes:
         """Return the digest of the last bytes before ``length``."""
-        return digest_before(self._files, self._fd, self.length) if self.length else b""
+        try:
+            return digest_before(self._files, self._fd, self.length) if self.length else b""
+        except OSError as error:
+            raise self._unavailable(error) from error
 
     def append(self, data: bytes) -> None:
         """Append whole lines and return when they are on the disk.
@@ -85,8 +97,7 @@ class DeadLetters:
         Raises:
             UnavailableError: the disk did not take them.
         """
-        if self._fd < 0:
-            self._open()
+        self._begin_if_removed()
         try:
             write_all(self._files, self._fd, data)
             self._files.fdatasync(self._fd)
@@ -94,11 +105,27 @@ class DeadLetters:
             raise self._unavailable(error) from error
         self.length += len(data)
 
+    def _begin_if_removed(self) -> None:
+        """Open the file, and another one if a person removed it meanwhile."""
+        if self._fd >= 0 and not self._is_there():
+            self.close()
+            self.length = 0
+        if self._fd < 0:
+            self._open()
+
+    def _is_there(self) -> bool:
+        try:
+            there, mine = self._files.stat(self.path), self._files.fstat(self._fd)
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+
     def close(self) -> None:
         """Give the descriptor up."""
-        if self._fd >= 0:
-            self._files.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with suppress(OSError):  # what counts was synced before
+                self._files.close(fd)
 
     def _open(self) -> None:
         try:

@@ -26,6 +26,7 @@ _QUOTED = 20
 """Lines of one span that are looked up in the dataset one by one."""
 
 _LONGEST_LINE = 64 << 20
+_LONGEST_NUMBER = 18
 
 _OVERWRITTEN = " (these lines were overwritten in the shard since)"
 
@@ -102,7 +103,11 @@ class _Explainer:
 
     def _explain_line(self, subject: str) -> Explanation | None:
         shard, _, number = subject.rpartition(":")
-        return self._explain_shard(shard, int(number)) if shard and number.isdecimal() else None
+        return (
+            self._explain_shard(shard, int(number))
+            if shard and number.isdecimal() and len(number) <= _LONGEST_NUMBER
+            else None
+        )
 
     def _explain_shard(self, name: str, line: int | None) -> Explanation | None:
         shards = self._shards_named(name)
@@ -199,13 +204,17 @@ class _Explainer:
         if span["state"] == State.APPENDED and line is None:
             return
         for number, data in self._lines_of(span):
+            if line is None and number >= span["line"] + _QUOTED:
+                yield f"and {span['lines'] - _QUOTED:,} more lines"
+                return
             if line is None or number == line:
                 yield from self._detail(number, data, os.fsdecode(span["path"]), span["state"])
 
     def _lines_of(self, span: dict[str, Any]) -> Iterator[tuple[int, bytes]]:
         try:
-            with open(os.path.join(self._folder, os.fsdecode(span["path"])), "rb") as shard:
-                shard.seek(span["start"])
+            path = os.path.join(self._folder, os.fsdecode(span["path"]))
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as shard:
+                shard.seek(span["start"])  # which a FIFO put in its place refuses
                 for i in range(span["lines"]):
                     yield span["line"] + i, shard.readline(_LONGEST_LINE)
         except OSError:

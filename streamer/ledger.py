@@ -247,7 +247,7 @@ class Ledger:
         for row in rows:
             if picked and lines <= 0:
                 break
-            span = Span(*row[:14])
+            span = _span(row)
             picked.append((span, _cursor(row[14:])))
             lines -= span.lines
         return picked
@@ -352,7 +352,7 @@ class Ledger:
             rows = await self._all(
                 f"SELECT {_SPAN} FROM span WHERE shard = ? AND state IN (?, ?)", (shard_id, *OPEN_STATES)
             )
-            spans = [Span(*row) for row in rows]
+            spans = [_span(row) for row in rows]
             lost = sum(span.lines for span in spans)
             await self._many("DELETE FROM span WHERE id = ?", [(span.id,) for span in spans])
             await self._count([], spans)
@@ -378,11 +378,16 @@ class Ledger:
         await self._all("UPDATE span SET due = 1 WHERE state = 'dead_lettered'")
 
     async def expire(self, before: float) -> int:
-        """Call lines never scored that have waited since ``before`` (wall-clock seconds); return how many."""
-        rows = await self._all(f"SELECT {_SPAN} FROM span WHERE state = 'waiting' AND since < ? AND NOT due", (before,))
+        """Call lines never scored that have waited since ``before`` (wall-clock seconds); return how many.
+
+        A thousand spans at a time: the next call takes the next ones.
+        """
+        rows = await self._all(
+            f"SELECT {_SPAN} FROM span WHERE state = 'waiting' AND since < ? AND NOT due LIMIT 1000", (before,)
+        )
         if not rows:
             return 0
-        spans = [Span(*row) for row in rows]
+        spans = [_span(row) for row in rows]
         async with self._transaction():
             await self._many("UPDATE span SET state = 'never_scored' WHERE id = ?", [(span.id,) for span in spans])
             await self._count([msgspec.structs.replace(span, state=State.NEVER_SCORED) for span in spans], spans)
@@ -482,7 +487,7 @@ class Ledger:
                     c.lines,
                     c.scanned,
                     c.fingerprint,
-                    *map(_signed, c.stat),
+                    *c.stat,
                 )
                 for c in cursors
             ],
@@ -580,8 +585,13 @@ def way_out(path: Path) -> str:
 def _cursor(row: Sequence[Any]) -> Cursor:
     return Cursor(
         id=row[0], path=os.fsdecode(row[1]), offset=row[2], lines=row[3], scanned=row[4], fingerprint=row[5],
-        stat=(_unsigned(row[6]), _unsigned(row[7]), row[8], row[9], row[10]),
+        stat=(row[6], row[7], row[8], row[9], row[10]),
     )  # fmt: skip
+
+
+def _span(row: Sequence[Any]) -> Span:
+    span = Span(*row[:14])
+    return msgspec.structs.replace(span, state=State(span.state))
 
 
 def _outcome(row: Sequence[Any]) -> Outcome:
@@ -595,15 +605,6 @@ def _facts(row: Outcome) -> tuple[Any, ...]:
 
 def _same(row: Outcome, old: Outcome) -> bool:
     return _facts(row) == _facts(old) and row.qualifies == old.qualifies and row.rule == old.rule
-
-
-def _signed(value: int) -> int:
-    """Fold an unsigned 64-bit number (an inode of some file systems) into what SQLite stores."""
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-def _unsigned(value: int) -> int:
-    return value + (1 << 64) if value < 0 else value
 
 
 def _columns(table: str, names: str) -> str:

@@ -110,7 +110,8 @@ class Pipeline:
         found = await self.dataset.recover(self.ledger, by, self._at)
         head = await self.ledger.head()
         if self._dead.recover(head.dead_length, head.dead_tail):
-            await self.ledger.tell_dead_again()
+            await self.ledger.tell_dead_again()  # first: a crash in between repeats both
+            self._dead.clear()
         await self.describe()
         if found.adopted or found.foreign or found.cut:
             self._emit(Recovered(found.adopted, found.foreign, found.cut))

@@ -110,6 +110,12 @@ class ShardInbox:
             return None
         results = await to_thread.run_sync(self._read_spans, spans, budget)
         gone = {span.shard_id for span, result in results if isinstance(result, Overwritten)}
+        by_shard = {cursor.id: cursor for _, cursor in spans}
+        for span, result in results:
+            if isinstance(result, Unreadable):
+                # Unchanged or not, the next scan that finds the shard has to look at it again.
+                cursor = by_shard[span.shard_id]
+                self._settled.discard(hash((cursor.path, cursor.stat)))
         for cursor in {
             result.cursor.id: result.cursor for _, result in results if isinstance(result, Overwritten)
         }.values():
@@ -174,10 +180,12 @@ class ShardInbox:
         moved: dict[str, Cursor] = {}
         for found in strangers:
             cursor = by_inode.pop(found.stat[:2], None)
-            if cursor is not None and self._folder.find(cursor.path) is None and self._folder.recognises(cursor, found):
+            if cursor is not None and await to_thread.run_sync(self._was_moved, cursor, found):
                 moved[found.path] = cursor
-                self._emit(ShardMoved(found.path, cursor.path))
         return moved
+
+    def _was_moved(self, cursor: Cursor, found: Found) -> bool:
+        return self._folder.find(cursor.path) is None and self._folder.recognises(cursor, found)
 
     def _read(
         self, todo: Sequence[ToRead], budget: Budget
@@ -203,6 +211,8 @@ class ShardInbox:
                     self._leave(one.cursor.path, result.cursor.stat)
                 if result.cursor != one.known:
                     cursors.append(result.cursor)
+                if one.known is not None and one.known.path != one.cursor.path:
+                    self._emit(ShardMoved(one.cursor.path, one.known.path))
                 lines.append((one.cursor.id, result.lines))
         since = self._clock.now()
         items = await to_thread.run_sync(

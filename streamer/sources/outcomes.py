@@ -190,10 +190,9 @@ class OutcomePoller:
         if self._swept_version is None:
             self._swept_version = version  # the first pass reads every row as of now, or later
         if version != self._version or not self.caught_up:
-            rows = await self._rows_after(self._last)
+            rows, self.caught_up = await self._rows_after(self._last)
             if rows:
                 self._last = rows[-1].id
-            self.caught_up = len(rows) < self._page_rows
             if self.caught_up:
                 self._version = version
             if rows:
@@ -209,8 +208,8 @@ class OutcomePoller:
         if self._clock.monotonic() < self._next_sweep:
             return ()
         self._next_sweep = self._clock.monotonic() + _SWEEP_PAUSE
-        rows = await self._rows_after(self._sweep_at)
-        self._sweep_at = rows[-1].id if len(rows) == self._page_rows else None
+        rows, is_last = await self._rows_after(self._sweep_at)
+        self._sweep_at = None if is_last else rows[-1].id
         return rows
 
     @property
@@ -218,9 +217,13 @@ class OutcomePoller:
         """Say whether known rows are still to be read again."""
         return self._sweep_at is not None or self._swept_version != self._version
 
-    async def _rows_after(self, last: int) -> list[Outcome]:
-        rows = await self._fetch(self._sql, (last, self._page_rows))
-        return [self._outcome(row) for row in rows]
+    async def _rows_after(self, last: int) -> tuple[list[Outcome], bool]:
+        """Return one page of rows, and whether it was the last one."""
+        asked = self._page_rows
+        rows = await self._fetch(self._sql, (last, asked))
+        self._page_rows = min(PAGE, 2 * asked)  # what was slow may have been a busy machine
+        # One row each, even if session_traces holds a session twice.
+        return list({row[0]: self._outcome(row) for row in rows}.values()), len(rows) < asked
 
     def _outcome(self, row: Sequence[Any]) -> Outcome:
         number, session, reward, achievements, steps, created_at, qualifies = row
@@ -248,12 +251,18 @@ class OutcomePoller:
                 else "no table outcome_rewards yet",
                 "the producer makes it with its first rollout; is tracing on, and is this the right file?",
             )
-        number = "outcome_rewards.id" if "id" in columns else "outcome_rewards.rowid"
+        number = "outcome_rewards.rowid"  # which id is another name of, where the producer made the table
         optional = [f"outcome_rewards.{name}" if name in columns else "NULL" for name in _OPTIONAL]
         sessions = "LEFT JOIN session_traces USING (session_id)" if await _columns(db, "session_traces") else ""
         source = f"FROM outcome_rewards {sessions} WHERE {number} > ?"
         # Where rows are chosen an aggregate is an error; where columns are listed it would fold all rows into one.
-        await self._check_where(db, where, f"{source} AND ({where}\n)")
+        try:
+            await self._check_where(db, where, f"{source} AND ({where}\n)")
+        except ConfigError as error:
+            if sessions or "no such" not in error.cause:
+                raise
+            hint = "the producer makes it with its first session"
+            raise UnavailableError("read outcomes", str(self.path), "no table session_traces yet", hint) from error
         return (
             f"SELECT {number}, outcome_rewards.session_id, outcome_rewards.total_reward, {', '.join(optional)},\n"
             f"CASE WHEN ({where}\n) THEN 1 ELSE 0 END {source} ORDER BY {number} LIMIT ?"

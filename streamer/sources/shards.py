@@ -32,6 +32,7 @@ _FULL_FINGERPRINT = 1 << 20
 
 _WINDOWS = 16
 _WINDOW = _FULL_FINGERPRINT // _WINDOWS
+_63_BITS = (1 << 63) - 1
 _COARSE_NS = 1_000_000_000
 """A change this recent may be followed by another one with the same times."""
 
@@ -239,7 +240,7 @@ class ShardFolder:
                 lines=lines[-1].number if lines else cursor.lines,
                 scanned=offset if more else size,
                 fingerprint=self._fingerprint(fd, offset),
-                stat=_stat(before) if settled else (before.st_dev, before.st_ino, 0, 0, 0),
+                stat=_stat(before) if settled else (*_stat(before)[:2], 0, 0, 0),
             ),
             lines,
             more,
@@ -308,7 +309,10 @@ class ShardFolder:
 
 
 def _stat(state: os.stat_result) -> Stat:
-    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+    # A file may claim any time and some file systems any inode: folded into what SQLite can store.
+    numbers = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+    dev, ino, size, mtime_ns, ctime_ns = (number & _63_BITS for number in numbers)
+    return dev, ino, size, mtime_ns, ctime_ns
 
 
 def _unreadable(path: str, error: OSError) -> Unreadable:
