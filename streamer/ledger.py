@@ -199,8 +199,6 @@ class Ledger:
                 f"its schema version is {version}, this streamer knows {SCHEMA_VERSION}",
                 "run the streamer version that wrote it, or move it away: it is rebuilt from the dataset",
             )
-        # NORMAL: a power loss may take the last commits back, never tear one; adoption heals the rest.
-        await self._all("PRAGMA synchronous=NORMAL")
         (last,) = await self._one("SELECT coalesce(max(id), 0) FROM shard")
         self._next_shard = last + 1
 
@@ -371,6 +369,13 @@ class Ledger:
                 chunk,
             )
         return self._db.total_changes - before
+
+    async def relax(self) -> None:
+        """Sync no commit from now on: a power loss may take the last ones back, never tear one.
+
+        Adoption heals that, as long as the ledger itself is there; so its first commits are synced.
+        """
+        await self._all("PRAGMA synchronous=NORMAL")
 
     async def tell_dead_again(self) -> None:
         """Make every line due that cannot be taken, so that its dead letter is written again."""

@@ -113,6 +113,7 @@ class Pipeline:
             await self.ledger.tell_dead_again()  # first: a crash in between repeats both
             self._dead.clear()
         await self.describe()
+        await self.ledger.relax()
         if found.adopted or found.foreign or found.cut:
             self._emit(Recovered(found.adopted, found.foreign, found.cut))
 

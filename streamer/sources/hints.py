@@ -116,9 +116,15 @@ async def _watch_once(
             if _identity(folder) != identity:
                 return "the folder was replaced"
             _report(changes, on_change)
-    except (OSError, RuntimeError) as error:
-        return str(error)
+    except (OSError, RuntimeError, ExceptionGroup) as error:
+        return _cause(error)  # a task group of the watcher's own may have wrapped it
     return "the watcher ended"
+
+
+def _cause(error: Exception) -> str:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)
 
 
 def _report(changes: set[tuple[Change, str]], on_change: Callable[[str], None]) -> None:
