@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from streamer.dataset import digest_before, write_all
+from streamer.dataset import digest_before, sync_folder, write_all
 from streamer.errors import UnavailableError
 from streamer.files import Files
 from streamer.model import Line
@@ -129,7 +129,10 @@ class DeadLetters:
 
     def _open(self) -> None:
         try:
+            is_new = not self.path.exists()
             self._fd = self._files.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+            if is_new:
+                sync_folder(self._files, self.path.parent)
         except OSError as error:
             raise self._unavailable(error) from error
 
