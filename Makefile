@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test faults lint format clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,9 @@ demo: $(VENV)/ready ## Play real Crafter episodes and watch the dataset grow
 
 test: $(VENV)/ready ## Run every test
 	$(BIN)/python -m pytest
+
+faults: $(VENV)/ready ## Inject the faults that streamer is to survive (some are open: tests/faults/conftest.py)
+	$(BIN)/python -m pytest tests/faults
 
 lint: $(VENV)/ready ## Check style and types
 	$(BIN)/ruff check .

@@ -1,0 +1,89 @@
+"""What must hold for any bytes of a line, and a target for atheris: ``python tests/faults/fuzz_lines.py -runs=100000``.
+
+Atheris is optional: coverage leads it to inputs that hypothesis does not draw. Everything it finds belongs
+into ``tests/test_layouts.py`` as an example.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import msgspec
+
+from streamer.dataset import encode_line, line_key
+from streamer.dedup import DedupBy, record_key
+from streamer.judge import parse
+from streamer.model import Line, Outcome, Record
+from tests.producer import dialogue, jsonl, messages
+
+OUTCOME = Outcome(1, "run", 3, 1, 8, "2026-01-01T00:00:09+00:00", 1, qualifies=True, rule="r")
+SHARD = "run_2026-01-01_00-00-00.jsonl"
+LINES = [
+    jsonl(value).rstrip(b"\n")
+    for value in (
+        dialogue("run", 3, "text \u2028 ü 🜁", image=True),
+        dialogue("", 0, "", seconds=None),
+        messages("run", 1, 'a \\ b " c'),
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": None, "tool_calls": [
+            {"id": "x", "function": {"name": "f", "arguments": {"a": 1.5}}}]}, {"role": "tool", "content": "",
+            "tool_call_id": "x"}], "metadata": {"session_id": 7, "timestamp": 1.0e9}},
+        {"messages": [{"role": "assistant", "content": [{"type": "text", "text": "t"}]}]},
+    )
+]  # fmt: skip
+"""Lines as they should be, from which fuzzing starts."""
+
+_ENDS = ("\u2028", "\u2029", "\x85")
+
+
+def check(data: bytes) -> bool:
+    """See that a line is blank, a dead letter, or a record that the dataset can hold; say whether it is a record.
+
+    The last one is what recovery stands on: the key of a record can be computed again from its dataset line.
+    """
+    item = parse(Line(SHARD, 1, 0, len(data) + 1, data, data[:200]), 1, 0.0, 1 << 20)
+    if item is None:
+        assert not data.strip()
+        return False
+    if not isinstance(item.content, Record):
+        assert item.content.reason
+        return False
+    record = item.content
+    line = encode_line(record, OUTCOME, SHARD)
+    assert line.endswith(b"\n")
+    text = line.decode("utf-8")
+    assert not any(end in text for end in _ENDS)
+    assert len(line.splitlines()) == len(text.splitlines()) == 1
+    value = json.loads(text)
+    assert value["messages"] == json.loads(msgspec.json.encode(record.messages))
+    assert value["metadata"]["run_id"] == record.session
+    for by in DedupBy:
+        key = record_key(record.messages, by, (record.session, record.turn, record.timestamp))
+        assert line_key(line, by) == key, by
+    return True
+
+
+def main() -> None:
+    """Let atheris look for bytes that break it."""
+    try:
+        atheris = importlib.import_module("atheris")
+    except ModuleNotFoundError:
+        sys.exit(
+            "atheris is not installed: `pip install atheris` (it is optional; tests/faults/test_fuzz.py needs none)"
+        )
+    atheris.instrument_all()
+    with tempfile.TemporaryDirectory() as corpus:
+        for number, line in enumerate(LINES):
+            Path(corpus, f"{number}").write_bytes(line)
+        atheris.Setup([*sys.argv, corpus], lambda data: check(data) and None)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

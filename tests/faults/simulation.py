@@ -1,0 +1,274 @@
+"""One number, one life: a producer, a daemon that crashes, and a computer that fails, all drawn from a seed.
+
+``python -m tests.faults.simulation SEED`` lives one of them again and prints what happens, call by call.
+
+After every pause in the trouble the promises of docs and design have to hold: the dataset holds the records
+of the model and none twice, every line that was read is in exactly one of the accounts, and what was once a
+whole line of the dataset is there still, byte for byte, unless the power went before it was synced.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from contextlib import AsyncExitStack
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+import anyio
+
+from streamer.dedup import DedupBy
+from streamer.errors import UnavailableError
+from streamer.follow import Follower
+from streamer.join import JoinRule
+from streamer.pipeline import Pipeline
+from streamer.snapshot import open_ledger
+from tests.faults.machine import DiedError, Machine
+from tests.faults.vfs import sqlite_asks
+from tests.faults.world import World
+from tests.producer import FakeClock, accounts, bare, conversation, make_traces, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+LONG = 60.0
+"""Seconds after which sweeps go on and nothing counts as recent."""
+
+_POINTS = ("read", "dead letters written", "appended", "appended", "synced", "synced", "committed",
+           "recovery: tail mended")  # fmt: skip
+_MAX_LINE = 1 << 14
+
+
+class Simulation:
+    """One life. ``say`` is told of everything that happens."""
+
+    def __init__(self, seed: int, folder: Path, template: Path, say: Callable[[str], None]) -> None:
+        self._rng = Random(seed)
+        rng, join, by = self._rng, self._rng.choice(list(JoinRule)), self._rng.choice(list(DedupBy))
+        self._world = World(folder, template, rng, join, by, wild=rng.random() < 0.6)
+        batch = rng.choice((1, 2, 5, 2000))
+        self._config = settings(folder, join=join, by=by, batch=batch, max_line=_MAX_LINE, never_scored_after=5 * LONG)
+        self._path = self._config.dataset.path
+        self._path.parent.mkdir()
+        self._machine = Machine(self._path.parent, rng)
+        self._clock = FakeClock()
+        self._say = say
+        self._seen = self._kept = b""
+        self._told: list[bytes] = []
+        self._reader = Follower(self._path)
+        self._crash: tuple[str, int] | None = None
+        self._open = AsyncExitStack()
+        self._pipeline: Pipeline | None = None
+        say(f"join {join}, dedup {by}, batches of {batch}, {'wild' if self._world.wild else 'tame'}")
+
+    async def run(self) -> None:
+        """Live, and see that every promise is kept."""
+        with sqlite_asks(self._machine):
+            try:
+                for _ in range(self._rng.randint(1, 3)):
+                    for _ in range(self._rng.randint(2, 12)):
+                        await self._do_something()
+                    await self._come_to_rest()
+            finally:
+                await self._stop()
+                self._reader.close()
+
+    # -- what happens ----------------------------------------------------------------------------------
+
+    async def _do_something(self) -> None:
+        dice = self._rng.random()
+        if dice < 0.45:
+            for _ in range(self._rng.randint(1, 4)):
+                self._say(self._world.act())
+        elif dice < 0.5:
+            self._say("stop")
+            await self._stop()
+        elif dice < 0.55:
+            seconds = self._rng.choice((1.0, LONG, 6 * LONG))
+            self._say(f"{seconds:.0f} seconds pass")
+            self._clock.advance(seconds)
+        else:
+            if self._rng.random() < 0.6:
+                self._meet_with_trouble()
+            await self._live()
+
+    def _meet_with_trouble(self) -> None:
+        """From here on calls may fail, or the next life will not end well."""
+        dice = self._rng.random()
+        if dice < 0.2:
+            self._machine.error_rate = self._rng.choice((0.0, 0.01, 0.05, 0.3))
+            self._say(f"calls fail at a rate of {self._machine.error_rate}")
+        elif dice < 0.8:
+            self._crash = self._rng.choice(_POINTS), self._rng.choice((1, 1, 2))
+            self._say(f"will die at {self._crash}")
+        else:
+            self._machine.fuse = int(2 ** self._rng.uniform(0, 8))
+            self._say(f"will die after {self._machine.fuse} calls")
+
+    async def _live(self) -> None:
+        """Let the daemon do what it would do next, a few times."""
+        try:
+            pipeline = await self._opened()
+            works = [pipeline.scan, pipeline.poll, *[pipeline.step] * self._rng.randint(1, 4)]
+            for work in self._rng.choice((works, works, [pipeline.drain], works[::-1])):
+                self._say(f"  {work.__name__}")
+                await self._survive(work)
+                self._watch()
+        except UnavailableError as error:
+            self._say(f"  {error.op}: {error.cause}")
+            await self._stop()
+        except DiedError:
+            await self._die()
+
+    async def _survive(self, work: Callable[[], Awaitable[object]]) -> None:
+        await work()
+        if not self._machine.alive:
+            raise DiedError
+
+    async def _opened(self) -> Pipeline:
+        if self._pipeline is None:
+            self._say("  start")
+            opened = Pipeline.open(self._config, self._machine, self._clock, lambda _event: None, self._at)
+            try:
+                self._pipeline = await self._open.enter_async_context(opened)
+            except UnavailableError:
+                if self._machine.alive:
+                    raise
+                raise DiedError from None
+            self._is_durable(self._pipeline)
+        return self._pipeline
+
+    async def _stop(self) -> None:
+        self._pipeline = None
+        await self._open.aclose()
+        self._open = AsyncExitStack()
+        if not self._machine.alive:
+            await self._die()
+
+    async def _die(self) -> None:
+        power_loss = self._rng.random() < 0.5
+        self._say("  POWER LOSS" if power_loss else "  DEATH")
+        self._machine.die()
+        self._crash = None
+        self._pipeline = None
+        await self._open.aclose()
+        self._open = AsyncExitStack()
+        self._watch()
+        self._machine.restart(power_loss=power_loss)
+        if power_loss:
+            now = self._path.read_bytes() if self._path.exists() else b""
+            assert now.startswith(self._kept)
+            self._say(f"  {len(self._kept)} bytes were synced of {len(self._seen)}, {len(now)} are there")
+            self._seen = self._kept
+            self._told = self._seen.splitlines(keepends=True)
+            self._reader.close()
+            self._reader = Follower(self._path, start=len(self._seen))
+
+    def _at(self, point: str) -> None:
+        if not self._machine.alive:
+            raise DiedError
+        self._watch()
+        if point in {"synced", "committed"} and self._pipeline is not None:
+            self._is_durable(self._pipeline)
+        if self._crash is not None and self._crash[0] == point:
+            self._crash = point, self._crash[1] - 1
+            if not self._crash[1]:
+                self._machine.die()
+                raise DiedError
+
+    # -- what has to hold ------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """See that no whole line that was visible has changed (rule 2), as a reader at this moment would."""
+        now = self._path.read_bytes() if self._path.exists() else b""
+        assert now.startswith(self._seen), "a line that was visible has changed"
+        self._seen = now[: now.rfind(b"\n") + 1]
+        while lines := self._reader.read():
+            self._told += [line.data for line in lines]
+
+    def _is_durable(self, pipeline: Pipeline) -> None:
+        """See that the disk holds what the ledger counts on (rule 3)."""
+        for path, length in ((self._path, pipeline.dataset.length), (pipeline._dead.path, pipeline._dead.length)):
+            visible = path.read_bytes()[:length] if length else b""
+            assert self._machine.synced(path)[:length] == visible, "the ledger is ahead of the disk"
+        self._kept = self._machine.synced(self._path)[: pipeline.dataset.length]
+
+    async def _come_to_rest(self) -> None:
+        """Let all trouble pass, work everything off, and compare with the model."""
+        self._say("come to rest")
+        self._machine.error_rate = 0.0
+        self._machine.fuse = None
+        self._crash = None
+        for attempt in range(3):
+            self._clock.advance(LONG)
+            try:
+                await (await self._opened()).drain()
+            except UnavailableError:
+                assert not attempt, "it does not recover although nothing fails any more"
+                await self._stop()
+        self._watch()
+        with self._machine.looking():
+            self._all_is_there()
+        assert not self._machine.broken
+
+    def _all_is_there(self) -> None:
+        seen = accounts(self._config)
+        written = [json.loads(line) for line in self._path.read_bytes().split(b"\n")[:-1]]
+        found = [self._world.identity_of(value) for value in written]
+        self._say(f"  {len(found)} records, {len(self._world.must)} expected, {len(self._world.may)} possible")
+        assert len(found) == len(set(found)), "a record is there twice"
+        assert not self._world.must - set(found), "a record was lost"
+        assert not set(found) - self._world.may, "a record is there that never was good"
+        assert self._told == [line + b"\n" for line in self._path.read_bytes().split(b"\n")[:-1]]
+        assert self._world.wild or (self._world.must == self._world.may and not seen.adopted)
+        self._shards_are_known()
+        for value in written:
+            text = value["messages"][1]["content"]
+            assert bare(conversation(value)) == _expected(text)
+
+    def _shards_are_known(self) -> None:
+        """Each shard is read up to its last newline, and each of its lines is counted once (rule 1)."""
+        with open_ledger(self._config.dataset.ledger) as db:
+            assert db is not None
+            rows = db.execute(
+                "SELECT path, offset, (SELECT coalesce(sum(lines), 0) FROM span WHERE shard = shard.id)"
+                " FROM shard WHERE NOT replaced"
+            ).fetchall()
+        known = {path.decode(): (offset, lines) for path, offset, lines in rows}
+        for name, shard in self._world.shards.items():
+            expected = shard.data.rfind(b"\n") + 1, self._world.counted(name)
+            assert known.get(name, (0, 0)) == expected, name
+
+
+@cache
+def _expected(text: str) -> object:
+    from tests.producer import messages  # noqa: PLC0415
+
+    return bare(conversation(messages("any", 0, text)))
+
+
+def fast_folder() -> Path | None:
+    """Return a folder in memory, if there is one."""
+    shm = Path("/dev/shm")
+    return shm if shm.is_dir() else None
+
+
+def live(seed: int, say: Callable[[str], None] = lambda _text: None) -> None:
+    """Live the life of one seed; ``AssertionError`` if a promise is broken, ``RefusedError`` if it gives up."""
+    with tempfile.TemporaryDirectory(dir=fast_folder()) as name:
+        template = make_traces(Path(name) / "template.db")
+        anyio.run(Simulation(seed, Path(name) / "life", template, say).run)
+
+
+def main() -> None:
+    """Live the lives of the seeds on the command line, and print what happens."""
+    for seed in map(int, sys.argv[1:]):
+        sys.stdout.write(f"seed {seed}\n")
+        live(seed, lambda text: (sys.stdout.write(f"{text}\n"), None)[1])
+
+
+if __name__ == "__main__":
+    main()
