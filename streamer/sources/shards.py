@@ -119,7 +119,8 @@ class ShardFolder:
         Raises:
             OSError: the folder itself cannot be listed. Sub-folders that cannot are passed over.
         """
-        yield from self._scan_folder("", os.scandir(self.root), frozenset())
+        root = os.stat(self.root)
+        yield from self._scan_folder("", os.scandir(self.root), frozenset({(root.st_dev, root.st_ino)}))
 
     def find(self, path: str) -> Found | None:
         """Return the shard at ``path`` below the folder, if there is one."""

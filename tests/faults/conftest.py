@@ -12,7 +12,6 @@ OPEN = {
     "test_a_ledger_that_was_cut_is_refused_or_does_no_harm": "damage inside a page of the ledger is not looked for",
     "test_a_ledger_whose_creation_lost_its_power_is_begun_again": "it is refused, and moved away by hand",
     "test_no_promise_is_broken_in_the_life_of_seed[52]": "a ledger whose creation lost its power is refused",
-    "test_links_that_go_in_circles_end_nowhere": "links that are followed in a circle",
 }
 """Name of a test, with its parameters or for some of them -> what is not mended."""
 
