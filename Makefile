@@ -22,8 +22,8 @@ demo: $(VENV)/ready ## Play real Crafter episodes and watch the dataset grow
 test: $(VENV)/ready ## Run every test
 	$(BIN)/python -m pytest
 
-faults: $(VENV)/ready ## Inject the faults that streamer is to survive (some are open: tests/faults/conftest.py)
-	$(BIN)/python -m pytest tests/faults
+faults: $(VENV)/ready ## Inject the faults that streamer is to survive: 1,000 simulated lives, 200 kills
+	STREAMER_SEEDS=1000 STREAMER_KILLS=200 STREAMER_SCALE=1 $(BIN)/python -m pytest tests/faults
 
 lint: $(VENV)/ready ## Check style and types
 	$(BIN)/ruff check .

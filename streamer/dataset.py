@@ -22,8 +22,9 @@ from blake3 import blake3
 
 from streamer.dedup import KEY_VERSION, DedupBy, record_key
 from streamer.errors import RefusedError, UnavailableError
-from streamer.files import Files
-from streamer.ledger import Head, Ledger, way_out
+from streamer.files import Files, sync_folder
+from streamer.ledger import Head, Ledger
+from streamer.ledger_file import way_out
 from streamer.model import Outcome, Record
 
 _TAIL = 4096
@@ -320,15 +321,6 @@ def digest_before(files: Files, fd: int, length: int) -> bytes:
     """Return the digest of the last bytes before ``length``: it ties a ledger to a file that it describes."""
     start = max(0, length - _TAIL)
     return blake3(files.pread(fd, length - start, start)).digest(16)
-
-
-def sync_folder(files: Files, folder: Path) -> None:
-    """Make the names in ``folder`` durable."""
-    fd = files.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        files.fsync(fd)
-    finally:
-        files.close(fd)
 
 
 class _unavailable:  # noqa: N801 - reads as a phrase at the `with`

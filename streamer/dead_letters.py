@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from streamer.dataset import digest_before, sync_folder, write_all
+from streamer.dataset import digest_before, write_all
 from streamer.errors import UnavailableError
-from streamer.files import Files
+from streamer.files import Files, sync_folder
 from streamer.model import Line
 
 HEAD_BYTES = 200

@@ -21,10 +21,10 @@ from watchfiles import awatch
 from streamer import layouts
 from streamer.config import Config
 from streamer.errors import ConfigError, StreamerError
-from streamer.files import Files, SystemClock
+from streamer.files import SystemClock
 from streamer.judge import DUE_AFTER_OUTCOMES
 from streamer.layouts import MalformedError
-from streamer.ledger import way_out
+from streamer.ledger_file import way_out
 from streamer.lock import holder, lock_file
 from streamer.snapshot import snapshot
 from streamer.sources.folder import shard_folder
@@ -84,7 +84,7 @@ def examine(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
 
 def _shards(config: Config) -> Iterator[Found]:
     try:
-        yield from shard_folder(config, Files(), SystemClock()).scan()
+        yield from shard_folder(config).scan()
     except OSError:
         return
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from typing import Protocol
 
 import anyio
@@ -47,6 +48,15 @@ class Files:
         """Cut the file to ``length`` bytes."""
         os.ftruncate(fd, length)
 
+    def rename(self, old: str | os.PathLike[str], new: str | os.PathLike[str]) -> None:
+        """Give a file another name, in place of what has that name."""
+        os.replace(old, new)
+
+    def unlink(self, path: str | os.PathLike[str]) -> None:
+        """Remove a file, if there is one."""
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
     def fstat(self, fd: int) -> os.stat_result:
         """Return the state of an open file."""
         return os.fstat(fd)
@@ -54,6 +64,15 @@ class Files:
     def stat(self, path: str | os.PathLike[str]) -> os.stat_result:
         """Return the state of what stands at ``path``."""
         return os.stat(path)
+
+
+def sync_folder(files: Files, folder: str | os.PathLike[str]) -> None:
+    """Make the names in ``folder`` durable."""
+    fd = files.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        files.fsync(fd)
+    finally:
+        files.close(fd)
 
 
 _datasync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync

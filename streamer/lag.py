@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 
-from streamer.files import Files, SystemClock
 from streamer.snapshot import Snapshot, open_ledger
 from streamer.sources.folder import own_files
 from streamer.sources.shards import ShardFolder
@@ -26,7 +25,7 @@ def measure(ledger: Path, seen: Snapshot) -> Lag:
         return Lag()
     ours = own_files(Path(seen.dataset), ledger)
     root, follow = Path(seen.shard_folder), seen.follow_symlinks
-    folder = ShardFolder(root, seen.pattern, ours, 0, Files(), SystemClock(), follow_symlinks=follow)
+    folder = ShardFolder(root, seen.pattern, ours, follow_symlinks=follow)
     with open_ledger(ledger) as db:
         rows = db.execute("SELECT path, offset FROM shard WHERE NOT replaced") if db else ()
         offsets = {os.fsdecode(path): offset for path, offset in rows}

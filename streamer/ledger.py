@@ -6,20 +6,11 @@ Invariants
 - The dataset is written and synced before the ledger commits. A ledger that lags behind the dataset is
   therefore normal (a crash, a power loss: ``synchronous=NORMAL``) and healed by adoption.
 - ``tally`` equals the sum over ``span`` at every commit, so that accounts are cheap at any size.
-
-Tables
-- ``meta``     one row: lengths, what the keys mean, which folder and database
-- ``shard``    a cursor for each shard; ``replaced`` once its bytes were overwritten by the producer
-- ``span``     consecutive lines of one shard with one verdict; ``due`` when they have to be judged again
-- ``tally``    lines by state and reason
-- ``record``   key -> offset of the line in the dataset; ``claimed`` when a shard line stands behind it
-- ``outcome``  rows of ``outcome_rewards`` as last seen
 """
 
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -28,69 +19,19 @@ from typing import Any, Self
 import aiosqlite
 import anyio
 import msgspec
+from anyio import to_thread
 
-from streamer.errors import RefusedError, UnavailableError
-from streamer.files import PRIVATE
+from streamer.files import Files
 from streamer.join import JoinRule
+from streamer.ledger_file import create_or_check, explained
 from streamer.model import OPEN_STATES, Cursor, Outcome, Span, State
 
-APPLICATION_ID = 0x73747231
-SCHEMA_VERSION = 1
 UNREADABLE = "unreadable"
 """Reason of waiting lines whose shard could not be read when their outcome came."""
-
-_SCHEMA = """
-CREATE TABLE meta (
-  one INTEGER PRIMARY KEY CHECK (one = 1),
-  dataset_length INTEGER NOT NULL DEFAULT 0, dataset_lines INTEGER NOT NULL DEFAULT 0,
-  dataset_tail BLOB NOT NULL DEFAULT x'', dead_length INTEGER NOT NULL DEFAULT 0,
-  dead_tail BLOB NOT NULL DEFAULT x'', keys TEXT NOT NULL DEFAULT '', counted INTEGER NOT NULL DEFAULT 0,
-  overwritten INTEGER NOT NULL DEFAULT 0,
-  shards TEXT NOT NULL DEFAULT '', pattern TEXT NOT NULL DEFAULT '',
-  follow_symlinks INTEGER NOT NULL DEFAULT 0, database TEXT NOT NULL DEFAULT '', appended_at REAL
-);
-INSERT INTO meta (one) VALUES (1);
-CREATE TABLE shard (
-  id INTEGER PRIMARY KEY, path BLOB NOT NULL, offset INTEGER NOT NULL, lines INTEGER NOT NULL,
-  scanned INTEGER NOT NULL, fingerprint BLOB NOT NULL, dev INTEGER NOT NULL, ino INTEGER NOT NULL,
-  size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
-  replaced INTEGER NOT NULL DEFAULT 0
-);
-CREATE UNIQUE INDEX shard_path ON shard (path) WHERE NOT replaced;
-CREATE INDEX shard_ino ON shard (ino) WHERE NOT replaced;
-CREATE TABLE span (
-  id INTEGER PRIMARY KEY, shard INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
-  line INTEGER NOT NULL, lines INTEGER NOT NULL, session TEXT NOT NULL, state TEXT NOT NULL,
-  reason TEXT NOT NULL, outcome INTEGER, first_us INTEGER, last_us INTEGER, since REAL NOT NULL,
-  rule TEXT NOT NULL, due INTEGER NOT NULL
-);
-CREATE INDEX span_session ON span (session);
-CREATE INDEX span_shard ON span (shard, start);
-CREATE INDEX span_due ON span (id) WHERE due;
-CREATE INDEX span_waiting ON span (since) WHERE state = 'waiting';
-CREATE INDEX span_unreadable ON span (shard) WHERE reason = 'unreadable';
-CREATE INDEX span_rule_changed ON span (session) WHERE reason = 'rule_changed';
-CREATE TABLE tally (
-  state TEXT, reason TEXT, lines INTEGER NOT NULL, PRIMARY KEY (state, reason)
-) WITHOUT ROWID;
-CREATE TABLE condition (rule TEXT PRIMARY KEY, sql TEXT NOT NULL);
-CREATE TABLE record (
-  key BLOB PRIMARY KEY, offset INTEGER NOT NULL, claimed INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE outcome (
-  ref INTEGER PRIMARY KEY, id INTEGER NOT NULL, session TEXT NOT NULL, total_reward, achievements_count,
-  total_steps, created_at TEXT NOT NULL, created_us INTEGER, qualifies INTEGER NOT NULL, rule TEXT NOT NULL,
-  withdrawn INTEGER NOT NULL DEFAULT 0, UNIQUE (id, session, created_at)
-);
-CREATE INDEX record_adopted ON record (key) WHERE NOT claimed;
-CREATE INDEX outcome_withdrawn ON outcome (ref) WHERE withdrawn;
-CREATE INDEX outcome_session ON outcome (session);
-"""
 
 _SHARD = "id, path, offset, lines, scanned, fingerprint, dev, ino, size, mtime_ns, ctime_ns"
 _SPAN = "shard, start, stop, line, lines, session, state, reason, outcome, first_us, last_us, since, rule, id"
 _OUTCOME = "id, session, total_reward, achievements_count, total_steps, created_at, created_us, qualifies, rule, ref"
-_MAGIC = b"SQLite format 3\0"
 _LAST_US = 1 << 62
 """Stands for a created_at that is no time: after all others, as in the join."""
 
@@ -163,19 +104,19 @@ class Ledger:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, path: Path) -> AsyncIterator[Self]:
+    async def open(cls, path: Path, files: Files) -> AsyncIterator[Self]:
         """Open or create the ledger at ``path``.
 
         Raises:
             RefusedError: the file is damaged, is no ledger, or is of a newer version.
             UnavailableError: the disk is full or not there now.
         """
-        _create_or_check(path)
-        with _explained(path):
+        await to_thread.run_sync(create_or_check, path, files)
+        with explained(path):
             db = await aiosqlite.connect(path, timeout=5.0, isolation_level=None)
         try:
             ledger = cls(db, path)
-            with _explained(path):
+            with explained(path):
                 await ledger._prepare()
             yield ledger
         finally:
@@ -183,30 +124,8 @@ class Ledger:
                 await db.close()
 
     async def _prepare(self) -> None:
-        (application,) = await self._one("PRAGMA application_id")
-        (version,) = await self._one("PRAGMA user_version")
-        (tables,) = await self._one("SELECT count(*) FROM sqlite_master")
-        if not tables:
-            await self._create()
-        elif application != APPLICATION_ID:
-            raise RefusedError(
-                "open the ledger", str(self.path), "it is another program's database", way_out(self.path)
-            )
-        elif version != SCHEMA_VERSION:
-            raise RefusedError(
-                "open the ledger",
-                str(self.path),
-                f"its schema version is {version}, this streamer knows {SCHEMA_VERSION}",
-                "run the streamer version that wrote it, or move it away: it is rebuilt from the dataset",
-            )
         (last,) = await self._one("SELECT coalesce(max(id), 0) FROM shard")
         self._next_shard = last + 1
-
-    async def _create(self) -> None:
-        await self._all("PRAGMA journal_mode=WAL")
-        await self._db.executescript(
-            f"BEGIN; PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA_VERSION};{_SCHEMA} COMMIT;"
-        )
 
     # -- reading ---------------------------------------------------------------------------------------
 
@@ -519,7 +438,7 @@ class Ledger:
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[None]:
-        with _explained(self.path):
+        with explained(self.path):
             await self._all("BEGIN IMMEDIATE")
             try:
                 yield
@@ -537,7 +456,7 @@ class Ledger:
         return (await self._all(sql, values))[0]
 
     async def _all(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with _explained(self.path):
+        with explained(self.path):
             return list(await self._db.execute_fetchall(sql, values))  # type: ignore[arg-type]
 
     async def _in(self, sql: str, values: Iterable[Any]) -> list[tuple[Any, ...]]:
@@ -545,46 +464,6 @@ class Ledger:
         for chunk in _chunks(list(values)):
             found += await self._all(f"{sql} ({_marks(chunk)})", chunk)
         return found
-
-
-def _create_or_check(path: Path) -> None:
-    try:
-        os.makedirs(path.parent, exist_ok=True)
-        with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE), "rb") as file:
-            start = file.read(len(_MAGIC))
-    except OSError as error:
-        raise UnavailableError("open the ledger", str(path), error.strerror or str(error)) from error
-    if start and start != _MAGIC:
-        raise RefusedError("open the ledger", str(path), "it is no SQLite database", way_out(path))
-
-
-class _explained:  # noqa: N801 - reads as a phrase at the `with`
-    """Turn SQLite's errors into ours: what can pass is retried, damage is refused."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, sqlite3.OperationalError):
-            raise UnavailableError(
-                "write the ledger",
-                str(self._path),
-                str(error),
-                "free the disk, or see who holds the file; it is retried",
-            ) from error
-        if isinstance(error, sqlite3.DatabaseError):
-            raise RefusedError("use the ledger", str(self._path), str(error), way_out(self._path)) from error
-
-
-def way_out(path: Path) -> str:
-    """Return what a person does with a ledger that cannot be used: nothing is lost by starting without it."""
-    return (
-        f"mv '{path}' '{path}.old' and start again: keys are rebuilt from the dataset, the shards are read"
-        " again, and what is in the dataset is not written twice"
-    )
 
 
 def _cursor(row: Sequence[Any]) -> Cursor:

@@ -31,7 +31,7 @@ from streamer.model import State
 from streamer.sources.folder import shard_folder
 from streamer.sources.inbox import ShardInbox, Work
 from streamer.sources.outcomes import OutcomePoller
-from streamer.sources.shards import Budget
+from streamer.sources.reader import Budget, ShardReader
 from streamer.troubles import Troubles
 
 _BATCH_BYTES = 8 << 20
@@ -86,10 +86,12 @@ class Pipeline:
         outcomes = OutcomePoller(config.source.database, config.qualify.where, clock)
         try:
             dataset.open()
-            async with Ledger.open(config.dataset.ledger) as ledger:
-                inbox = ShardInbox(
-                    shard_folder(config, files, clock), ledger, config.source.max_line_bytes, clock, emit
+            async with Ledger.open(config.dataset.ledger, files) as ledger:
+                source = config.source
+                reader = ShardReader(
+                    source.shards, source.max_line_bytes, files, clock, follow_symlinks=source.follow_symlinks
                 )
+                inbox = ShardInbox(shard_folder(config), reader, ledger, source.max_line_bytes, clock, emit)
                 pipeline = cls(config, ledger, dataset, dead, inbox, outcomes, clock, emit, at)
                 await pipeline.recover()
                 yield pipeline

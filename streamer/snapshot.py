@@ -14,7 +14,7 @@ from urllib.parse import quote
 import msgspec
 
 from streamer.errors import RefusedError, UnavailableError
-from streamer.ledger import APPLICATION_ID, SCHEMA_VERSION
+from streamer.ledger_file import APPLICATION_ID, SCHEMA_VERSION
 from streamer.lock import Holder, holder, lock_file
 from streamer.model import State
 

@@ -15,8 +15,10 @@ from hypothesis import settings as budget
 from hypothesis import strategies as st
 
 from streamer.errors import RefusedError, UnavailableError
+from streamer.files import Files
 from streamer.join import JoinRule
-from streamer.ledger import APPLICATION_ID, SCHEMA_VERSION, Batch, Ledger
+from streamer.ledger import Batch, Ledger
+from streamer.ledger_file import APPLICATION_ID, SCHEMA_VERSION
 from streamer.model import Cursor, Outcome, Span, State
 from streamer.snapshot import snapshot
 from tests.producer import (
@@ -86,7 +88,7 @@ def with_ledger(path: Path, work: Callable[[Ledger], Awaitable[Any]]) -> Any:
     """Open a ledger, do some work, close it."""
 
     async def main() -> Any:
-        async with Ledger.open(path) as ledger:
+        async with Ledger.open(path, Files()) as ledger:
             return await work(ledger)
 
     return anyio.run(main)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from streamer.files import Files
 from streamer.model import Cursor, Line, Span, State
-from streamer.sources.shards import Budget, Found, Overwritten, ShardFolder, ShardRead, Unreadable
+from streamer.sources.reader import Budget, Overwritten, ShardRead, ShardReader, Unreadable
+from streamer.sources.shards import Found, ShardFolder
 from tests.producer import FakeClock
 
 if TYPE_CHECKING:
@@ -57,13 +58,19 @@ def root(tmp_path: Path) -> Path:
     return path
 
 
-def folder(root: Path, *ours: Path, files: Files | None = None, clock: FakeClock | None = None,
-           max_line: int = MIB, pattern: str = "*.jsonl") -> ShardFolder:  # fmt: skip
-    """Return a shard folder whose files are all old, unless a clock says otherwise."""
+def folder(root: Path, *ours: Path, pattern: str = "*.jsonl") -> ShardFolder:
+    """Return a shard folder."""
+    return ShardFolder(root, pattern, frozenset(ours))
+
+
+def reader(
+    root: Path, *, files: Files | None = None, clock: FakeClock | None = None, max_line: int = MIB
+) -> ShardReader:
+    """Return a reader to which all files are old, unless a clock says otherwise."""
     if clock is None:
         clock = FakeClock()
         clock.advance(3600)
-    return ShardFolder(root, pattern, frozenset(ours), max_line, files or Files(), clock)
+    return ShardReader(root, max_line, files or Files(), clock)
 
 
 def names(shards: ShardFolder) -> list[str]:
@@ -71,7 +78,7 @@ def names(shards: ShardFolder) -> list[str]:
     return [found.path for found in shards.scan()]
 
 
-def read(shards: ShardFolder, cursor: Cursor, lines: int = 100, size: int = PLENTY) -> ShardRead:
+def read(shards: ShardReader, cursor: Cursor, lines: int = 100, size: int = PLENTY) -> ShardRead:
     """Read a shard that can be read and is the same as before."""
     result = shards.read(cursor, Budget(lines, size))
     assert isinstance(result, ShardRead)
@@ -126,7 +133,7 @@ class TestScan:
         (root / "file.jsonl").symlink_to(root / "target")
         os.mkfifo(root / "fifo.jsonl")
         (root / "folder.jsonl").mkdir()
-        result = folder(root).read(Cursor(name), Budget(10, PLENTY))
+        result = reader(root).read(Cursor(name), Budget(10, PLENTY))
         assert isinstance(result, Unreadable)
         assert result.gone is (name == "gone.jsonl")
         assert result.cause
@@ -139,7 +146,7 @@ class TestScan:
         (name,) = names(shards)
         assert os.fsencode(name) == b"\xff\xfe.jsonl"
         assert shards.find(name) == next(iter(shards.scan()))
-        assert texts(read(shards, Cursor(name)).lines) == [b"one"]
+        assert texts(read(reader(root), Cursor(name)).lines) == [b"one"]
 
     def test_our_own_files_are_no_shards(self, root: Path) -> None:
         """The dataset may lie in the folder if the pattern takes it for no shard, and even if it does."""
@@ -168,7 +175,7 @@ class TestLines:
         """A line ends at a newline alone; the tail waits, and is read when it is finished."""
         path = root / "a.jsonl"
         path.write_bytes(b"one\r\n\xe2\x80\xa8\x85\x0btwo\n\nthr")
-        shards = folder(root)
+        shards = reader(root)
         first = read(shards, Cursor("a.jsonl", id=3))
         assert first.lines == [
             Line("a.jsonl", 1, 0, 5, b"one\r", b"one\r"),
@@ -186,7 +193,7 @@ class TestLines:
     def test_the_budget_ends_a_read_and_the_cursor_goes_on_from_there(self, root: Path) -> None:
         """By lines, by bytes, or by time; one line is always read."""
         (root / "a.jsonl").write_bytes(b"one\ntwo\nthree\n")
-        shards = folder(root)
+        shards = reader(root)
         first = read(shards, Cursor("a.jsonl"), lines=2)
         assert (texts(first.lines), first.more, first.cursor.offset) == ([b"one", b"two"], True, 8)
         assert texts(read(shards, first.cursor).lines) == [b"three"]
@@ -203,7 +210,7 @@ class TestLines:
         root = tmp_path_factory.mktemp("shards")
         lines = [bytes([97 + i]) * size for i, size in enumerate(sizes)]
         (root / "a.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
-        shards = folder(root, max_line=2 * MIB)
+        shards = reader(root, max_line=2 * MIB)
         found: list[Line] = []
         cursor = Cursor("a.jsonl")
         while (part := read(shards, cursor, lines=budget)).lines:
@@ -215,33 +222,33 @@ class TestLines:
 
     def test_a_line_longer_than_the_limit_is_never_read_whole(self, root: Path) -> None:
         """Its first bytes are enough for the dead letter."""
-        (root / "a.jsonl").write_bytes(b"short\n" + b"x" * (5 * MIB) + b"\nend\n")
+        (root / "a.jsonl").write_bytes(b"short\n" + b"x" * (20 * MIB) + b"\nend\n")
         files = Counted()
-        found = read(folder(root, files=files, max_line=3 * MIB), Cursor("a.jsonl"))
+        found = read(reader(root, files=files, max_line=3 * MIB), Cursor("a.jsonl"))
         assert texts(found.lines) == [b"short", None, b"end"]
         line = found.lines[1]
-        assert (line.start, line.stop, line.head) == (6, 7 + 5 * MIB, b"x" * 200)
+        assert (line.start, line.stop, line.head) == (6, 7 + 20 * MIB, b"x" * 200)
         assert max(files.sizes) <= MIB
 
     def test_the_limit_itself_is_not_too_long(self, root: Path) -> None:
         """Within one block and across blocks."""
         for limit in (10, 3 * MIB):
             (root / "a.jsonl").write_bytes(b"x" * limit + b"\n" + b"y" * (limit + 1) + b"\n")
-            assert texts(read(folder(root, max_line=limit), Cursor("a.jsonl")).lines) == [b"x" * limit, None]
+            assert texts(read(reader(root, max_line=limit), Cursor("a.jsonl")).lines) == [b"x" * limit, None]
 
     def test_an_unfinished_line_beyond_the_limit_is_not_searched_twice(self, root: Path) -> None:
         """It may grow for hours, and is not taken anyway."""
         path = root / "a.jsonl"
-        path.write_bytes(b"one\n" + b"x" * (4 * MIB))
+        path.write_bytes(b"one\n" + b"x" * (20 * MIB))
         files = Counted()
-        shards = folder(root, files=files, max_line=2 * MIB)
+        shards = reader(root, files=files, max_line=2 * MIB)
         first = read(shards, Cursor("a.jsonl"))
         files.sizes.clear()
         with path.open("ab") as file:
             file.write(b"yz")
         second = read(shards, first.cursor)
         assert second.lines == []
-        assert sum(files.sizes) < 100
+        assert sum(files.sizes) < 6 * MIB  # windows to know it again, before and after
         with path.open("ab") as file:
             file.write(b"\n")
         assert texts(read(shards, second.cursor).lines) == [None]
@@ -249,7 +256,7 @@ class TestLines:
     def test_a_span_is_read_again_from_where_it_stands(self, root: Path) -> None:
         """Its lines keep their numbers; the budget may cut it short."""
         (root / "a.jsonl").write_bytes(b"one\ntwo\nthree\nfour\n")
-        shards = folder(root)
+        shards = reader(root)
         cursor = read(shards, Cursor("a.jsonl", id=1)).cursor
         span = Span(1, 4, 14, 2, 2, "s", State.WAITING)
         lines = shards.read_span(cursor, span, Budget(10, PLENTY))
@@ -273,7 +280,7 @@ class TestIdentity:
         """Smaller, equal or larger; in the same file or in another one under its name."""
         path = root / "a.jsonl"
         path.write_bytes(self.BEFORE)
-        shards = folder(root)
+        shards = reader(root)
         cursor = read(shards, Cursor("a.jsonl", id=1)).cursor
         target = path if in_place else root / "new"
         target.write_bytes(after)
@@ -288,7 +295,7 @@ class TestIdentity:
         """A copy, a restored or rewritten file goes on where the first one ended."""
         path = root / "a.jsonl"
         path.write_bytes(self.BEFORE)
-        shards = folder(root)
+        shards = reader(root)
         cursor = read(shards, Cursor("a.jsonl", id=1)).cursor
         target = path if in_place else root / "new"
         target.write_bytes(b"")
@@ -300,47 +307,76 @@ class TestIdentity:
         """It was never read; and it may even become shorter."""
         path = root / "a.jsonl"
         path.write_bytes(b"one\n" + b"x" * 50)
-        shards = folder(root)
+        shards = reader(root)
         cursor = read(shards, Cursor("a.jsonl")).cursor
         path.write_bytes(b"one\ny\n")
         assert texts(read(shards, cursor).lines) == [b"y"]
 
-    @pytest.mark.parametrize("spot", [0, 1, 3 * MIB // 2, 2 * MIB - 2])
-    def test_a_large_shard_is_compared_in_windows(self, root: Path, spot: int) -> None:
+    @pytest.mark.parametrize("spot", [0, 1, 4 * MIB, 8 * MIB - 2])
+    def test_one_byte_in_eight_megabytes_is_noticed(self, root: Path, spot: int) -> None:
+        """Shards up to this size are compared whole, even those that grew meanwhile."""
+        path = root / "a.jsonl"
+        data = bytearray(b"x" * (8 * MIB - 1) + b"\n")
+        path.write_bytes(data)
+        shards = reader(root, max_line=16 * MIB)
+        cursor = read(shards, Cursor("a.jsonl")).cursor
+        data[spot] = ord("y")
+        path.write_bytes(data + b"more\n")
+        assert isinstance(shards.read(cursor, Budget(10, PLENTY)), Overwritten)
+
+    @pytest.mark.parametrize("spot", [0, 1, 9 * MIB, 20 * MIB - 2])
+    def test_a_large_shard_that_grew_is_compared_in_windows(self, root: Path, spot: int) -> None:
         """From its first byte to its last one; what was replaced as a whole is always noticed."""
         path = root / "a.jsonl"
-        data = bytearray(b"x" * (2 * MIB - 1) + b"\n")
+        data = bytearray(b"x" * (20 * MIB - 1) + b"\n")
         path.write_bytes(data)
         files = Counted()
-        shards = folder(root, files=files, max_line=4 * MIB)
+        shards = reader(root, files=files, max_line=32 * MIB)
         cursor = read(shards, Cursor("a.jsonl")).cursor
         files.sizes.clear()
-        assert read(shards, cursor).lines == []
-        assert sum(files.sizes) <= 4 * MIB
-        data[spot : spot + MIB // 8] = b"y" * len(data[spot : spot + MIB // 8])
+        with path.open("ab") as file:
+            file.write(b"more\n")
+        assert texts(read(shards, cursor).lines) == [b"more"]
+        assert sum(files.sizes) <= 6 * MIB
+        data[spot : spot + 2 * MIB] = b"y" * len(data[spot : spot + 2 * MIB])
+        path.write_bytes(data + b"more\n")
+        assert isinstance(shards.read(cursor, Budget(10, PLENTY)), Overwritten)
+
+    @pytest.mark.parametrize("in_place", [True, False])
+    def test_a_large_shard_that_changed_without_growing_is_read_again(self, root: Path, in_place: bool) -> None:  # noqa: FBT001
+        """A single byte between all windows, in the same file or in another one, even one that is longer."""
+        path = root / "a.jsonl"
+        data = bytearray(b"x" * (20 * MIB - 1) + b"\n")
         path.write_bytes(data)
+        os.utime(path, (1, 1))
+        shards = reader(root, max_line=32 * MIB)
+        cursor = read(shards, Cursor("a.jsonl")).cursor
+        data[MIB] = ord("y")
+        target = path if in_place else root / "new"
+        target.write_bytes(data if in_place else data + b"more\n")
+        target.rename(path)
         assert isinstance(shards.read(cursor, Budget(10, PLENTY)), Overwritten)
 
     def test_a_renamed_shard_is_recognised_by_its_bytes(self, root: Path) -> None:
         """An inode alone proves nothing: it may have been given to another file."""
         (root / "a.jsonl").write_bytes(self.BEFORE)
-        shards = folder(root)
+        shards = reader(root)
         cursor = read(shards, Cursor("a.jsonl")).cursor
         (root / "a.jsonl").rename(root / "b.jsonl")
-        found = shards.find("b.jsonl")
+        found = folder(root).find("b.jsonl")
         assert found is not None
         assert found.stat[:2] == cursor.stat[:2]
-        assert shards.recognises(cursor, found)
+        assert shards.recognises(cursor, found.path)
         (root / "b.jsonl").write_bytes(b"ONE\ntwo\n")
-        assert not shards.recognises(cursor, found)
-        assert not shards.recognises(Cursor("a.jsonl"), found)
+        assert not shards.recognises(cursor, found.path)
+        assert not shards.recognises(Cursor("a.jsonl"), found.path)
 
     def test_a_shard_that_changed_just_now_is_looked_at_again(self, root: Path) -> None:
         """It may change again within the same tick of the file system's clock."""
         (root / "a.jsonl").write_bytes(self.BEFORE)
         clock = FakeClock()
-        shards = folder(root, clock=clock)
-        state = next(iter(shards.scan())).stat
+        shards = reader(root, clock=clock)
+        state = next(iter(folder(root).scan())).stat
         recent = read(shards, Cursor("a.jsonl")).cursor
         assert recent.stat[:2] == state[:2]
         assert recent.stat != state
@@ -352,18 +388,18 @@ class TestIdentity:
         """Lines that are no longer there are not passed on; the cursor does not move past them."""
         path = root / "a.jsonl"
         path.write_bytes(self.BEFORE)
-        torn = read(folder(root, files=Interfering(path, after)), Cursor("a.jsonl", id=1))
+        torn = read(reader(root, files=Interfering(path, after)), Cursor("a.jsonl", id=1))
         assert (torn.lines, torn.cursor.offset) == ([], 0) or torn.lines == ()
-        again = read(folder(root), torn.cursor)
+        again = read(reader(root), torn.cursor)
         assert texts(again.lines) == after.split(b"\n")[:-1]
 
     def test_a_shard_that_grows_while_it_is_read_loses_nothing(self, root: Path) -> None:
         """What came too late for this read comes with the next one."""
         path = root / "a.jsonl"
         path.write_bytes(self.BEFORE)
-        first = read(folder(root, files=Interfering(path, self.BEFORE + b"three\n")), Cursor("a.jsonl"))
+        first = read(reader(root, files=Interfering(path, self.BEFORE + b"three\n")), Cursor("a.jsonl"))
         assert texts(first.lines) == [b"one", b"two"]
         state = folder(root).find("a.jsonl")
         assert state is not None
         assert first.cursor.stat != state.stat
-        assert texts(read(folder(root), first.cursor).lines) == [b"three"]
+        assert texts(read(reader(root), first.cursor).lines) == [b"three"]

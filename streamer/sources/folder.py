@@ -4,23 +4,15 @@ from pathlib import Path
 
 from streamer.config import Config
 from streamer.dead_letters import dead_letters_path
-from streamer.files import Clock, Files
 from streamer.lock import lock_file
 from streamer.sources.shards import ShardFolder
 
 
-def shard_folder(config: Config, files: Files, clock: Clock) -> ShardFolder:
+def shard_folder(config: Config) -> ShardFolder:
     """Return the folder whose shards a daemon with this configuration reads."""
     source = config.source
-    return ShardFolder(
-        source.shards,
-        source.pattern,
-        own_files(config.dataset.path, config.dataset.ledger),
-        source.max_line_bytes,
-        files,
-        clock,
-        follow_symlinks=source.follow_symlinks,
-    )
+    ours = own_files(config.dataset.path, config.dataset.ledger)
+    return ShardFolder(source.shards, source.pattern, ours, follow_symlinks=source.follow_symlinks)
 
 
 def own_files(dataset: Path, ledger: Path) -> frozenset[Path]:

@@ -15,7 +15,8 @@ from streamer.files import Clock
 from streamer.judge import Item, parse
 from streamer.ledger import UNREADABLE, Ledger
 from streamer.model import Cursor, Line, Span, State
-from streamer.sources.shards import Budget, Found, Overwritten, ShardFolder, ShardRead, Unreadable
+from streamer.sources.reader import Budget, Overwritten, ShardRead, ShardReader, Unreadable
+from streamer.sources.shards import Found, ShardFolder
 
 _CHUNK = 200
 """Shards looked up in the ledger at once."""
@@ -53,8 +54,11 @@ class ToRead(NamedTuple):
 class ShardInbox:
     """Lines of all shards of one folder, each once, as far as the ledger's cursors say."""
 
-    def __init__(self, folder: ShardFolder, ledger: Ledger, max_line: int, clock: Clock, emit: Emit) -> None:
+    def __init__(
+        self, folder: ShardFolder, reader: ShardReader, ledger: Ledger, max_line: int, clock: Clock, emit: Emit
+    ) -> None:
         self._folder = folder
+        self._reader = reader
         self._ledger = ledger
         self._max_line = max_line
         self._clock = clock
@@ -127,7 +131,7 @@ class ShardInbox:
     ) -> list[tuple[Span, list[Line] | Overwritten | Unreadable]]:
         results: list[tuple[Span, list[Line] | Overwritten | Unreadable]] = []
         for span, cursor in spans:
-            results.append((span, self._folder.read_span(cursor, span, budget)))
+            results.append((span, self._reader.read_span(cursor, span, budget)))
             if budget.spent:
                 break
         return results
@@ -185,14 +189,14 @@ class ShardInbox:
         return moved
 
     def _was_moved(self, cursor: Cursor, found: Found) -> bool:
-        return self._folder.find(cursor.path) is None and self._folder.recognises(cursor, found)
+        return self._folder.find(cursor.path) is None and self._reader.recognises(cursor, found.path)
 
     def _read(
         self, todo: Sequence[ToRead], budget: Budget
     ) -> list[tuple[ToRead, ShardRead | Overwritten | Unreadable]]:
         results: list[tuple[ToRead, ShardRead | Overwritten | Unreadable]] = []
         for one in todo:
-            result = self._folder.read(one.cursor, budget)
+            result = self._reader.read(one.cursor, budget)
             results.append((one, result))
             if isinstance(result, ShardRead) and result.more:
                 break
@@ -228,7 +232,7 @@ class ShardInbox:
         """Take a shard out of the inbox; if its state is settled, until that changes."""
         self._fresh.pop(path, None)
         self._said.pop(path, None)
-        if stat[2:] != (0, 0, 0):
+        if stat[4]:  # else it may change once more without a trace
             self._settled.add(hash((path, stat)))
 
     async def _overwritten(self, cursor: Cursor) -> None:

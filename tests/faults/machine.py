@@ -42,6 +42,7 @@ class _Disk:
         self.synced = bytearray(data)
         self.writes: list[tuple[int, bytes | None]] = []
         self.named = named
+        self.old_name = ""
 
     def sync(self) -> None:
         """Bring everything to the disk."""
@@ -144,8 +145,13 @@ class Machine(Files):
         if not os.path.exists(path) or path.endswith("-shm"):
             del self._disks[path]
         elif not disk.named and self._rng.random() < 0.5:
-            os.unlink(path)
             del self._disks[path]
+            if disk.old_name:
+                os.rename(path, disk.old_name)
+                self._disks[disk.old_name] = disk
+                self._lose_power(disk.old_name)
+            else:
+                os.unlink(path)
         else:
             disk.synced = disk.after_power_loss(self._rng)
             disk.writes.clear()
@@ -264,6 +270,7 @@ class Machine(Files):
         if self._paths.get(fd) == self._folder:
             for disk in self._disks.values():
                 disk.named = True
+                disk.old_name = ""
 
     def ftruncate(self, fd: int, length: int) -> None:
         """Cut a file, or die, or fail."""
@@ -271,6 +278,23 @@ class Machine(Files):
         self._may_fail()
         super().ftruncate(fd, length)
         self._disk(self._paths[fd]).writes.append((length, None))
+
+    def rename(self, old: str | os.PathLike[str], new: str | os.PathLike[str]) -> None:
+        """Rename, or die, or fail; the disk may have the old name until the folder is synced."""
+        self._tick_or_die()
+        self._may_fail()
+        super().rename(old, new)
+        disk = self._disk(os.fspath(new)) if os.fspath(old) not in self._disks else self._disks.pop(os.fspath(old))
+        disk.old_name = os.fspath(old) if disk.named else ""
+        disk.named = False
+        self._disks[os.fspath(new)] = disk
+
+    def unlink(self, path: str | os.PathLike[str]) -> None:
+        """Remove a file at once, or die, or fail."""
+        self._tick_or_die()
+        self._may_fail()
+        super().unlink(path)
+        self._disks.pop(os.fspath(path), None)
 
     def fstat(self, fd: int) -> os.stat_result:
         """Return the state of a file, or die, or fail."""

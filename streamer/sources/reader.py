@@ -1,0 +1,272 @@
+"""Read the finished lines of shards, and know a shard again by the bytes that were read of it.
+
+Invariants
+- A cursor is a saving, never a proof: before bytes after it are read, the bytes before it are compared
+  with the cursor's fingerprint. If they differ, the shard was overwritten and is read from its start.
+- A fingerprint is made of the bytes that were taken, not of those that stand there by then; and what was
+  taken while the producer could still be writing is compared with the file once more.
+- A shard is passed over unopened only when its (dev, ino, size, mtime, ctime) are those under which it
+  was read to its end, and its last change lay further back than the clock of the file system is coarse.
+
+Everything here is plain blocking code: the pipeline calls it in a worker thread.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+from blake3 import blake3
+
+from streamer.dead_letters import HEAD_BYTES
+from streamer.files import Clock, Files
+from streamer.model import Cursor, Line, Span
+from streamer.sources.shards import Stat, stat_of
+
+_BLOCK = 1 << 20
+_WHOLE = 8 << 20
+"""Shards up to this many bytes are read at once and compared whole, longer ones in evenly spaced windows."""
+
+_WINDOWS = 16
+_WINDOW = 64 << 10
+_COVERS = 8
+"""Bytes at the start of a fingerprint that say how many bytes of the shard it is of."""
+
+_COARSE_NS = 1_000_000_000
+"""A change this recent may be followed by another one with the same times."""
+
+
+class Budget(msgspec.Struct):
+    """How much one batch may still read: lines, bytes, time. A single line may overdraw it."""
+
+    lines: int
+    size: int
+    late: Callable[[], bool] = lambda: False
+
+    def spend(self, line: Line) -> None:
+        """Count a line."""
+        self.lines -= 1
+        self.size -= len(line.data) if line.data is not None else 0
+
+    @property
+    def spent(self) -> bool:
+        """Say whether the batch is full."""
+        return self.lines <= 0 or self.size <= 0 or self.late()
+
+
+class ShardRead(msgspec.Struct, frozen=True):
+    """Finished lines of one shard and the cursor after them.
+
+    ``more`` when the budget ended the read, which it never does before the first line.
+    """
+
+    cursor: Cursor
+    lines: Sequence[Line]
+    more: bool
+
+
+class Overwritten(msgspec.Struct, frozen=True):
+    """The shard at this cursor holds other bytes now than those that were read."""
+
+    cursor: Cursor
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """The shard cannot be read now; ``gone`` when nothing stands at its path."""
+
+    path: str
+    cause: str
+    gone: bool
+
+
+class _Content(msgspec.Struct, frozen=True):
+    """The bytes of an open shard: of a small one as a single call found them, else as they are when asked for."""
+
+    size: int
+    read: Callable[[int, int], bytes]
+    block: int
+
+
+class ShardReader:
+    """Lines of the shards below ``root``; none longer than ``max_line`` bytes is ever taken whole."""
+
+    def __init__(self, root: Path, max_line: int, files: Files, clock: Clock, *, follow_symlinks: bool = False) -> None:
+        self._root = root
+        self._max_line = max_line
+        self._files = files
+        self._clock = clock
+        self._flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow_symlinks else os.O_NOFOLLOW)
+
+    def read(self, cursor: Cursor, budget: Budget) -> ShardRead | Overwritten | Unreadable:
+        """Read finished lines after ``cursor`` until the budget is spent or none is left."""
+        try:
+            with self._opened(cursor.path) as fd:
+                return self._read(fd, cursor, budget)
+        except OSError as error:
+            return _unreadable(cursor.path, error)
+
+    def read_span(self, cursor: Cursor, span: Span, budget: Budget) -> list[Line] | Overwritten | Unreadable:
+        """Read the lines of a span again, as many as the budget allows."""
+        try:
+            with self._opened(cursor.path) as fd:
+                return self._read_span(fd, cursor, span, budget)
+        except OSError as error:
+            return _unreadable(cursor.path, error)
+
+    def recognises(self, cursor: Cursor, path: str) -> bool:
+        """Say whether the shard at ``path`` begins with the very bytes that ``cursor`` has read."""
+        try:
+            with self._opened(path) as fd:
+                content = self._content(fd, self._files.fstat(fd).st_size)
+                return cursor.offset > 0 and _has_fingerprint(content, cursor.fingerprint)
+        except OSError:
+            return False
+
+    @contextmanager
+    def _opened(self, path: str) -> Iterator[int]:
+        # O_NONBLOCK: a FIFO put in place of a shard must not hang the daemon.
+        fd = self._files.open(self._root / path, self._flags)
+        try:
+            if not stat.S_ISREG(self._files.fstat(fd).st_mode):
+                raise OSError("not a regular file")
+            yield fd
+        finally:
+            self._files.close(fd)
+
+    def _content(self, fd: int, size: int) -> _Content:
+        if size > _WHOLE:
+            return _Content(size, lambda size, at: self._files.pread(fd, size, at), _BLOCK)
+        data = self._files.pread(fd, size, 0) if size else b""
+        return _Content(len(data), lambda size, at: data[at : at + size], _WHOLE)
+
+    def _read(self, fd: int, cursor: Cursor, budget: Budget) -> ShardRead | Overwritten:
+        before = self._files.fstat(fd)
+        state = stat_of(before)
+        content = self._content(fd, before.st_size)
+        if not _is_same(content, state, cursor):
+            return Overwritten(cursor)
+        lines: list[Line] = []
+        more = False
+        searched = max(cursor.offset, _covers(cursor.fingerprint))
+        for line in self._lines(content, cursor.path, cursor.offset, cursor.lines + 1, searched, content.size):
+            lines.append(line)
+            budget.spend(line)
+            more = budget.spent
+            if more:
+                break
+        offset = lines[-1].stop if lines else cursor.offset
+        scanned = offset if more else content.size
+        # A tail that is too long to be taken is not searched again, so it has to be known again.
+        fingerprint = _fingerprint(content, scanned if scanned - offset > self._max_line else offset)
+        is_quiet = stat_of(self._files.fstat(fd)) == state and not self._is_recent(before)
+        if not (is_quiet or self._is_still_there(fd, cursor, lines)):
+            return ShardRead(cursor, (), more=False)  # being overwritten: its next change brings us back
+        return ShardRead(
+            Cursor(
+                path=cursor.path,
+                id=cursor.id,
+                offset=offset,
+                lines=lines[-1].number if lines else cursor.lines,
+                scanned=scanned,
+                fingerprint=fingerprint,
+                stat=state if is_quiet and not more else (*state[:4], 0),
+            ),
+            lines,
+            more,
+        )
+
+    def _read_span(self, fd: int, cursor: Cursor, span: Span, budget: Budget) -> list[Line] | Overwritten:
+        before = self._files.fstat(fd)
+        state = stat_of(before)
+        content = self._content(fd, before.st_size)
+        if state != cursor.stat and not _is_same(content, state, cursor):
+            return Overwritten(cursor)
+        lines: list[Line] = []
+        for line in self._lines(content, cursor.path, span.start, span.line, span.start, span.stop):
+            lines.append(line)
+            budget.spend(line)
+            if budget.spent:
+                break
+        is_quiet = stat_of(self._files.fstat(fd)) == state and not self._is_recent(before)
+        if not (is_quiet or self._is_still_there(fd, cursor, lines)):
+            return Overwritten(cursor)
+        return lines or Overwritten(cursor)  # no line where there were some: the fingerprint missed it
+
+    def _is_still_there(self, fd: int, cursor: Cursor, lines: Sequence[Line]) -> bool:
+        """Compare the cursor and what was read after it with the shard as it is by now."""
+        state = stat_of(self._files.fstat(fd))
+        content = self._content(fd, state[2])
+        return _is_same(content, state, cursor) and all(
+            content.read(len(line.data) + 1, line.start) == line.data + b"\n" for line in lines if line.data is not None
+        )
+
+    def _is_recent(self, state: os.stat_result) -> bool:
+        return abs(int(self._clock.now() * 1e9) - max(state.st_mtime_ns, state.st_ctime_ns)) < _COARSE_NS
+
+    def _lines(self, content: _Content, path: str, start: int, number: int, searched: int, end: int) -> Iterator[Line]:
+        """Yield the finished lines in [start, end); bytes before ``searched`` hold no newline."""
+        position = searched
+        while position < end:
+            block = content.read(min(content.block, end - position), position)
+            if not block:
+                return
+            at = 0
+            while (found := block.find(b"\n", at)) >= 0:
+                stop = position + found + 1
+                data = block[at:found] if start == position + at else self._long_line(content, start, stop)
+                yield self._line(content, path, start, stop, number, data)
+                start, at, number = stop, found + 1, number + 1
+            position += len(block)
+
+    def _long_line(self, content: _Content, start: int, stop: int) -> bytes | None:
+        """Read a line that lies across blocks, unless it is longer than the limit."""
+        if stop - start - 1 > self._max_line:
+            return None
+        return content.read(stop - start - 1, start)
+
+    def _line(self, content: _Content, path: str, start: int, stop: int, number: int, data: bytes | None) -> Line:
+        if data is not None and len(data) > self._max_line:
+            data = None
+        head = content.read(HEAD_BYTES, start) if data is None else data[:HEAD_BYTES]
+        return Line(path, number, start, stop, data, head)
+
+
+def _is_same(content: _Content, state: Stat, cursor: Cursor) -> bool:
+    """Say whether the shard still begins with the bytes that ``cursor`` has read.
+
+    Windows prove that nothing was put in place of the whole, not that no byte changed. So a long shard is
+    the same only if it did nothing but grow: another file, or one written to without growing, is read again.
+    """
+    if _covers(cursor.fingerprint) > _WHOLE:
+        dev_ino, size, mtime_ns = cursor.stat[:2], cursor.stat[2], cursor.stat[3]
+        if state[:2] != dev_ino or (state[2] <= size and state[3] != mtime_ns):
+            return False
+    return _has_fingerprint(content, cursor.fingerprint)
+
+
+def _has_fingerprint(content: _Content, fingerprint: bytes) -> bool:
+    covers = _covers(fingerprint)
+    return not covers or (covers <= content.size and _fingerprint(content, covers) == fingerprint)
+
+
+def _covers(fingerprint: bytes) -> int:
+    """Return how many bytes of the shard a fingerprint is of."""
+    return int.from_bytes(fingerprint[:_COVERS], "big")
+
+
+def _fingerprint(content: _Content, length: int) -> bytes:
+    digest = blake3()
+    if length <= _WHOLE:
+        digest.update(content.read(length, 0))
+    else:
+        for i in range(_WINDOWS):
+            digest.update(content.read(_WINDOW, i * (length - _WINDOW) // (_WINDOWS - 1)))
+    return length.to_bytes(_COVERS, "big") + digest.digest(16)
+
+
+def _unreadable(path: str, error: OSError) -> Unreadable:
+    return Unreadable(path, error.strerror or str(error), isinstance(error, FileNotFoundError))
