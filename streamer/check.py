@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from streamer.layouts import IMAGE_PARTS, ROLES
+from streamer.conversation import IMAGE_PARTS
+from streamer.layouts import ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
+from streamer.conversation import from_messages, of_messages
 from streamer.dedup import KEY_VERSION, DedupBy, record_key
 from streamer.errors import RefusedError, UnavailableError
 from streamer.files import Files, sync_folder
@@ -37,7 +38,14 @@ _UNSURE = 128 << 20
 _ADOPT = 2000
 """Lines adopted in one ledger transaction."""
 
+
+class _Line(msgspec.Struct, gc=False):
+    messages: msgspec.Raw
+    metadata: dict[str, Any]
+
+
 _json = msgspec.json.Encoder().encode
+_line = msgspec.json.Decoder(_Line).decode
 _LINE_ENDS = (("\u2028".encode(), b"\\u2028"), ("\u2029".encode(), b"\\u2029"), ("\x85".encode(), b"\\u0085"))
 """Characters that some line splitters take for a line end; they stand only inside strings, so escaping is exact."""
 
@@ -54,14 +62,15 @@ def encode_line(record: Record, outcome: Outcome, shard: str) -> bytes:
         "total_steps": outcome.total_steps,
         "has_image": record.has_image,
         "timestamp": record.timestamp,
-        "shard": os.fsencode(shard).decode("utf-8", "backslashreplace"),
+        "shard": shard if shard.isascii() else os.fsencode(shard).decode("utf-8", "backslashreplace"),
     }
-    metadata |= {key: value for key, value in record.metadata.items() if key not in metadata}
-    line = _json({"messages": record.messages, "metadata": metadata})
+    for key, value in record.metadata.items():
+        metadata.setdefault(key, value)
+    line = b'{"messages":%b,"metadata":%b}\n' % (record.conversation.encoded, _json(metadata))
     if not line.isascii():
         for raw, escaped in _LINE_ENDS:
             line = line.replace(raw, escaped)
-    return line + b"\n"
+    return line
 
 
 def line_key(line: bytes, by: DedupBy) -> bytes:
@@ -71,10 +80,10 @@ def line_key(line: bytes, by: DedupBy) -> bytes:
         ValueError: the line is not one of ours.
     """
     try:
-        value: Any = msgspec.json.decode(line)
-        metadata = value["metadata"]
-        identity = (metadata["run_id"], metadata["turn"], metadata["timestamp"])
-        return record_key(value["messages"], by, identity)
+        found = _line(line)
+        identity = (found.metadata["run_id"], found.metadata["turn"], found.metadata["timestamp"])
+        said = from_messages(found.messages) or of_messages(msgspec.json.decode(found.messages))
+        return record_key(said, by, identity)
     except (msgspec.MsgspecError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(str(error)) from error
 

@@ -23,6 +23,7 @@ HEAD_BYTES = 200
 
 def encode_dead_letter(line: Line, reason: str, detail: str) -> bytes:
     """Return the dead letter of one line, newline included."""
+    head = line.head if line.data is None else line.data[:HEAD_BYTES]
     return (
         msgspec.json.encode(
             {
@@ -32,7 +33,7 @@ def encode_dead_letter(line: Line, reason: str, detail: str) -> bytes:
                 "bytes": line.stop - line.start - 1,
                 "reason": reason,
                 "detail": detail,
-                "head": line.head.decode("utf-8", "backslashreplace"),
+                "head": head.decode("utf-8", "backslashreplace"),
             }
         )
         + b"\n"

@@ -225,7 +225,7 @@ class _Explainer:
             record = layouts.read(data, shard)
         except MalformedError:
             return
-        key = record_key(record.messages, self._by, (record.session, record.turn, record.timestamp))
+        key = record_key(record.conversation, self._by, (record.session, record.turn, record.timestamp))
         found = self._db.execute("SELECT offset FROM record WHERE key = ?", (key,)).fetchone()
         if found is not None:
             is_it = "is" if state == State.APPENDED else "equals"

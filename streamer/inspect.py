@@ -12,6 +12,7 @@ import msgspec
 from blake3 import blake3
 
 from streamer.check import CheckedLine, Finding, Kind, check_line, image_parts, is_number, tool_calls
+from streamer.conversation import of_messages
 from streamer.dedup import DedupBy, record_key
 from streamer.errors import ConfigError, UnavailableError
 from streamer.images import check_image
@@ -311,7 +312,7 @@ def _key(checked: CheckedLine, by: DedupBy) -> bytes | None:
     metadata = checked.metadata
     identity = (metadata.get("run_id"), metadata.get("turn"), metadata.get("timestamp"))
     try:
-        return record_key(checked.messages, by, identity)
+        return record_key(of_messages(checked.messages), by, identity)
     except (AttributeError, TypeError, RecursionError):
         return None
 

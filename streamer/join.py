@@ -29,6 +29,8 @@ def choose(outcomes: Sequence[Outcome], time_us: int | None, rule: JoinRule) -> 
     """
     if not outcomes:
         return None
+    if rule is JoinRule.AS_OF and len(outcomes) == 1:  # nearly always
+        return outcomes[0] if time_us is None or _created(outcomes[0]) >= time_us else None
     if rule is JoinRule.MAX:
         return max(outcomes, key=lambda row: (_reward(row), _age(row)))
     if rule is JoinRule.FIRST:

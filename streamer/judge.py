@@ -15,7 +15,7 @@ from streamer.dataset import encode_line
 from streamer.dead_letters import encode_dead_letter
 from streamer.dedup import DedupBy, record_key
 from streamer.join import JoinRule, choose
-from streamer.layouts import MalformedError
+from streamer.layouts import Envelope, MalformedError, record_of
 from streamer.model import Line, Outcome, Record, Span, State, Verdict
 from streamer.qualify import RecordRules, below_bar
 
@@ -41,16 +41,23 @@ class Item(msgspec.Struct, frozen=True):
     line: Line
     shard_id: int
     since: float
-    content: Record | MalformedError
+    content: Envelope | MalformedError
 
 
 class Judged(msgspec.Struct, frozen=True):
-    """A line with its verdict so far; ``key`` is set while the verdict depends on the dataset."""
+    """A line with its verdict so far; ``offer`` is set while the verdict depends on the dataset."""
 
     item: Item
     verdict: Verdict
-    outcome: Outcome | None = None
-    key: bytes | None = None
+    offer: Offer | None = None
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """A record that qualifies, and the key to look up in the dataset."""
+
+    key: bytes
+    record: Record
+    outcome: Outcome
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -60,6 +67,7 @@ class Settled(msgspec.Struct, frozen=True):
     dataset: bytes
     appended: Sequence[tuple[bytes, int]]
     claimed: Sequence[bytes]
+    dead: Sequence[Item]
     dead_letters: bytes
 
 
@@ -70,14 +78,14 @@ def parse(line: Line, shard_id: int, since: float, max_line: int) -> Item | None
     if not line.data.strip():
         return None
     try:
-        return Item(line, shard_id, since, layouts.read(line.data, line.shard))
+        return Item(line, shard_id, since, layouts.envelope(line.data, line.shard))
     except MalformedError as error:
         return Item(line, shard_id, since, error)
 
 
 def sessions(items: Iterable[Item]) -> set[str]:
     """Return the sessions whose outcomes have to be known to judge ``items``."""
-    return {item.content.session for item in items if isinstance(item.content, Record)}
+    return {item.content.session for item in items if isinstance(item.content, Envelope)}
 
 
 def judge(items: Iterable[Item], outcomes: Mapping[str, Sequence[Outcome]], rules: Rules) -> list[Judged]:
@@ -86,20 +94,36 @@ def judge(items: Iterable[Item], outcomes: Mapping[str, Sequence[Outcome]], rule
 
 
 def _judge(item: Item, outcomes: Mapping[str, Sequence[Outcome]], rules: Rules) -> Judged:
-    record = item.content
-    if isinstance(record, MalformedError):
-        return Judged(item, Verdict(State.DEAD_LETTERED, record.reason))
-    rows = outcomes.get(record.session, ())
-    outcome = choose(rows, record.time_us, rules.join)
+    line = item.content
+    if isinstance(line, MalformedError):
+        return _dead(item, line)
+    rows = outcomes.get(line.session, ())
+    outcome = choose(rows, line.time_us, rules.join)
+    if outcome is not None and outcome.rule == rules.where and not outcome.qualifies:
+        # Nobody asks what a rollout said that does not qualify: half of the lines are never decoded.
+        return Judged(item, Verdict(State.BELOW_BAR, "where", outcome.ref, outcome.rule))
+    try:
+        record = record_of(line)
+    except MalformedError as error:
+        return _dead(item, error)
     if outcome is None:
         return Judged(item, Verdict(State.WAITING, DUE_AFTER_OUTCOMES if rows else ""))
     if outcome.rule != rules.where:
         return Judged(item, Verdict(State.WAITING, RULE_CHANGED))
-    reason = below_bar(record, outcome, rules.records)
+    return _judge_record(item, record, outcome, rules)
+
+
+def _judge_record(item: Item, record: Record, outcome: Outcome, rules: Rules) -> Judged:
+    reason = below_bar(record, rules.records)
     if reason is not None:
         return Judged(item, Verdict(State.BELOW_BAR, reason, outcome.ref, outcome.rule))
-    key = record_key(record.messages, rules.by, (record.session, record.turn, record.timestamp))
-    return Judged(item, Verdict(State.APPENDED, "", outcome.ref), outcome, key)
+    key = record_key(record.conversation, rules.by, (record.session, record.turn, record.timestamp))
+    return Judged(item, Verdict(State.APPENDED, "", outcome.ref), Offer(key, record, outcome))
+
+
+def _dead(item: Item, error: MalformedError) -> Judged:
+    dead = Item(item.line, item.shard_id, item.since, error)
+    return Judged(dead, Verdict(State.DEAD_LETTERED, error.reason))
 
 
 def settle(judged: Sequence[Judged], known: Mapping[bytes, bool], length: int) -> Settled:
@@ -118,85 +142,96 @@ def settle(judged: Sequence[Judged], known: Mapping[bytes, bool], length: int) -
     claimable = {key for key, is_claimed in known.items() if not is_claimed}
     taken = set(known)
     for one in judged:
-        verdict, key = one.verdict, one.key
-        if key is None or one.outcome is None or not isinstance(one.item.content, Record):
+        verdict, offer = one.verdict, one.offer
+        if offer is None:
             pass
-        elif key in claimable:
-            claimable.discard(key)
-            claimed.append(key)
-        elif key in taken:
+        elif offer.key in claimable:
+            claimable.discard(offer.key)
+            claimed.append(offer.key)
+        elif offer.key in taken:
             verdict = Verdict(State.DUPLICATE, "", verdict.outcome)
         else:
-            taken.add(key)
-            lines.append(encode_line(one.item.content, one.outcome, one.item.line.shard))
-            appended.append((key, length))
+            taken.add(offer.key)
+            lines.append(encode_line(offer.record, offer.outcome, one.item.line.shard))
+            appended.append((offer.key, length))
             length += len(lines[-1])
         verdicts.append((one.item, verdict))
-    return Settled(_spans(verdicts), b"".join(lines), appended, claimed, _dead_letters(judged))
-
-
-def _dead_letters(judged: Iterable[Judged]) -> bytes:
-    return b"".join(
-        encode_dead_letter(one.item.line, one.item.content.reason, one.item.content.detail)
-        for one in judged
-        if isinstance(one.item.content, MalformedError)
+    dead = [one.item for one in judged if isinstance(one.item.content, MalformedError)]
+    return Settled(
+        _spans(verdicts), b"".join(lines), appended, claimed, dead, b"".join(_dead_letter(item) for item in dead)
     )
+
+
+def _dead_letter(item: Item) -> bytes:
+    error = item.content
+    return encode_dead_letter(item.line, error.reason, error.detail) if isinstance(error, MalformedError) else b""
+
+
+class _Run:
+    """Consecutive lines of one shard that have all in common that a span says of them."""
+
+    def __init__(self, item: Item, verdict: Verdict) -> None:
+        self._first = item
+        self._verdict = verdict
+        self._session = _session(item)
+        self._timed = _time(item) is not None
+        self._stop = item.line.start
+        self._lines = 0
+        self._times: list[int] = []
+
+    def takes(self, item: Item, verdict: Verdict) -> bool:
+        """Add a line, unless it is of another kind or stands elsewhere."""
+        first, line, time = self._first, item.line, _time(item)
+        if (
+            self._stop != line.start
+            or first.shard_id != item.shard_id
+            or first.since != item.since
+            or self._verdict != verdict
+            or self._session != _session(item)
+            or self._timed is (time is None)
+        ):
+            return False
+        self._stop = line.stop
+        self._lines += 1
+        if time is not None:
+            self._times.append(time)
+        return True
+
+    def span(self) -> Span:
+        """Return the lines as one span."""
+        first, verdict = self._first, self._verdict
+        return Span(
+            shard_id=first.shard_id,
+            start=first.line.start,
+            stop=self._stop,
+            line=first.line.number,
+            lines=self._lines,
+            session=self._session,
+            state=verdict.state,
+            reason=verdict.reason,
+            outcome=verdict.outcome,
+            first_us=min(self._times, default=None),
+            last_us=max(self._times, default=None),
+            since=first.since,
+            rule=verdict.rule,
+        )
 
 
 def _spans(verdicts: Iterable[tuple[Item, Verdict]]) -> list[Span]:
-    spans: list[Span] = []
+    runs: list[_Run] = []
     for item, verdict in verdicts:
-        one = _span(item, verdict)
-        if spans and _continues(spans[-1], one):
-            spans[-1] = _joined(spans[-1], one)
-        else:
-            spans.append(one)
-    return spans
+        if not (runs and runs[-1].takes(item, verdict)):
+            runs.append(_Run(item, verdict))
+            runs[-1].takes(item, verdict)
+    return [run.span() for run in runs]
 
 
-def _span(item: Item, verdict: Verdict) -> Span:
-    record = item.content if isinstance(item.content, Record) else None
-    time = record.time_us if record else None
-    return Span(
-        shard_id=item.shard_id,
-        start=item.line.start,
-        stop=item.line.stop,
-        line=item.line.number,
-        lines=1,
-        session=record.session if record else "",
-        state=verdict.state,
-        reason=verdict.reason,
-        outcome=verdict.outcome,
-        first_us=time,
-        last_us=time,
-        since=item.since,
-        rule=verdict.rule,
-    )
+def _session(item: Item) -> str:
+    return item.content.session if isinstance(item.content, Envelope) else ""
 
 
-def _continues(span: Span, one: Span) -> bool:
-    return (
-        span.stop == one.start
-        and span.shard_id == one.shard_id
-        and span.session == one.session
-        and span.state == one.state
-        and span.reason == one.reason
-        and span.outcome == one.outcome
-        and span.since == one.since
-        and span.rule == one.rule
-        and (span.first_us is None) == (one.first_us is None)
-    )
-
-
-def _joined(span: Span, one: Span) -> Span:
-    times = [t for t in (span.first_us, span.last_us, one.first_us, one.last_us) if t is not None]
-    return msgspec.structs.replace(
-        span,
-        stop=one.stop,
-        lines=span.lines + 1,
-        first_us=min(times, default=None),
-        last_us=max(times, default=None),
-    )
+def _time(item: Item) -> int | None:
+    return item.content.time_us if isinstance(item.content, Envelope) else None
 
 
 def count(spans: Iterable[Span]) -> dict[State, int]:

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import os
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 
+from streamer.conversation import Conversation, from_dialogue, from_messages, of_messages
 from streamer.model import Record
 from streamer.nesting import LIMIT, too_deep
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-IMAGE_PARTS = frozenset({"image_url", "image", "input_image"})
 
 _STAMPED = re.compile(r"(?P<id>.+)_\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2}")
 _REPLY_ONLY_KEYS = frozenset({"content_text", "has_image"})
 _US = 1_000_000
+_NULL = msgspec.Raw(b"null")
 _YEAR_5138 = 1e11
 """Numbers of seconds beyond this are no times (milliseconds, perhaps): better none than a wrong one."""
 
@@ -50,7 +51,38 @@ class _Source(msgspec.Struct, gc=False):
     metadata: Any = None
 
 
+_Scalar = str | int | float | bool | None
+
+
+class _Outline(msgspec.Struct, gc=False):
+    """The same keys, with what they hold left as the bytes that it is."""
+
+    run_id: str | int | None = None
+    turn: _Scalar = None
+    model: _Scalar = None
+    provider: _Scalar = None
+    timestamp: _Scalar = None
+    messages: msgspec.Raw = _NULL
+    dialogue: msgspec.Raw = _NULL
+    assistant: msgspec.Raw = _NULL
+    metadata: msgspec.Raw = _NULL
+
+
 _decode = msgspec.json.Decoder(_Source).decode
+_outline = msgspec.json.Decoder(_Outline).decode
+_object = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Envelope(msgspec.Struct, frozen=True, gc=False):
+    """A line of which no more was read than what its outcome is found by. ``record_of`` reads the rest."""
+
+    session: str
+    timestamp: Any
+    time_us: int | None
+    outline: _Outline | None
+    metadata: dict[str, Any] | None
+    data: bytes
+    shard: str
 
 
 def read(data: bytes, shard: str) -> Record:
@@ -63,28 +95,110 @@ def read(data: bytes, shard: str) -> Record:
     Raises:
         MalformedError: the line is no JSON object with a conversation that a trainer can take.
     """
-    source = _parse(data)
-    metadata = source.metadata if source.metadata is not None else {}
-    if not isinstance(metadata, dict):
-        raise MalformedError("bad_metadata", "metadata is not an object")
+    return record_of(envelope(data, shard))
+
+
+def envelope(data: bytes, shard: str) -> Envelope:
+    """Return whose record a line holds and from when, without looking into its conversation.
+
+    Raises:
+        MalformedError: the line is no JSON object, or does not say whose record it is.
+    """
+    outline = _outline_of(data)
+    if outline is None:
+        source = _parse(data)
+        metadata = _metadata(source.metadata)
+        timestamp = _first(source.timestamp, metadata.get("timestamp"))
+        return Envelope(
+            _session(source.run_id, metadata, shard), timestamp, time_us(timestamp), None, metadata, data, shard
+        )
+    run_id, timestamp, known = outline.run_id, outline.timestamp, None
+    if not run_id or timestamp is None:
+        known = _metadata_of(outline)
+        run_id, timestamp = _session(run_id, known, shard), _first(timestamp, known.get("timestamp"))
+    return Envelope(str(run_id), timestamp, time_us(timestamp), outline, known, data, shard)
+
+
+def record_of(line: Envelope) -> Record:
+    """Read the rest of a line.
+
+    Raises:
+        MalformedError: its conversation is none that a trainer can take.
+    """
+    said = _usual_conversation(line.outline) if line.outline is not None else None
+    if said is None or line.outline is None:
+        return _record(line, _parse(line.data))
+    metadata = line.metadata if line.metadata is not None else _metadata_of(line.outline)
+    return _with(line, said, line.outline, metadata)
+
+
+def _record(line: Envelope, source: _Source) -> Record:
+    metadata = _metadata(source.metadata)
     if source.messages is not None:
         messages = _from_messages(source.messages)
     elif source.dialogue is not None:
         messages = _from_dialogue(source.dialogue, source.assistant)
     else:
         raise MalformedError("no_conversation", "neither messages nor dialogue")
-    timestamp = _first(source.timestamp, metadata.get("timestamp"))
+    return _with(line, of_messages(messages), source, metadata)
+
+
+def _with(line: Envelope, said: Conversation, keys: _Source | _Outline, metadata: dict[str, Any]) -> Record:
     return Record(
-        session=_session(source.run_id, metadata, shard),
-        messages=messages,
-        has_image=has_image(messages) or metadata.get("has_image") is True,
-        turn=_first(source.turn, metadata.get("turn")),
-        model=_first(source.model, metadata.get("model")),
-        provider=_first(source.provider, metadata.get("provider")),
-        timestamp=timestamp,
-        time_us=time_us(timestamp),
+        session=line.session,
+        conversation=said,
+        has_image=said.has_image or metadata.get("has_image") is True,
+        turn=_first(keys.turn, metadata.get("turn")),
+        model=_first(keys.model, metadata.get("model")),
+        provider=_first(keys.provider, metadata.get("provider")),
+        timestamp=line.timestamp,
+        time_us=line.time_us,
         metadata=metadata,
     )
+
+
+def _outline_of(data: bytes) -> _Outline | None:
+    """Return the outline of a line, or None if it has to be looked at more closely."""
+    try:
+        # msgspec does not look into the strings that it skips.
+        if not data.isascii():
+            data.decode("utf-8")
+        return _outline(data)
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _usual_conversation(outline: _Outline) -> Conversation | None:
+    if outline.messages is not _NULL:
+        return from_messages(outline.messages)
+    return from_dialogue(outline.dialogue, outline.assistant)
+
+
+def _metadata_of(outline: _Outline) -> dict[str, Any]:
+    raw = outline.metadata
+    if raw is _NULL:
+        return {}
+    data = bytes(raw)
+    if too_deep(data):
+        raise _too_deep()
+    try:
+        return {} if data == b"null" else _object(data)
+    except msgspec.ValidationError:
+        return _metadata([])
+    except msgspec.DecodeError as error:
+        raise MalformedError("not_json", str(error)) from None
+
+
+def _metadata(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise MalformedError("bad_metadata", "metadata is not an object")
+    return value
+
+
+def _too_deep() -> MalformedError:
+    return MalformedError("too_deep", f"nested more than {LIMIT} levels deep")
 
 
 def _parse(data: bytes) -> _Source:
@@ -104,7 +218,7 @@ def _parse(data: bytes) -> _Source:
         reason = "nul_bytes" if b"\0" in data else "not_json"
         raise MalformedError(reason, str(error)) from None
     if too_deep(data):
-        raise MalformedError("too_deep", f"nested more than {LIMIT} levels deep")
+        raise _too_deep()
     return source
 
 
@@ -178,15 +292,6 @@ def _with_string_arguments(message: dict[str, Any], calls: Any, where: str) -> d
     return message if fixed is None else {**message, "tool_calls": fixed}
 
 
-def has_image(messages: list[dict[str, Any]]) -> bool:
-    """Say whether any message carries an image part."""
-    for message in messages:
-        content = message.get("content")
-        if isinstance(content, list) and any(part["type"] in IMAGE_PARTS for part in content):
-            return True
-    return False
-
-
 def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
@@ -219,13 +324,12 @@ def time_us(value: Any) -> int | None:
             when = datetime.fromisoformat(value)
         except ValueError:
             return None
-        if when.tzinfo is None:
-            when = when.replace(tzinfo=UTC)
-        delta = when - _EPOCH
-        return (delta.days * 86_400 + delta.seconds) * _US + delta.microseconds
+        return (when - (_NAIVE_EPOCH if when.tzinfo is None else _EPOCH)) // _ONE_US
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _YEAR_5138:
         return int(value * _US)
     return None
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - naive times are UTC
+_ONE_US = timedelta(microseconds=1)

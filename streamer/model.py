@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from streamer.conversation import Conversation
+
 
 class State(StrEnum):
     """Where a line that was read stands. The six sum up to the lines read, at any moment."""
@@ -30,7 +32,7 @@ OPEN_STATES = (State.WAITING, State.NEVER_SCORED)
 class Line(msgspec.Struct, frozen=True, gc=False):
     """One finished line of a shard: ``data`` without its newline.
 
-    ``data`` is None when the line is longer than the limit; ``head`` holds its first bytes.
+    ``data`` is None when the line is longer than the limit; then ``head`` holds its first bytes.
     """
 
     shard: str
@@ -45,7 +47,7 @@ class Record(msgspec.Struct, frozen=True):
     """One conversation as a shard line told it, whatever the layout of the shard."""
 
     session: str
-    messages: list[dict[str, Any]]
+    conversation: Conversation
     has_image: bool
     turn: Any = None
     model: Any = None
@@ -53,6 +55,11 @@ class Record(msgspec.Struct, frozen=True):
     timestamp: Any = None
     time_us: int | None = None
     metadata: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """Return the messages as objects."""
+        return self.conversation.messages
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):

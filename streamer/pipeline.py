@@ -143,7 +143,7 @@ class Pipeline:
         self._at("read")
         outcomes = await self.ledger.outcomes(sessions(work.items))
         judged = await to_thread.run_sync(judge, work.items, outcomes, self._rules)
-        known = await self.ledger.known({one.key for one in judged if one.key is not None})
+        known = await self.ledger.known({one.offer.key for one in judged if one.offer is not None})
         settled = await to_thread.run_sync(settle, judged, known, self.dataset.length)
         await to_thread.run_sync(self._write, settled)
         await self._commit(work, settled)
@@ -183,7 +183,7 @@ class Pipeline:
         )
         self._at("committed")
         self._tell(settled)
-        self._tell_dead(work.items)
+        self._tell_dead(settled.dead)
 
     def _tell(self, settled: Settled) -> None:
         counts = count(settled.spans)
@@ -200,10 +200,10 @@ class Pipeline:
             )
         )
 
-    def _tell_dead(self, items: Sequence[Item]) -> None:
+    def _tell_dead(self, dead: Sequence[Item]) -> None:
         first: dict[tuple[str, str], int] = {}
         lines: Counter[tuple[str, str]] = Counter()
-        for item in items:
+        for item in dead:
             if isinstance(item.content, MalformedError):
                 place = (item.line.shard, item.content.reason)
                 first.setdefault(place, item.line.number)

@@ -1,4 +1,4 @@
-"""Does a record get in? Pure: the outcome's own verdict first, then what is asked of the record."""
+"""Does a record of a rollout that qualifies get in? Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
-from streamer.model import Outcome, Record
+from streamer.model import Record
 
 
 class Images(StrEnum):
@@ -26,10 +26,8 @@ class RecordRules(msgspec.Struct, frozen=True):
     max_turn: int | None = None
 
 
-def below_bar(record: Record, outcome: Outcome, rules: RecordRules) -> str | None:
-    """Return why a record stays out, as a counted reason, or None if it qualifies."""
-    if not outcome.qualifies:
-        return "where"
+def below_bar(record: Record, rules: RecordRules) -> str | None:
+    """Return why a record of a rollout that qualifies stays out, as a counted reason, or None if it does not."""
     if rules.models and record.model not in rules.models:
         return "models"
     if rules.images is not Images.ANY and record.has_image is not (rules.images is Images.WITH):

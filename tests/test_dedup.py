@@ -11,6 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from streamer.conversation import from_dialogue, from_messages, of_messages
 from streamer.dataset import encode_line, line_key
 from streamer.dedup import KEY_BYTES, DedupBy, record_key
 from streamer.layouts import MalformedError, read
@@ -58,7 +59,7 @@ def taken(value: Any, shard: str = SHARD) -> Record:
 def key(value: Any, by: DedupBy = DedupBy.CONVERSATION) -> bytes:
     """Return the key of a line's value."""
     record = taken(value)
-    return record_key(record.messages, by, (record.session, record.turn, record.timestamp))
+    return record_key(record.conversation, by, (record.session, record.turn, record.timestamp))
 
 
 def as_dialogue(talk: list[dict[str, Any]]) -> dict[str, Any]:
@@ -91,8 +92,8 @@ def test_a_key_is_independent_of_white_space_and_of_the_order_of_keys(
     compact = json.dumps(shuffled({"messages": talk}, data.draw), separators=(",", ":"), ensure_ascii=True)
     wide = json.dumps({"messages": talk}, indent=data.draw(st.integers(0, 3)), ensure_ascii=False)
     first, second = (read(text.encode(), SHARD) for text in (compact, wide.replace("\n", " \t")))
-    assert record_key(first.messages, DedupBy.CONVERSATION, NOBODY) == record_key(
-        second.messages, DedupBy.CONVERSATION, NOBODY
+    assert record_key(first.conversation, DedupBy.CONVERSATION, NOBODY) == record_key(
+        second.conversation, DedupBy.CONVERSATION, NOBODY
     )
 
 
@@ -115,7 +116,9 @@ def test_the_key_of_a_dataset_line_is_the_key_of_its_source(talk: list[dict[str,
     record = taken({"run_id": "run-a", "turn": 3, "timestamp": iso(1), "messages": talk})
     line = encode_line(record, OUTCOME, SHARD)
     for by in DedupBy:
-        assert line_key(line, by) == record_key(record.messages, by, (record.session, record.turn, record.timestamp))
+        assert line_key(line, by) == record_key(
+            record.conversation, by, (record.session, record.turn, record.timestamp)
+        )
 
 
 @given(talks, scalars | values, texts | values)
@@ -265,7 +268,7 @@ def test_a_line_with_anything_in_any_place_is_malformed_or_comes_back(
         assert json.loads(line)["messages"] == record.messages
         for by in DedupBy:
             assert line_key(line, by) == record_key(
-                record.messages, by, (record.session, record.turn, record.timestamp)
+                record.conversation, by, (record.session, record.turn, record.timestamp)
             )
 
 
@@ -329,7 +332,32 @@ def test_keys_are_short_and_stay_as_they_are() -> None:
     value = {"messages": [{"role": "user", "content": "u"}, REPLY]}
     found = key(value)
     assert len(found) == KEY_BYTES
-    assert found.hex() == "8b97805cd7e546a44d64e3aa23aa066c"
+    assert found.hex() == "e591ab0b25fb34f102b52ab85ecc3d36"
+
+
+@given(talks)
+def test_the_short_way_to_a_conversation_leads_where_the_long_one_does(talk: list[dict[str, Any]]) -> None:
+    """Whatever it takes at all: the same messages, the same canonical form, the same prompt."""
+    short = from_messages(jsonl(talk).rstrip(b"\n"))
+    if short is not None:
+        long = of_messages(talk)
+        assert short.messages == long.messages == talk
+        assert (short.canonical, short.prompt, short.has_image) == (long.canonical, long.prompt, long.has_image)
+
+
+def test_the_short_way_takes_what_producers_write() -> None:
+    """Both layouts, with images and with tool calls: nothing that is usual takes the long way."""
+    shot = {"type": "image_url", "image_url": {"url": PNG}}
+    user = {"role": "user", "content": [{"type": "text", "text": "look"}, shot]}
+    reply = REPLY | {"content": None, "tool_calls": [call("act", at=[1, 2], also={"b": 1, "a": 2})]}
+    talk: list[dict[str, Any]] = [{"role": "system", "content": "s"}, user, reply]
+    found = from_messages(json.dumps(talk).encode())
+    assert found is not None
+    assert found.has_image
+    assert found.canonical == of_messages(talk).canonical
+    layout = as_dialogue(talk)
+    again = from_dialogue(*(json.dumps(layout[key]).encode() for key in ("dialogue", "assistant")))
+    assert again == found
 
 
 def beneath(frames: int, work: Callable[[], Any]) -> Any:
@@ -352,7 +380,7 @@ def test_a_key_is_the_same_wherever_it_is_computed(line: str) -> None:
     for depth in range(1, DEEPEST, 3):
         record = shallow(("{" + line % ("[" * depth + "]" * depth) + "}").encode())
         if record is not None:
-            expected = record_key(record.messages, DedupBy.CONVERSATION, NOBODY)
+            expected = record_key(record.conversation, DedupBy.CONVERSATION, NOBODY)
             if beneath(100, partial(key_or_none, encode_line(record, OUTCOME, SHARD))) != expected:
                 wrong.append(depth)
     assert wrong == []

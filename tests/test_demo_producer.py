@@ -181,5 +181,5 @@ def test_a_wanderer_never_uses_what_is_in_front_of_it() -> None:
 
 
 def _key(record: dict[str, Any]) -> bytes:
-    messages = layouts.read(json.dumps(record).encode(), "shard.jsonl").messages
-    return record_key(messages, DedupBy.CONVERSATION, (None, None, None))
+    said = layouts.read(json.dumps(record).encode(), "shard.jsonl").conversation
+    return record_key(said, DedupBy.CONVERSATION, (None, None, None))

@@ -14,8 +14,8 @@ from streamer.dataset import line_key
 from streamer.dedup import DedupBy
 from streamer.join import JoinRule
 from streamer.judge import DUE_AFTER_OUTCOMES, RULE_CHANGED, Item, Rules, count, judge, parse, sessions, settle
-from streamer.layouts import time_us
-from streamer.model import Line, Outcome, Record, Span, State
+from streamer.layouts import Envelope, time_us
+from streamer.model import Line, Outcome, Span, State
 from streamer.qualify import RecordRules
 from tests.producer import DEEP, EPOCH, GOOD, conversation, dialogue, iso, jsonl, messages, put
 
@@ -237,5 +237,5 @@ def test_the_dataset_line_of_a_record_is_its_conversation_with_the_outcome() -> 
 def test_an_accepted_line_is_a_record() -> None:
     """Anything else is a reason."""
     contents = [item.content for item in items(text(dialogue("a")), b"{")]
-    assert isinstance(contents[0], Record)
-    assert not isinstance(contents[1], Record)
+    assert isinstance(contents[0], Envelope)
+    assert not isinstance(contents[1], Envelope)

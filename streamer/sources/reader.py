@@ -229,10 +229,9 @@ class ShardReader:
         return content.read(stop - start - 1, start)
 
     def _line(self, content: _Content, path: str, start: int, stop: int, number: int, data: bytes | None) -> Line:
-        if data is not None and len(data) > self._max_line:
-            data = None
-        head = content.read(HEAD_BYTES, start) if data is None else data[:HEAD_BYTES]
-        return Line(path, number, start, stop, data, head)
+        if data is None or len(data) > self._max_line:
+            return Line(path, number, start, stop, None, content.read(HEAD_BYTES, start))
+        return Line(path, number, start, stop, data)
 
 
 def _is_same(content: _Content, state: Stat, cursor: Cursor) -> bool:
