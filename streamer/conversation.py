@@ -157,23 +157,18 @@ def _usual(messages: list[_Message]) -> Conversation | None:
     image = False
     last = -1
     for message in messages:
-        content = message.content
+        content, calls = message.content, message.tool_calls
         if message.role == "assistant":
             last = len(encoded)
-        elif not isinstance(content, str | list):
+        elif calls is not UNSET:
             return None
-        if isinstance(content, list):
+        if content.__class__ is list:
             image = image or any(part.type in IMAGE_PARTS for part in content)
+        elif content.__class__ is not str and not calls:
+            return None  # it says nothing and does nothing
         line = _encode(message)
         encoded.append(line)
-        if message.tool_calls is UNSET:
-            if not isinstance(content, str | list):
-                return None  # a reply without words and without a call
-            canonical.append(line)
-        elif not message.tool_calls and not isinstance(content, str | list):
-            return None
-        else:
-            canonical.append(_canonical(message))
+        canonical.append(line if calls is UNSET else _canonical(message))
     if last < 0:
         return None
     return Conversation(b"[%b]" % b",".join(encoded), b",".join(canonical), _length(canonical[:last]), image)

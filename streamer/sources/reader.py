@@ -47,10 +47,12 @@ class Budget(msgspec.Struct):
     size: int
     late: Callable[[], bool] = lambda: False
 
-    def spend(self, line: Line) -> None:
-        """Count a line."""
+    def spend(self, line: Line) -> bool:
+        """Count a line; say whether the batch is full."""
         self.lines -= 1
-        self.size -= len(line.data) if line.data is not None else 0
+        if line.data is not None:
+            self.size -= len(line.data)
+        return self.spent
 
     @property
     def spent(self) -> bool:
@@ -149,15 +151,9 @@ class ShardReader:
         content = self._content(fd, before.st_size)
         if not _is_same(content, state, cursor):
             return Overwritten(cursor)
-        lines: list[Line] = []
-        more = False
         searched = max(cursor.offset, _covers(cursor.fingerprint))
-        for line in self._lines(content, cursor.path, cursor.offset, cursor.lines + 1, searched, content.size):
-            lines.append(line)
-            budget.spend(line)
-            more = budget.spent
-            if more:
-                break
+        lines = self._lines(content, cursor, searched, content.size, budget)
+        more = bool(lines) and budget.spent
         offset = lines[-1].stop if lines else cursor.offset
         scanned = offset if more else content.size
         # A tail that is too long to be taken is not searched again, so it has to be known again.
@@ -185,12 +181,8 @@ class ShardReader:
         content = self._content(fd, before.st_size)
         if state != cursor.stat and not _is_same(content, state, cursor):
             return Overwritten(cursor)
-        lines: list[Line] = []
-        for line in self._lines(content, cursor.path, span.start, span.line, span.start, span.stop):
-            lines.append(line)
-            budget.spend(line)
-            if budget.spent:
-                break
+        before_span = msgspec.structs.replace(cursor, offset=span.start, lines=span.line - 1)
+        lines = self._lines(content, before_span, span.start, min(span.stop, content.size), budget)
         is_quiet = stat_of(self._files.fstat(fd)) == state and not self._is_recent(before)
         if not (is_quiet or self._is_still_there(fd, cursor, lines)):
             return Overwritten(cursor)
@@ -207,31 +199,29 @@ class ShardReader:
     def _is_recent(self, state: os.stat_result) -> bool:
         return abs(int(self._clock.now() * 1e9) - max(state.st_mtime_ns, state.st_ctime_ns)) < _COARSE_NS
 
-    def _lines(self, content: _Content, path: str, start: int, number: int, searched: int, end: int) -> Iterator[Line]:
-        """Yield the finished lines in [start, end); bytes before ``searched`` hold no newline."""
-        position = searched
+    def _lines(self, content: _Content, cursor: Cursor, searched: int, end: int, budget: Budget) -> list[Line]:
+        """Return finished lines from the cursor on, before ``end``; bytes before ``searched`` hold no newline."""
+        lines: list[Line] = []
+        path, start, number, position = cursor.path, cursor.offset, cursor.lines + 1, searched
         while position < end:
             block = content.read(min(content.block, end - position), position)
             if not block:
-                return
+                break
             at = 0
             while (found := block.find(b"\n", at)) >= 0:
                 stop = position + found + 1
-                data = block[at:found] if start == position + at else self._long_line(content, start, stop)
-                yield self._line(content, path, start, stop, number, data)
+                if stop - start - 1 > self._max_line:
+                    line = Line(path, number, start, stop, None, content.read(HEAD_BYTES, start))
+                elif start == position + at:
+                    line = Line(path, number, start, stop, block[at:found])
+                else:  # it lies across blocks
+                    line = Line(path, number, start, stop, content.read(stop - start - 1, start))
+                lines.append(line)
+                if budget.spend(line):
+                    return lines
                 start, at, number = stop, found + 1, number + 1
             position += len(block)
-
-    def _long_line(self, content: _Content, start: int, stop: int) -> bytes | None:
-        """Read a line that lies across blocks, unless it is longer than the limit."""
-        if stop - start - 1 > self._max_line:
-            return None
-        return content.read(stop - start - 1, start)
-
-    def _line(self, content: _Content, path: str, start: int, stop: int, number: int, data: bytes | None) -> Line:
-        if data is None or len(data) > self._max_line:
-            return Line(path, number, start, stop, None, content.read(HEAD_BYTES, start))
-        return Line(path, number, start, stop, data)
+        return lines
 
 
 def _is_same(content: _Content, state: Stat, cursor: Cursor) -> bool:
