@@ -371,9 +371,9 @@ class _Settings:
         try:
             value = _DOTTED[key](raw, folder)
         except _UnfitError as unfit:
-            self.reject(_Problem(origin, f"{_shown(raw)} is not {unfit}"))
+            self.reject(_Problem(origin, f"{shown_value(raw)} is not {unfit}"))
             return
-        if key == "dataset.path" and key in self._values and _real(self._values[key]) != _real(value):
+        if key == "dataset.path" and key in self._values and real_path(self._values[key]) != real_path(value):
             # The ledger that the file names is the one of the dataset that the file names.
             self._values.pop("dataset.ledger", None)
         self._values[key] = value
@@ -400,8 +400,8 @@ class _Settings:
             self.reject(_Problem(origin, f"{min_turn} is above max_turn, which is {max_turn}"))
 
     def _check_ledger(self, dataset: Dataset) -> None:
-        if _real(dataset.ledger) in (_real(dataset.path), lock_file(dataset.path)):
-            cause = f"{_shown(str(dataset.ledger))} is the dataset itself, or its lock"
+        if real_path(dataset.ledger) in (real_path(dataset.path), lock_file(dataset.path)):
+            cause = f"{shown_value(str(dataset.ledger))} is the dataset itself, or its lock"
             self.reject(_Problem(self._origins["dataset.ledger"], cause))
 
     def complain(self) -> None:
@@ -459,11 +459,11 @@ def _ways_to_set(key: str) -> str:
 
 def _take_file(settings: _Settings, file: Path) -> None:
     shown = printable(str(file))
-    for name, table in _parse(file).items():
+    for name, table in parse_file(file).items():
         if name not in _KEYS:
             settings.reject(_Problem(f"{shown}: {printable(name)}", *_unknown(name, list(_KEYS))))
         elif not isinstance(table, dict):
-            settings.reject(_Problem(f"{shown}: {name}", f"{_shown(table)} is not a table", f"write [{name}]"))
+            settings.reject(_Problem(f"{shown}: {name}", f"{shown_value(table)} is not a table", f"write [{name}]"))
         else:
             _take_table(settings, name, table, file)
 
@@ -486,7 +486,12 @@ def _unknown(name: str, siblings: list[str]) -> tuple[str, str]:
     return "there is no such key", meant
 
 
-def _parse(file: Path) -> dict[str, object]:
+def parse_file(file: Path) -> dict[str, object]:
+    """Return what a TOML file holds.
+
+    Raises:
+        ConfigError: it cannot be read, or is no TOML.
+    """
     try:
         return tomllib.loads(file.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
@@ -507,7 +512,8 @@ def _refuse(file: Path, cause: str, hint: str = "") -> NoReturn:
     raise ConfigError("read the configuration", printable(str(file)), cause, hint) from None
 
 
-def _real(path: Path) -> Path:
+def real_path(path: Path) -> Path:
+    """Return the path with its links followed, as far as they lead anywhere."""
     # Path.resolve raises for links that go in a circle; whoever opens the file can say that better.
     return Path(os.path.realpath(path))
 
@@ -516,7 +522,7 @@ _LONGEST_SHOWN = 60
 _LONG_NUMBER = 1 << 64
 
 
-def _shown(raw: object) -> str:
+def shown_value(raw: object) -> str:
     """Return a raw value much as the user wrote it, on one line and not too long."""
     if isinstance(raw, list | dict):
         return "a list" if isinstance(raw, list) else "a table"

@@ -183,7 +183,7 @@ def _canonical(message: _Message) -> bytes:
     calls = [
         _CanonicalCall(
             call.type if isinstance(call.type, str) else "function",
-            _CanonicalFunction(call.function.name, _canonical_arguments(call.function.arguments)),
+            _CanonicalFunction(call.function.name, canonical_arguments(call.function.arguments)),
         )
         for call in message.tool_calls or ()
     ]
@@ -210,11 +210,11 @@ def _canonical_call(call: dict[str, Any], places: dict[str, int]) -> dict[str, A
         places.setdefault(identifier, len(places))
     function = call.get("function")
     if isinstance(function, dict) and isinstance(function.get("arguments"), str):
-        canonical["function"] = {**function, "arguments": _canonical_arguments(function["arguments"])}
+        canonical["function"] = {**function, "arguments": canonical_arguments(function["arguments"])}
     return canonical
 
 
-def _canonical_arguments(text: str) -> Any:
+def canonical_arguments(text: str) -> Any:
     """Return arguments as the JSON that they hold; text that holds no object or list stays text."""
     try:
         value = _decode(text)

@@ -223,14 +223,14 @@ def _parse(data: bytes) -> _Source:
 
 
 def _from_messages(messages: Any) -> list[dict[str, Any]]:
-    checked = [_message(message, f"messages[{i}]") for i, message in enumerate(_list(messages, "messages"))]
+    checked = [checked_message(message, f"messages[{i}]") for i, message in enumerate(_list(messages, "messages"))]
     if not any(message["role"] == "assistant" for message in checked):
         raise MalformedError("no_reply", "no message of role assistant")
     return checked
 
 
 def _from_dialogue(dialogue: Any, reply: Any) -> list[dict[str, Any]]:
-    prompt = [_message(message, f"dialogue[{i}]") for i, message in enumerate(_list(dialogue, "dialogue"))]
+    prompt = [checked_message(message, f"dialogue[{i}]") for i, message in enumerate(_list(dialogue, "dialogue"))]
     if reply is None:
         raise MalformedError("no_reply", "assistant is missing")
     if not isinstance(reply, dict):
@@ -239,7 +239,7 @@ def _from_dialogue(dialogue: Any, reply: Any) -> list[dict[str, Any]]:
     answer |= {key: value for key, value in reply.items() if key not in _REPLY_ONLY_KEYS}
     if not answer.get("tool_calls"):
         answer.pop("tool_calls", None)
-    return [*prompt, _message(answer, "assistant")]
+    return [*prompt, checked_message(answer, "assistant")]
 
 
 def _list(value: Any, where: str) -> list[Any]:
@@ -248,8 +248,16 @@ def _list(value: Any, where: str) -> list[Any]:
     return value
 
 
-def _message(message: Any, where: str) -> dict[str, Any]:
-    """Check one message; the same object comes back unless tool arguments have to become a string."""
+def checked_message(message: Any, where: str) -> dict[str, Any]:
+    """Check one message; the same object comes back unless tool arguments have to become a string.
+
+    Args:
+        message: what stands in the place of a message.
+        where: that place, for the detail of an error.
+
+    Raises:
+        MalformedError: no trainer can take it.
+    """
     if not isinstance(message, dict):
         raise MalformedError("bad_message", f"{where} is not an object")
     role = message.get("role")

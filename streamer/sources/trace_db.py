@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
@@ -106,6 +106,39 @@ def _authorize(action: int, first: str | None, second: str | None, _database: st
     return sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY
 
 
+@contextmanager
+def open_for_batch(path: Path, busy_seconds: float) -> Iterator[sqlite3.Connection]:
+    """Open the database at ``path`` for the short reads of a command, which has a thread to itself.
+
+    Args:
+        path: the database file.
+        busy_seconds: how long one read waits for the producer's commit, before ``sqlite3.OperationalError``.
+            While it waits it holds nothing.
+
+    Raises:
+        UnavailableError: there is no such file, or it cannot be opened now.
+    """
+    try:
+        db = sqlite3.connect(_read_only(path), uri=True, timeout=busy_seconds, isolation_level=None)
+    except sqlite3.Error as error:
+        raise _cannot_open(path, error) from error
+    try:
+        db.execute("PRAGMA query_only=1")
+        db.set_authorizer(_authorize)
+        db.text_factory = _text
+        yield db
+    finally:
+        db.close()
+
+
+def _read_only(path: Path) -> str:
+    return f"file:{quote(str(path))}?mode=ro"
+
+
+def _cannot_open(path: Path, error: sqlite3.Error) -> UnavailableError:
+    return UnavailableError("read the trace database", str(path), str(error), "is it there, and may it be read?")
+
+
 @asynccontextmanager
 async def open_trace_database(path: Path) -> AsyncIterator[aiosqlite.Connection]:
     """Open the database at ``path`` for short reads.
@@ -113,9 +146,8 @@ async def open_trace_database(path: Path) -> AsyncIterator[aiosqlite.Connection]
     Raises:
         UnavailableError: there is no such file, or it cannot be opened now.
     """
-    uri = f"file:{quote(str(path))}?mode=ro"
     try:
-        db = await aiosqlite.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
+        db = await aiosqlite.connect(_read_only(path), uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
     except sqlite3.Error as error:
         raise UnavailableError("read outcomes", str(path), str(error), "it is tried again") from error
     try:

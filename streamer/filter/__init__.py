@@ -1,0 +1,1 @@
+"""One pass over a trace database: choose sessions, and write what they hold as one dataset."""

@@ -1,0 +1,212 @@
+"""Read the messages of one session after the other, in short pages.
+
+Invariants
+- Each read is one page: so many rows or so many characters, whatever is less. No lock outlives it.
+- A page begins after the last id of the page before: nothing is held open between two pages.
+- The rows of a page are those of its session, found in an index: other sessions cost nothing. Only their ids are
+  held for the whole session.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from streamer.call_records import Call, read_call
+from streamer.errors import UnavailableError
+from streamer.messages import Decision, Decisions, Row
+
+PAGE_ROWS = 250
+PAGE_CHARACTERS = 1 << 19
+"""A page is read within a few milliseconds, and held in memory."""
+
+_AT_ONCE = 16
+"""Rows between two looks at the size of a page."""
+
+_PAGE_IDS = 4000
+"""Ids are read from the index alone, where they stand by timestep: so many take about a millisecond."""
+
+_IDS = "SELECT timestep_id, id FROM messages WHERE session_id = ? AND +id > ?"
+_FIRST_IDS = f"{_IDS} ORDER BY timestep_id, id LIMIT ?"
+_IDS_WITHOUT_STEP = f"{_IDS} AND timestep_id IS NULL AND id > ? ORDER BY id LIMIT ?"
+_IDS_OF_STEPS = f"{_IDS} AND (timestep_id, id) > (?, ?) ORDER BY timestep_id, id LIMIT ?"
+_MESSAGES = """
+SELECT id, timestep_id, message_type, content, metadata, {time} FROM messages
+WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id
+"""
+_BEFORE_ALL = -(1 << 63)
+_CALLS = """
+SELECT id, timestep_id, model_name, provider, event_time, call_records FROM events
+WHERE session_id = ?1 AND event_type = 'cais' AND (timestep_id, id) > (?2, ?3) AND timestep_id <= ?4
+ORDER BY timestep_id, id LIMIT ?5
+"""
+_CALL_COLUMNS = frozenset({"timestep_id", "event_type", "model_name", "provider", "event_time", "call_records"})
+
+
+class Pages:
+    """Reads pages of rows from an open trace database.
+
+    Args:
+        db: the database, opened read-only.
+        path: its file, for errors.
+        between: called after each page, when nothing is held.
+        rows: how many rows of messages or events a page has at most.
+        characters: a page ends soon after so much content.
+    """
+
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        path: Path,
+        between: Callable[[], None] = lambda: None,
+        *,
+        rows: int = PAGE_ROWS,
+        characters: int = PAGE_CHARACTERS,
+    ) -> None:
+        self._db = db
+        self.path = path
+        self._between = between
+        self.rows = rows
+        self._characters = characters
+
+    def page(self, sql: str, values: Sequence[Any], size: Callable[[Any], int]) -> tuple[list[Any], bool]:
+        """Return the first rows of a statement, and whether it was broken off as they are large enough.
+
+        Args:
+            sql: a SELECT that gives its rows in the order of a key.
+            values: its parameters.
+            size: how many characters a row has.
+
+        Raises:
+            UnavailableError: the database is busy, damaged, or not the one of a producer.
+        """
+        rows: list[Any] = []
+        held, full = 0, False
+        try:
+            cursor = self._db.execute(sql, values)
+            try:
+                while not full and (some := cursor.fetchmany(_AT_ONCE)):
+                    rows += some
+                    held += sum(map(size, some))
+                    full = held > self._characters
+            finally:
+                cursor.close()
+        except sqlite3.Error as error:
+            raise self._unavailable(error) from error
+        self._between()
+        return rows, full
+
+    def columns(self, table: str) -> frozenset[str]:
+        """Return the names of a table's columns; of a table that is not there, none."""
+        rows, _ = self.page("SELECT name FROM pragma_table_info(?)", (table,), lambda _: 0)
+        return frozenset(row[0] for row in rows)
+
+    def _unavailable(self, error: sqlite3.Error) -> UnavailableError:
+        busy = "locked" in str(error) or "busy" in str(error)
+        hint = (
+            "the producer is writing for long: try again"
+            if busy
+            else f"if the file is damaged: sqlite3 '{self.path}' 'PRAGMA quick_check'"
+        )
+        return UnavailableError("read the trace database", str(self.path), str(error), hint)
+
+
+class Conversations:
+    """The decisions of sessions, from the tables ``messages`` and, where it is there, ``events``."""
+
+    def __init__(self, pages: Pages) -> None:
+        self._pages = pages
+        columns = pages.columns("messages")
+        missing = {"id", "session_id", "timestep_id", "message_type", "content", "metadata"} - columns
+        if columns and missing:
+            cause = f"messages has no column {', '.join(sorted(missing))}"
+            raise UnavailableError("read conversations", str(pages.path), cause, "is this a trace database?")
+        self._sql = _MESSAGES.format(time="event_time" if "event_time" in columns else "NULL") if columns else ""
+        self._has_calls = pages.columns("events") >= _CALL_COLUMNS
+
+    def decisions(self, session: str, model: Any = None, after: int = 0) -> Iterator[Decision]:
+        """Yield the decisions of a session, by the ids of their rows.
+
+        Args:
+            session: the session id.
+            model: the session's model, for decisions whose call does not name one.
+            after: only rows with a higher id are read.
+
+        Raises:
+            UnavailableError: the database cannot be read now.
+        """
+        grouped = Decisions(session, model)
+        ids = sorted(self._ids(session, after)) if self._sql else []
+        done = 0
+        while done < len(ids):
+            rows, full = self._rows(ids[done : done + self._pages.rows])
+            yield from grouped.feed(rows, self._calls(session, rows))
+            done = bisect_right(ids, rows[-1].id, done) if full else done + self._pages.rows
+        yield from grouped.finish()
+
+    def _ids(self, session: str, after: int) -> Iterator[int]:
+        """Yield the ids of a session's messages, in the order of the index: by timestep, none before all."""
+        found = self._id_page(_FIRST_IDS, session, after)
+        yield from (number for _, number in found)
+        if len(found) < _PAGE_IDS:
+            return
+        step, last = found[-1]
+        if step is None:
+            while found := self._id_page(_IDS_WITHOUT_STEP, session, after, last):
+                yield from (number for _, number in found)
+                last = found[-1][1]
+            step = _BEFORE_ALL
+        while found := self._id_page(_IDS_OF_STEPS, session, after, step, last):
+            yield from (number for _, number in found)
+            step, last = found[-1]
+
+    def _id_page(self, sql: str, *values: Any) -> list[Any]:
+        return self._pages.page(sql, (*values, _PAGE_IDS), lambda _: 0)[0]
+
+    def _rows(self, ids: list[int]) -> tuple[list[Row], bool]:
+        found, full = self._pages.page(self._sql, (json.dumps(ids),), _message_size)
+        return [_row(*row) for row in found], full
+
+    def _calls(self, session: str, rows: list[Row]) -> list[Call]:
+        steps = [row.timestep for row in rows if row.timestep is not None]
+        if not steps or not self._has_calls:
+            return []
+        calls: list[Call] = []
+        at, last, full = min(steps), -1, True
+        while full:
+            values = (session, at, last, max(steps), self._pages.rows)
+            found, full = self._pages.page(_CALLS, values, _call_size)
+            full |= len(found) == self._pages.rows
+            if found:
+                last, at = found[-1][0], found[-1][1]
+            calls += [read_call(*row[1:]) for row in found]
+        return calls
+
+
+def _row(number: int, timestep: Any, kind: Any, content: Any, metadata: Any, time: Any) -> Row:
+    return Row(
+        id=number,
+        timestep=timestep if isinstance(timestep, int) else None,
+        type=str(kind),
+        content=_as_text(content),
+        metadata=metadata if isinstance(metadata, str) else None,
+        time=float(time) if isinstance(time, int | float) else None,
+    )
+
+
+def _as_text(content: Any) -> str | None:
+    if isinstance(content, bytes):
+        return content.decode("utf-8", "backslashreplace")
+    return None if content is None else str(content)
+
+
+def _message_size(row: Any) -> int:
+    return len(row[3]) if isinstance(row[3], str | bytes) else 0
+
+
+def _call_size(row: Any) -> int:
+    return len(row[5]) if isinstance(row[5], str | bytes) else 0
