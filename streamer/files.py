@@ -20,6 +20,21 @@ class Files:
         """Open ``path``; a file that is created is private to user and group."""
         return os.open(path, flags | os.O_CLOEXEC, PRIVATE)
 
+    def open_beneath(self, root: str | os.PathLike[str], path: str, flags: int) -> int:
+        """Open ``path`` below ``root`` without following a link in any part of it, whatever happens meanwhile."""
+        *folders, name = path.split("/")
+        if not folders:
+            return self.open(os.path.join(root, path), flags | os.O_NOFOLLOW)
+        above = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for folder in folders:
+                inner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+                os.close(above)
+                above = inner
+            return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE, dir_fd=above)
+        finally:
+            os.close(above)
+
     def close(self, fd: int) -> None:
         """Close a descriptor."""
         os.close(fd)

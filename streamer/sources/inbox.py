@@ -21,6 +21,9 @@ from streamer.sources.shards import Found, ShardFolder
 _CHUNK = 200
 """Shards looked up in the ledger at once."""
 
+_HELD = 10_000
+"""Shards with news that are held at once; when they are read, the folder is looked at again for the next ones."""
+
 _REMEMBERED = 1000
 """Unreadable shards of which we remember that it was said."""
 
@@ -64,6 +67,7 @@ class ShardInbox:
         self._clock = clock
         self._emit = emit
         self._fresh: dict[str, Found] = {}
+        self._resume: list[str] | None = None
         # Hashes, not names: what is known and unchanged costs a few bytes a shard.
         self._settled: set[int] = set()
         self._said: dict[str, str] = {}
@@ -71,16 +75,21 @@ class ShardInbox:
     @property
     def has_news(self) -> bool:
         """Say whether shards are known to hold bytes that were not read."""
-        return bool(self._fresh)
+        return bool(self._fresh) or self._resume is not None
 
     async def scan(self) -> None:
-        """Look at every shard in the folder.
+        """Look at every shard in the folder; hold the first ones that have news.
 
         Raises:
             UnavailableError: the folder is not there now.
         """
+        self._resume = None
+        await self._look_around()
+
+    async def _look_around(self) -> None:
+        self._fresh.clear()
         try:
-            self._fresh, self._settled = await to_thread.run_sync(self._list)
+            self._fresh, self._settled, self._resume = await to_thread.run_sync(self._list, self._resume)
         except OSError as error:
             raise UnavailableError(
                 "list the shard folder",
@@ -89,16 +98,22 @@ class ShardInbox:
                 "it is waited for; if it should be there: --shards DIR, or SFT_OUTPUT_DIR",
             ) from error
 
-    def _list(self) -> tuple[dict[str, Found], set[int]]:
+    def _list(self, after: list[str] | None) -> tuple[dict[str, Found], set[int], list[str] | None]:
+        """Return shards with news behind the place ``after``, all settled ones, and the place to go on from."""
         fresh: dict[str, Found] = {}
         settled: set[int] = set()
+        last = None
+        more = False
         for found in self._folder.scan():
             mark = _mark(found)
             if mark in self._settled:
                 settled.add(mark)
-            else:
-                fresh[found.path] = found
-        return fresh, settled
+            elif after is None or found.path.split("/") > after:
+                more = len(fresh) >= _HELD
+                if not more:
+                    fresh[found.path] = found
+                    last = found.path
+        return fresh, settled, last.split("/") if more and last is not None else None
 
     def look(self, paths: Iterable[str]) -> None:
         """Look at single shards that a notification named, by path below the folder."""
@@ -153,10 +168,23 @@ class ShardInbox:
 
         Each call takes at least one line, or takes at least one shard out of the inbox.
         """
+        if not self._fresh and self._resume is not None:
+            await self._look_around()
         if not self._fresh:
             return None
-        todo = await self._look_up([self._fresh[path] for path in islice(self._fresh, _CHUNK)])
+        todo = await self._look_up(self._next_shards(budget))
         return await self._new_work(await to_thread.run_sync(self._read, todo, budget))
+
+    def _next_shards(self, budget: Budget) -> list[Found]:
+        """Return some shards with news, about as many as one batch can take."""
+        chunk: list[Found] = []
+        size = 0
+        for found in islice(self._fresh.values(), _CHUNK):
+            chunk.append(found)
+            size += found.stat[2]
+            if size >= budget.size:
+                break
+        return chunk
 
     async def _look_up(self, chunk: Sequence[Found]) -> list[ToRead]:
         """Return the cursors from which to read; shards without news leave the inbox."""

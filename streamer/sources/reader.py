@@ -101,7 +101,7 @@ class ShardReader:
         self._max_line = max_line
         self._files = files
         self._clock = clock
-        self._flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow_symlinks else os.O_NOFOLLOW)
+        self._follow = follow_symlinks
 
     def read(self, cursor: Cursor, budget: Budget) -> ShardRead | Overwritten | Unreadable:
         """Read finished lines after ``cursor`` until the budget is spent or none is left."""
@@ -131,7 +131,11 @@ class ShardReader:
     @contextmanager
     def _opened(self, path: str) -> Iterator[int]:
         # O_NONBLOCK: a FIFO put in place of a shard must not hang the daemon.
-        fd = self._files.open(self._root / path, self._flags)
+        flags = os.O_RDONLY | os.O_NONBLOCK
+        if self._follow:
+            fd = self._files.open(self._root / path, flags)
+        else:
+            fd = self._files.open_beneath(self._root, path, flags)
         try:
             if not stat.S_ISREG(self._files.fstat(fd).st_mode):
                 raise OSError("not a regular file")

@@ -69,8 +69,9 @@ class ShardFolder:
     ) -> Iterator[Found]:
         """Yield the shards in one folder; ``above`` are the folders that lead here, as links can form loops."""
         with entries:
-            listed = sorted(entries, key=lambda entry: entry.name)
-        for entry in listed:
+            listed = sorted(entries, key=lambda entry: entry.name, reverse=True)
+        while listed:
+            entry = listed.pop()  # each holds what is known of its file: let go of one after the other
             path = prefix + entry.name
             try:
                 if entry.is_dir(follow_symlinks=self.follow_symlinks):

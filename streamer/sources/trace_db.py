@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 import aiosqlite
@@ -20,6 +21,9 @@ from streamer.errors import ConfigError, UnavailableError
 
 _BUSY_SECONDS = 0.25
 """How long one read waits for the producer's commit; then the next poll tries again."""
+
+_LONGEST_VALUE = 512 << 10
+"""Bytes of the longest text that a condition can look at; a longer ``reward_metadata`` fails it."""
 
 _ALLOWED = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
 _PRAGMAS = frozenset({"data_version", "table_info"})
@@ -106,6 +110,17 @@ def _authorize(action: int, first: str | None, second: str | None, _database: st
     return sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY
 
 
+class _ForConditions(sqlite3.Connection):
+    """A connection on which no single step takes long: SQLite can be broken off only between two steps.
+
+    To search a text of 400 kB for one of 200 kB took 1.3 s; time grows with the product of the two.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
+
+
 @contextmanager
 def open_for_batch(path: Path, busy_seconds: float) -> Iterator[sqlite3.Connection]:
     """Open the database at ``path`` for the short reads of a command, which has a thread to itself.
@@ -147,7 +162,9 @@ async def open_trace_database(path: Path) -> AsyncIterator[aiosqlite.Connection]
         UnavailableError: there is no such file, or it cannot be opened now.
     """
     try:
-        db = await aiosqlite.connect(_read_only(path), uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
+        db = await aiosqlite.connect(
+            _read_only(path), uri=True, timeout=_BUSY_SECONDS, isolation_level=None, factory=_ForConditions
+        )
     except sqlite3.Error as error:
         raise UnavailableError("read outcomes", str(path), str(error), "it is tried again") from error
     try:

@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -23,6 +24,9 @@ from streamer.judge import Item, parse
 from streamer.layouts import MalformedError, record_of
 from streamer.model import Line, Outcome, Record
 from tests.producer import dialogue, jsonl, messages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 OUTCOME = Outcome(1, "run", 3, 1, 8, "2026-01-01T00:00:09+00:00", 1, qualifies=True, rule="r")
 SHARD = "run_2026-01-01_00-00-00.jsonl"
@@ -79,8 +83,8 @@ def record_or_none(item: Item) -> Record | None:
         return None
 
 
-def main() -> None:
-    """Let atheris look for bytes that break it."""
+def fuzz(check: Callable[[bytes], object], examples: Iterable[bytes]) -> None:
+    """Let atheris look for bytes that break a check."""
     try:
         atheris = importlib.import_module("atheris")
     except ModuleNotFoundError:
@@ -89,10 +93,15 @@ def main() -> None:
         )
     atheris.instrument_all()
     with tempfile.TemporaryDirectory() as corpus:
-        for number, line in enumerate(LINES):
-            Path(corpus, f"{number}").write_bytes(line)
+        for number, example in enumerate(examples):
+            Path(corpus, f"{number}").write_bytes(example)
         atheris.Setup([*sys.argv, corpus], lambda data: check(data) and None)
         atheris.Fuzz()
+
+
+def main() -> None:
+    """Let atheris look for lines that break it."""
+    fuzz(check, LINES)
 
 
 if __name__ == "__main__":

@@ -94,12 +94,14 @@ def _put_in_sectors(held: bytearray, offset: int, data: bytes, arrives: Callable
 class Machine(Files):
     """The files of one folder on such a computer, for streamer's own calls and for SQLite's.
 
-    ``error_rate`` is how often a call fails; ``fuse`` is the number of calls until the process dies, None
-    for never. ``asleep`` lets everything through, for those who only look.
+    ``error_rate`` is how often any call fails, ``failing`` how many calls of a name are still to fail; ``fuse``
+    is the number of calls until the process dies, None for never. ``asleep`` lets everything through, for those
+    who only look.
     """
 
     def __init__(self, folder: Path, rng: Random) -> None:
         self.error_rate = 0.0
+        self.failing: dict[str, int] = {}
         self.fuse: int | None = None
         self.alive = True
         self.asleep = False
@@ -178,11 +180,16 @@ class Machine(Files):
             self.die()
             raise DiedError
 
-    def _fails(self) -> bool:
-        return not self.asleep and self.error_rate > 0 and self._rng.random() < self.error_rate
+    def _fails(self, call: str) -> bool:
+        if self.asleep:
+            return False
+        if self.failing.get(call, 0) > 0:
+            self.failing[call] -= 1
+            return True
+        return self.error_rate > 0 and self._rng.random() < self.error_rate
 
-    def _may_fail(self, numbers: tuple[int, ...] = (errno.EIO,)) -> None:
-        if self._fails():
+    def _may_fail(self, call: str, numbers: tuple[int, ...] = (errno.EIO,)) -> None:
+        if self._fails(call):
             number = self._rng.choice(numbers)
             raise OSError(number, os.strerror(number))
 
@@ -200,7 +207,7 @@ class Machine(Files):
     def open(self, path: str | os.PathLike[str], flags: int) -> int:
         """Open a file, or die, or fail."""
         self._tick_or_die()
-        self._may_fail(_NO_FILE)
+        self._may_fail("open", _NO_FILE)
         name = os.fspath(path)
         ours = os.path.dirname(name) == self._folder
         there = os.path.exists(name)
@@ -222,19 +229,19 @@ class Machine(Files):
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         """Read, or die, or fail."""
         self._tick_or_die()
-        self._may_fail()
+        self._may_fail("pread")
         return super().pread(fd, size, offset)
 
     def write(self, fd: int, data: bytes | memoryview) -> int:
         """Write all or some, or die or fail after some of it."""
-        return self._written(fd, bytes(data), os.fstat(fd).st_size, super().write)
+        return self._written("write", fd, bytes(data), os.fstat(fd).st_size, super().write)
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
         """Write all or some, or die or fail after some of it."""
-        return self._written(fd, data, offset, lambda fd, part: os.pwrite(fd, part, offset))
+        return self._written("pwrite", fd, data, offset, lambda fd, part: os.pwrite(fd, part, offset))
 
-    def _written(self, fd: int, data: bytes, offset: int, write: Callable[[int, bytes], int]) -> int:
-        dies, fails = self._tick(), self._fails()
+    def _written(self, call: str, fd: int, data: bytes, offset: int, write: Callable[[int, bytes], int]) -> int:
+        dies, fails = self._tick(), self._fails(call)
         part = data[: self._rng.randint(0, len(data))] if dies or fails else data
         done = write(fd, part) if part else 0
         self._disk(self._paths[fd]).writes.append((offset, part))
@@ -256,7 +263,7 @@ class Machine(Files):
                 disk.sync()
             self.die()
             raise DiedError
-        if self._fails():
+        if self._fails("fdatasync"):
             self._unsynced.add(fd)
             disk.lose_pages(self._rng)
             number = self._rng.choice(_NO_ROOM)
@@ -266,7 +273,7 @@ class Machine(Files):
     def fsync(self, fd: int) -> None:
         """Make the names in a folder durable, or die, or fail."""
         self._tick_or_die()
-        self._may_fail()
+        self._may_fail("fsync")
         if self._paths.get(fd) == self._folder:
             for disk in self._disks.values():
                 disk.named = True
@@ -275,14 +282,14 @@ class Machine(Files):
     def ftruncate(self, fd: int, length: int) -> None:
         """Cut a file, or die, or fail."""
         self._tick_or_die()
-        self._may_fail()
+        self._may_fail("ftruncate")
         super().ftruncate(fd, length)
         self._disk(self._paths[fd]).writes.append((length, None))
 
     def rename(self, old: str | os.PathLike[str], new: str | os.PathLike[str]) -> None:
         """Rename, or die, or fail; the disk may have the old name until the folder is synced."""
         self._tick_or_die()
-        self._may_fail()
+        self._may_fail("rename")
         super().rename(old, new)
         disk = self._disk(os.fspath(new)) if os.fspath(old) not in self._disks else self._disks.pop(os.fspath(old))
         disk.old_name = os.fspath(old) if disk.named else ""
@@ -292,20 +299,20 @@ class Machine(Files):
     def unlink(self, path: str | os.PathLike[str]) -> None:
         """Remove a file at once, or die, or fail."""
         self._tick_or_die()
-        self._may_fail()
+        self._may_fail("unlink")
         super().unlink(path)
         self._disks.pop(os.fspath(path), None)
 
     def fstat(self, fd: int) -> os.stat_result:
         """Return the state of a file, or die, or fail."""
         self._tick_or_die()
-        self._may_fail()
+        self._may_fail("fstat")
         return super().fstat(fd)
 
     def stat(self, path: str | os.PathLike[str]) -> os.stat_result:
         """Return the state of what is there, or die, or fail."""
         self._tick_or_die()
-        self._may_fail()
+        self._may_fail("stat")
         return super().stat(path)
 
     # -- what SQLite calls -----------------------------------------------------------------------------
@@ -316,14 +323,14 @@ class Machine(Files):
 
     def db_read(self, _path: str) -> int:
         """Fail at times."""
-        return vfs.IOERR_READ if self.alive and self._fails() else vfs.OK
+        return vfs.IOERR_READ if self.alive and self._fails("db_read") else vfs.OK
 
     def db_write(self, path: str, data: bytes, offset: int) -> tuple[int, int]:
         """Write, or die or fail after a part."""
         dies = self._dies_in_db()
         if dies is None:
             return vfs.IOERR_WRITE, 0
-        fails = self._fails()
+        fails = self._fails("db_write")
         disk = self._disk(path)
         if not dies and not fails:
             disk.writes.append((offset, data))
@@ -337,7 +344,7 @@ class Machine(Files):
     def db_sync(self, path: str) -> int:
         """Sync, or die, or fail; SQLite relies on pages that a failed sync leaves dirty, so they stay so."""
         dies = self._dies_in_db()
-        if dies is None or dies or self._fails():
+        if dies is None or dies or self._fails("db_sync"):
             if dies:
                 self.die()
             return vfs.IOERR_FSYNC
@@ -347,7 +354,7 @@ class Machine(Files):
     def db_truncate(self, path: str, size: int) -> int:
         """Cut, or die, or fail."""
         dies = self._dies_in_db()
-        if dies is None or dies or self._fails():
+        if dies is None or dies or self._fails("db_truncate"):
             if dies:
                 self.die()
             return vfs.IOERR_TRUNCATE

@@ -22,7 +22,7 @@ from streamer.pipeline import Pipeline, nowhere
 from tests.producer import FakeClock, jsonl
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
     from pathlib import Path
 
     from streamer.config import Config
@@ -40,9 +40,11 @@ def eventually(
 ) -> None:
     """Return as soon as a condition holds; fail if that takes too long."""
     deadline = time.monotonic() + patience
+    pause = 0.002
     while not condition():
         assert time.monotonic() < deadline, what
-        time.sleep(0.005)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.03)
 
 
 async def soon(condition: Callable[[], object], what: str = "it did not come to that") -> None:
@@ -81,13 +83,14 @@ def daemon_of(
     clock: Clock | None = None,
     at: Callable[[str], None] = nowhere,
     kind: type[Daemon] = Daemon,
+    manager: str = "",
 ) -> Daemon:
-    """Return a daemon that is told nothing by its environment."""
+    """Return a daemon that is told nothing by its environment; ``manager`` is a socket that it tells its state."""
     return kind(
         config,
         emit=emit,
         reload=lambda: config,
-        notifier=Notifier({}),
+        notifier=Notifier({"NOTIFY_SOCKET": manager} if manager else {}),
         files=files or Files(),
         clock=clock or SystemClock(),
         at=at,
@@ -115,6 +118,11 @@ async def running(
         yield told
         if not ended:  # else there is no one to take the signal
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def die() -> None:
+    """End this process as a power switch would."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Child:
@@ -180,17 +188,22 @@ class Executable:
         folder: where it works; the dataset lies in ``out``, which may be a link to somewhere else.
         source: more lines for the table [source] of its configuration.
         more: more tables.
+        under: a command that runs it.
+        scan: how often it looks through the folder.
     """
 
-    def __init__(self, folder: Path, source: str = "", more: str = "") -> None:
+    def __init__(
+        self, folder: Path, source: str = "", more: str = "", under: Sequence[str] = (), scan: str = "200ms"
+    ) -> None:
         self.folder = folder
+        self._under = under
         self.shards = folder / "shards"
         self.dataset = folder / "out" / "good.jsonl"
         self.log = folder / "log"
         self._config = folder / "config.toml"
         self.shards.mkdir(exist_ok=True)
         self._config.write_text(
-            f'[source]\nshards = "shards"\ndatabase = "traces.db"\nscan_interval = "200ms"\n{source}\n'
+            f'[source]\nshards = "shards"\ndatabase = "traces.db"\nscan_interval = "{scan}"\n{source}\n'
             f'[dataset]\npath = "out/good.jsonl"\n[log]\nformat = "json"\nlevel = "debug"\n{more}\n'
         )
 
@@ -234,7 +247,7 @@ class Executable:
         return int(done.stdout.splitlines()[-1]) * 1024
 
     def _command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "streamer", "run", "--config", str(self._config), *arguments]
+        return [*self._under, sys.executable, "-m", "streamer", "run", "--config", str(self._config), *arguments]
 
 
 _MEASURE = """

@@ -39,6 +39,7 @@ LONG = 60.0
 
 _POINTS = ("read", "dead letters written", "appended", "appended", "synced", "synced", "committed",
            "recovery: tail mended")  # fmt: skip
+_FAILING = ("fdatasync", "fdatasync", "write", "pwrite", "ftruncate", "fsync", "open", "pread", "db_write", "db_sync")
 _MAX_LINE = 1 << 14
 
 
@@ -101,7 +102,11 @@ class Simulation:
         if dice < 0.2:
             self._machine.error_rate = self._rng.choice((0.0, 0.01, 0.05, 0.3))
             self._say(f"calls fail at a rate of {self._machine.error_rate}")
-        elif dice < 0.8:
+        elif dice < 0.45:
+            call, times = self._rng.choice(_FAILING), self._rng.choice((1, 1, 2, 5))
+            self._machine.failing[call] = times
+            self._say(f"{call} will fail: {times}")
+        elif dice < 0.85:
             self._crash = self._rng.choice(_POINTS), self._rng.choice((1, 1, 2))
             self._say(f"will die at {self._crash}")
         else:
@@ -200,6 +205,7 @@ class Simulation:
         """Let all trouble pass, work everything off, and compare with the model."""
         self._say("come to rest")
         self._machine.error_rate = 0.0
+        self._machine.failing.clear()
         self._machine.fuse = None
         self._crash = None
         for attempt in range(3):

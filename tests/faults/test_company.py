@@ -6,6 +6,8 @@ import signal
 import stat
 from typing import TYPE_CHECKING
 
+import pytest
+
 from streamer.errors import LockedError
 from tests.faults.process import Executable, eventually, lines
 from tests.producer import accounts, add_outcome, conversations, make_traces, messages, records, settings
@@ -39,3 +41,27 @@ def test_a_second_daemon_does_nothing_and_the_first_goes_on(tmp_path: Path) -> N
     assert conversations(records(config)) == conversations(values)
     assert accounts(config).adopted == 0
     assert stat.S_IMODE((tmp_path / "out" / "good.jsonl.lock").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("arguments", [(), ("--once",)], ids=["daemons", "single passes"])
+def test_of_daemons_that_start_at_the_same_time_one_works_and_the_others_say_who(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """Nothing is begun yet: no lock file, no ledger, no dataset."""
+    add_outcome(make_traces(tmp_path / "traces.db"), "run", 1, 9)
+    executable = Executable(tmp_path)
+    values = [messages("run", turn, f"{turn}") for turn in range(40)]
+    executable.shard("a.jsonl", *values)
+    several = [executable.start(*arguments) for _ in range(4)]
+    if not arguments:
+        eventually(lambda: sum(process.poll() is not None for process in several) == 3)
+        eventually(lambda: lines(executable.dataset) == len(values))
+    for process in several:
+        if process.poll() is None and not arguments:
+            process.terminate()
+    codes = sorted(process.wait(timeout=20) for process in several)
+    assert set(codes) <= {0, LockedError.exit_code}
+    assert codes[0] == 0
+    assert arguments or codes[1] == LockedError.exit_code
+    assert conversations(records(settings(tmp_path))) == conversations(values)
+    assert accounts(settings(tmp_path)).adopted == 0

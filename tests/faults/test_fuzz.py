@@ -6,25 +6,22 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 
-from streamer.config import Flags, load
-from streamer.errors import ConfigError
-from tests.faults import fuzz_lines
+from tests.faults import fuzz_config, fuzz_lines
 from tests.faults.fuzz_lines import LINES
 
 if TYPE_CHECKING:
-    import pytest
+    from pathlib import Path
+    from types import ModuleType
 
 EXAMPLES = int(os.environ.get("STREAMER_EXAMPLES", "400"))
-ROOT = Path(__file__).resolve().parents[2]
-CONFIG = (ROOT / "config.toml").read_text(encoding="utf-8")
+CONFIG = fuzz_config.EXAMPLE
 
 PIECES = st.sampled_from(
     [b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"null", b"true", b"-0", b"1e400", b"1e-400", b"0.1", b"9" * 30,
@@ -103,10 +100,11 @@ def test_what_the_fuzzer_starts_from_is_taken() -> None:
     assert all(fuzz_lines.check(line) for line in LINES)
 
 
-def test_the_target_says_what_it_needs() -> None:
-    """It runs, or names what is missing."""
+@pytest.mark.parametrize("target", [fuzz_lines, fuzz_config], ids=["lines", "configurations"])
+def test_a_fuzzing_target_runs_or_says_what_it_needs(target: ModuleType) -> None:
+    """As a script, from anywhere; atheris is optional."""
     done = subprocess.run(
-        [sys.executable, str(Path(fuzz_lines.__file__)), "-runs=100"], capture_output=True, text=True, check=False
+        [sys.executable, str(target.__file__), "-runs=100"], capture_output=True, text=True, check=False, cwd="/"
     )
     assert done.returncode == 0 or "pip install atheris" in done.stderr
 
@@ -138,13 +136,9 @@ def test_a_mutated_configuration_is_taken_or_named_as_wrong(
     tmp_path_factory: pytest.TempPathFactory, text: str
 ) -> None:
     """No other error, whatever a person left behind in the file."""
-    file = tmp_path_factory.getbasetemp() / "mutated.toml"
-    file.write_bytes(text.encode("utf-8", "surrogatepass"))
-    with suppress(ConfigError):
-        load(file, {}, Flags(shards="shards", database="traces.db"))
+    fuzz_config.check(text.encode("utf-8", "surrogatepass"), tmp_path_factory.getbasetemp() / "mutated.toml")
 
 
 def test_what_the_mutated_configurations_start_from_is_taken(tmp_path: Path) -> None:
     """The commented example, as it stands."""
-    (tmp_path / "config.toml").write_text(CONFIG, encoding="utf-8")
-    assert load(tmp_path / "config.toml", {}, Flags(shards="shards", database="traces.db")).batch.records == 2000
+    assert fuzz_config.check(CONFIG.encode(), tmp_path / "config.toml")

@@ -189,18 +189,27 @@ def test_rotation_by_rename_loses_nothing_and_doubles_nothing(config: Config, *,
 
 @UP
 @pytest.mark.parametrize("more", [0, 4])
-def test_a_shard_that_is_written_anew_under_its_name_is_read_again(config: Config, more: int, *, up: bool) -> None:
-    """As rsync and editors do: a new file takes the place of the old one, with the same lines, and more."""
+@pytest.mark.parametrize("how", ["rsync", "rsync --inplace", "an editor", "an editor that keeps a backup"])
+def test_a_shard_that_is_written_anew_under_its_name_goes_on(config: Config, how: str, more: int, *, up: bool) -> None:
+    """The same lines, and more: in a new file that takes the place of the old one, or over the old bytes."""
     old = values("old")
-    new = [*old, *values("more", more)]
+    new = jsonl(*old, *values("more", more))
     path = write(config, "a.jsonl", *old)
 
     def rewrite() -> None:
-        path.with_name(".a.jsonl.Xy12").write_bytes(jsonl(*new))
-        path.with_name(".a.jsonl.Xy12").rename(path)
+        if how == "rsync --inplace":
+            with path.open("r+b") as file:
+                file.write(new)
+        elif how == "an editor":
+            path.write_bytes(new)
+        else:
+            if how != "rsync":
+                path.rename(path.with_name("a.jsonl~"))
+            path.with_name(".a.jsonl.Xy12").write_bytes(new)
+            path.with_name(".a.jsonl.Xy12").rename(path)
 
     changed(config, rewrite, up=up)
-    is_exactly(config, new)
+    is_exactly(config, [*old, *values("more", more)])
 
 
 @UP

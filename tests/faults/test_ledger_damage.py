@@ -116,15 +116,18 @@ def test_the_way_out_of_a_dataset_that_is_too_short_works_to_the_letter(
     assert accounts(config).adopted == 0
 
 
+@pytest.mark.parametrize("zeros", ["first page", "all of it"])
 @pytest.mark.parametrize("killed", [False, True], ids=["after a stop", "after a kill"])
-def test_the_way_out_of_a_damaged_ledger_works_to_the_letter(tmp_path: Path, config: Config, *, killed: bool) -> None:
+def test_the_way_out_of_a_zero_filled_ledger_works_to_the_letter(
+    tmp_path: Path, config: Config, zeros: str, *, killed: bool
+) -> None:
     """Whatever lies beside the ledger: the moved one is not missed, and its log not mistaken for the new one's."""
     if killed:
         (tmp_path / "shards" / "sft_run.jsonl").write_bytes(jsonl(*values(90)))
         leave_a_log_behind(config)
     before = config.dataset.path.read_bytes()
     with open(config.dataset.ledger, "r+b") as file:
-        file.write(bytes(PAGE))
+        file.write(bytes(PAGE if zeros == "first page" else config.dataset.ledger.stat().st_size))
     follow(refused(config).hint, tmp_path)
     work_off(config)
     assert config.dataset.path.read_bytes().startswith(before)
@@ -194,7 +197,7 @@ def test_a_ledger_that_was_cut_is_refused_or_does_no_harm(tmp_path: Path, config
 # -- power loss in the first moments of a ledger -----------------------------------------------------------
 
 
-def die(machine: Machine, point: str | None = None) -> Callable[[str], None]:
+def dies(machine: Machine, point: str | None = None) -> Callable[[str], None]:
     """Return what makes a machine die at a point of the path."""
 
     def at(passed: str) -> None:
@@ -211,7 +214,7 @@ def lose_power(config: Config, seed: int, *, fuse: int | None = None, point: str
     machine.fuse = fuse
     with vfs.sqlite_asks(machine):
         with suppress(DiedError, UnavailableError):
-            work_off(config, files=machine, at=die(machine, point))
+            work_off(config, files=machine, at=dies(machine, point))
         if machine.alive:
             return False
         machine.restart(power_loss=True)
@@ -261,7 +264,9 @@ def test_a_power_loss_in_the_first_moments_leaves_no_holes_in_a_new_dataset(fres
 # -- older copies ------------------------------------------------------------------------------------------
 
 
-def test_an_older_ledger_and_a_crash_while_it_catches_up(tmp_path: Path, config: Config) -> None:
+def test_an_older_ledger_that_is_killed_while_it_catches_up_loses_nothing_and_doubles_nothing(
+    tmp_path: Path, config: Config
+) -> None:
     """A copy from before half of the records, put back; the daemon that adopts the rest is killed, too."""
     older = config.dataset.ledger.read_bytes()
     (tmp_path / "shards" / "sft_run.jsonl").write_bytes(jsonl(*values(90)))

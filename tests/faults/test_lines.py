@@ -97,6 +97,18 @@ def test_a_character_that_is_split_between_two_reads_arrives_whole(config: Confi
     grows_through(config, data, range(start, start + 11), expected)
 
 
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_a_character_that_lies_across_two_of_our_own_reads_arrives_whole(config: Config, first: int) -> None:
+    """A block ends after one, two or three of its four bytes, in the text of a line or in the next line's."""
+    head = jsonl(messages("run", 0, "SPLIT")).find(b"SPLIT")
+    expected = [messages("run", turn, "a" * (BLOCK - head - first) + "🜁" + "b" * turn) for turn in range(2)]
+    data = jsonl(*expected)
+    assert data[BLOCK - first : BLOCK - first + 4] == "🜁".encode()
+    shard(config).write_bytes(data)
+    work_off(config)
+    is_exactly(config, expected)
+
+
 def test_a_last_line_without_a_newline_waits_for_ever_and_is_reported(config: Config) -> None:
     """Rule 5: however long it lies there, whole JSON or not; across restarts, and when others arrive."""
     expected = values(3)

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
+import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -16,7 +19,7 @@ import pytest
 
 from streamer.daemon import Daemon
 from streamer.events import NotificationsLost, Trouble
-from tests.faults.process import lines, running, soon
+from tests.faults.process import Executable, eventually, lines, running, soon
 from tests.producer import (
     accounts,
     add_outcome,
@@ -31,7 +34,6 @@ from tests.producer import (
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from pathlib import Path
     from typing import Any
 
     from anyio.abc import TaskGroup
@@ -114,6 +116,99 @@ def test_without_a_single_notification_a_database_in_a_journal_of_its_own_is_rea
         await arrived(config, 3)
 
     during(often(config, database=str(traces)), test, Deaf)
+
+
+QUEUE = Path("/proc/sys/fs/inotify/max_queued_events")
+
+
+@pytest.mark.skipif(not QUEUE.exists(), reason="the kernel does not say how many notifications it keeps")
+def test_more_notifications_than_the_kernel_keeps_lose_no_line(tmp_path: Path, config: Config) -> None:
+    """The daemon is stopped while more happens than fits into its queue: the rest is dropped, a folder with it."""
+    most = int(QUEUE.read_text())
+    if most > 1 << 18:
+        pytest.skip(f"{most} notifications would take too long")
+    executable = Executable(tmp_path)
+    some = values("x", most // 150)
+    data = [jsonl(*some[::2]), jsonl(*some[1::2])]
+    with executable.daemon() as daemon:
+        executable.shard("first.jsonl", messages("run", 0, "before"))
+        eventually(lambda: lines(executable.dataset) == 1)
+        daemon.send_signal(signal.SIGSTOP)
+        eventually(lambda: " T " in Path(f"/proc/{daemon.pid}/stat").read_text())
+        with (executable.shards / "a.jsonl").open("ab", 0) as a, (executable.shards / "b.jsonl").open("ab", 0) as b:
+            written = 0
+            for start in range(len(data[0])):  # by turns, as equal notifications in a row are only one
+                written += bool(a.write(data[0][start : start + 1])) + bool(b.write(data[1][start : start + 1]))
+            b.write(data[1][start + 1 :])
+        assert written > most
+        (executable.shards / "new").mkdir()
+        executable.shard("new/c.jsonl", messages("run", 0, "new folder"))
+        executable.shard("first.jsonl", messages("run", 0, "meanwhile"))
+        daemon.send_signal(signal.SIGCONT)
+        eventually(lambda: lines(executable.dataset) == len(some) + 3)
+        executable.shard("new/c.jsonl", messages("run", 0, "later"))
+        eventually(lambda: lines(executable.dataset) == len(some) + 4)
+        daemon.terminate()
+        assert daemon.wait(timeout=10) == 0
+    others = [messages("run", 0, text) for text in ("before", "new folder", "meanwhile", "later")]
+    assert conversations(records(config)) == conversations([*some, *others])
+    assert accounts(config).counts["duplicate"] == 0
+
+
+def with_limit(name: str, limit: int) -> list[str]:
+    """Return a command that runs another one as a user who has a limit of their own; skip where that is not allowed."""
+    under = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "sh",
+        "-c",
+        f'echo {limit} > /proc/sys/user/{name} && exec "$@"',
+        "sh",
+    ]
+    try:
+        done = subprocess.run([*under, "true"], capture_output=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no `unshare` here")
+    if done.returncode:
+        pytest.skip(f"no user with limits of their own can be made here: {done.stderr.decode().strip()}")
+    return under
+
+
+@pytest.mark.parametrize("limit", [0, 3, 7], ids=lambda limit: f"{limit} watches")
+def test_without_enough_watches_everything_arrives_by_the_timed_scan(
+    tmp_path: Path, config: Config, limit: int
+) -> None:
+    """The kernel refuses to watch the folder or some of its sub-folders: that is said once, and costs seconds only."""
+    folders = [f"{number}" for number in range(8)]
+    executable = Executable(tmp_path, under=with_limit("max_inotify_watches", limit))
+    for folder in folders:
+        (executable.shards / folder).mkdir()
+    with executable.daemon() as daemon:
+        for turn in range(3):
+            for folder in folders:
+                executable.shard(f"{folder}/a.jsonl", messages("run", turn, f"{folder} {turn}"))
+            eventually(lambda: lines(executable.dataset) == (turn + 1) * len(folders))  # noqa: B023 - it is asked at once
+        eventually(lambda: executable.events("notifications_lost"))
+        daemon.terminate()
+        assert daemon.wait(timeout=10) == 0
+    told = [event["folder"] for event in executable.events("notifications_lost")]
+    assert len(told) == len(set(told))
+    assert accounts(config).counts["appended"] == 3 * len(folders)
+
+
+def test_without_a_watcher_everything_arrives_by_the_timed_scan(tmp_path: Path, config: Config) -> None:
+    """The kernel has no watcher left for this user, for folder and database alike."""
+    executable = Executable(tmp_path, under=with_limit("max_inotify_instances", 0))
+    with executable.daemon() as daemon:
+        executable.shard("a.jsonl", messages("run", 0, "a"), messages("late", 0, "b"))
+        eventually(lambda: lines(executable.dataset) == 1)
+        add_outcome(tmp_path / "traces.db", "late", 1, 9)
+        eventually(lambda: lines(executable.dataset) == 2)
+        eventually(lambda: len(executable.events("notifications_lost")) == 2)
+        daemon.terminate()
+        assert daemon.wait(timeout=10) == 0
+    assert accounts(config).counts["appended"] == 2
 
 
 def test_a_shard_folder_that_is_deleted_and_made_again_goes_on(config: Config) -> None:

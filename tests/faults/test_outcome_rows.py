@@ -226,6 +226,29 @@ def test_a_schema_without_an_optional_column_is_read(config: Config, column: str
     assert {"total_reward", "achievements_count", "total_steps"} <= set(record["metadata"])
 
 
+@pytest.mark.parametrize("column", ["session_id", "total_reward"])
+def test_a_schema_without_a_column_that_is_needed_is_waited_for(config: Config, column: str) -> None:
+    """Said once, with the column's name; shards are read meanwhile, and judged as soon as it is there."""
+    add_outcome(traces(config), "run", 2, 9)
+    shard(config, "run")
+    rename = "ALTER TABLE outcome_rewards RENAME COLUMN {} TO {}"
+    execute(traces(config), rename.format(column, "other"))
+
+    async def test(pipeline: Pipeline, clock: FakeClock) -> None:
+        for _ in range(3):
+            clock.advance(60.0)
+            await pipeline.drain()
+        assert accounts(config).counts["waiting"] == 1
+        execute(traces(config), rename.format("other", column))
+        clock.advance(60.0)
+        await pipeline.drain()
+
+    told = drive(config, test)
+    assert [column in event.cause for event in told if isinstance(event, Trouble)] == [True]
+    assert [event.op for event in told if isinstance(event, TroubleOver)] == ["read outcomes"]
+    assert runs(config) == {"run"}
+
+
 def test_rows_of_odd_types_stop_no_other(config: Config) -> None:
     """NULL, texts, blobs, infinity, numbers for names: SQLite holds anything in any column."""
     odd = [None, "three", b"\xff", float("inf"), float("-inf"), 1e308, -0.0, (1 << 63) - 1, ""]

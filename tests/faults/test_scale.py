@@ -31,15 +31,16 @@ def peak_now(pid: int) -> int:
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="the memory of a process is read from /proc")
-def test_many_finished_shards_cost_little_memory_and_no_second_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folders", [1, 100], ids=["in one folder", "in many folders"])
+def test_many_finished_shards_cost_little_memory_and_no_second_read(tmp_path: Path, folders: int) -> None:
     """Tiny and old; the daemon reads each once, stays small over many scans, and still finds the one that grows."""
     add_outcome(make_traces(tmp_path / "traces.db"), "run", 1, 9)
-    executable = Executable(tmp_path)
+    executable = Executable(tmp_path, scan="2s")
     value = jsonl(messages("run", 0, "the same in all"))
     for number in range(SHARDS):
-        folder = executable.shards / f"{number % 100}"
+        folder = executable.shards / f"{number % folders}"
         folder.mkdir(exist_ok=True)
-        path = folder / f"sft_{number}.jsonl"
+        path = folder / f"{number:08}-1841-495b-9580-d44ca8315a10_2026-01-01_00-00-00.jsonl"
         path.write_bytes(value)
         os.utime(path, (OLD, OLD))
     with executable.daemon() as daemon:
