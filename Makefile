@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults lint format clean
+.PHONY: help demo test faults bench lint format clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,13 @@ test: $(VENV)/ready ## Run every test
 
 faults: $(VENV)/ready ## Inject the faults that streamer is to survive: 1,000 simulated lives, 200 kills
 	STREAMER_SEEDS=1000 STREAMER_KILLS=200 STREAMER_SCALE=1 $(BIN)/python -m pytest tests/faults
+
+$(VENV)/bench-ready: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	touch $@
+
+bench: $(VENV)/bench-ready ## Measure streamer and its peers, into benchmarks/results (less than 25 minutes)
+	$(BIN)/python -m benchmarks all
 
 lint: $(VENV)/ready ## Check style and types
 	$(BIN)/ruff check .

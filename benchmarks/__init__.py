@@ -1,1 +1,1 @@
-"""How fast, and in how much memory."""
+"""How fast is streamer, next to what else could do the job: ``make bench``, and README.md beside this file."""

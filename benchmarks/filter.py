@@ -61,7 +61,7 @@ CREATE INDEX idx_outcome_rewards_session ON outcome_rewards (session_id);
 def make(path: Path, sessions: int, messages: int, *, calls: bool) -> None:
     """Write a trace database with so many sessions, of so many messages each."""
     path.unlink(missing_ok=True)
-    rng = random.Random(7)  # noqa: S311 - the same data each time
+    rng = random.Random(7)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.executescript(_TABLES)
         for first in range(0, sessions, _CHUNK):
@@ -134,7 +134,7 @@ def run(path: Path, output: Path, keys: str) -> None:
     config = output.with_suffix(".toml")
     config.write_text(f"[filter]\ndb = {json.dumps(str(path))}\noutput = {json.dumps(str(output))}\n{keys}\n")
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "streamer", "filter", "--config", str(config)], check=False)  # noqa: S603
+    done = subprocess.run([sys.executable, "-m", "streamer", "filter", "--config", str(config)], check=False)
     seconds = time.perf_counter() - start
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     cost = f"{seconds:.1f} s ({used.ru_utime + used.ru_stime:.1f} s of one core)"
@@ -159,7 +159,7 @@ def duckdb(path: Path, output: Path) -> None:
     """
     start = time.perf_counter()
     script = f"import duckdb; duckdb.execute({query!r})"
-    done = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         _print(f"duckdb cannot read SQLite here: {done.stderr.strip().splitlines()[-1]}")
         return

@@ -1,0 +1,163 @@
+"""Results -> ``results.json``, ``table.md`` and the plots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.contenders import BARE_LOOP, CAT_SYNC, DUCKDB
+from benchmarks.results import Backlog, Live, Measured, Queries, Rest, Restart, Results, Scale, median, quantile
+
+_MB = 1e6
+_MIB = 1 << 20
+_MS = 1e3
+_US = 1e6
+
+
+def write(results: Results, folder: Path) -> None:
+    """Write everything that can be said so far into ``folder``."""
+    data = msgspec.json.format(msgspec.json.encode(results), indent=1)
+    (folder / "results.json").write_bytes(data + b"\n")
+    (folder / "table.md").write_text(table(results))
+    if find_spec("matplotlib") is not None:
+        from benchmarks import plots  # noqa: PLC0415 - the tables do without it
+
+        plots.write(results, folder)
+
+
+def table(results: Results) -> str:
+    """Return all results as Markdown."""
+    here = results.machine
+    versions = {"Python": here.python, **here.packages}
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
+    parts = [
+        "# Figures\n",
+        f"{here.cpu}, {here.cores} cores, {here.memory / 2**30:.0f} GiB; Linux {here.kernel}; {packages}.\n",
+        *(["Of a quick run: good for nothing but to see that it works.\n"] if results.quick else []),
+        *map(_backlog, results.backlog),
+        *([_live(results.live)] if results.live else []),
+        *([_rest(results.rest)] if results.rest else []),
+        *([_scale(results.scale)] if results.scale else []),
+        *map(_restart, results.restart),
+        *map(_queries, results.queries),
+    ]
+    return "\n".join(parts)
+
+
+def _backlog(one: Backlog) -> str:
+    rounds = len(next(iter(one.runs.values())))
+    rows = []
+    for name, runs in one.runs.items():
+        walls = [run.wall for run in runs]
+        rows.append(
+            [
+                name,
+                f"{median(walls):.2f}",
+                _spread(walls),
+                f"{one.bytes / _MB / median(walls):,.0f}",
+                f"{median(run.cpu for run in runs):.2f}",
+                f"{median(run.peak for run in runs) / _MIB:,.0f}",
+                *(_ratio(runs, one.runs.get(other), "wall") for other in (DUCKDB, BARE_LOOP, CAT_SYNC)),
+                *(_ratio(runs, one.runs.get(other), "cpu") for other in (DUCKDB, BARE_LOOP)),
+            ]
+        )
+    about = (
+        f"{one.records:,} records in {one.shards:,} shards, {one.bytes / _MB:,.0f} MB; {one.distinct:,} conversations"
+        f" in every output; rounds: {rounds}.\n\n"
+    )
+    head = ["", "wall s", "spread", "MB/s", "CPU s", "peak MiB", f"wall/{DUCKDB}", f"wall/{BARE_LOOP}",
+            f"wall/{CAT_SYNC}", f"CPU/{DUCKDB}", f"CPU/{BARE_LOOP}"]  # fmt: skip
+    return f"## Backlog: {one.corpus}\n\n{about}{_table(head, rows)}"
+
+
+def _ratio(runs: Sequence[Measured], others: Sequence[Measured] | None, what: str) -> str:
+    """Return the median of the ratios of each round: what slowed a whole round down does not count."""
+    if not others:
+        return ""
+    pairs = zip(runs, others, strict=True)
+    return f"{median(getattr(run, what) / max(getattr(other, what), 1e-9) for run, other in pairs):.2f}"
+
+
+def _live(runs: Sequence[Live]) -> str:
+    rows = [
+        [
+            one.contender,
+            f"{one.rate} ({one.kept:.1f})",
+            *(f"{quantile(one.latencies, part) * _MS:.1f}" for part in (0.5, 0.9, 0.99, 1.0)),
+            f"{one.cpu:.0%}",
+            f"{one.commit[0] * _MS:.1f} / {one.commit[1] * _MS:.0f}",
+            one.synchronous,
+        ]
+        for one in runs
+    ]
+    head = ["", "rollouts/s (kept)", "median ms", "p90 ms", "p99 ms", "max ms", "CPU of a core",
+            "producer's commit ms, median / max", "synchronous"]  # fmt: skip
+    return f"## Live: from rollout to dataset\n\n{_table(head, rows)}"
+
+
+def _rest(runs: Sequence[Rest]) -> str:
+    rows = [
+        [one.contender, f"{one.shards:,}", f"{one.cpu:.2%}", f"{one.rss / _MIB:,.0f}", f"{one.switches:.0f}"]
+        for one in runs
+    ]
+    head = ["", "shards taken", "CPU of a core", "RSS MiB", "context switches/s"]
+    return f"## At rest\n\n{_table(head, rows)}"
+
+
+def _scale(runs: Sequence[Scale]) -> str:
+    rows = []
+    for one in runs:
+        walls = [run.wall for run in one.runs]
+        rows.append(
+            [
+                f"{one.keys:,}",
+                f"{one.ledger_bytes / _MB:,.0f}",
+                f"{one.records:,}",
+                f"{median(walls):.2f}",
+                _spread(walls),
+                f"{median(walls) / one.records * _US:.0f}",
+                f"{median(run.cpu for run in one.runs) / one.records * _US:.0f}",
+                f"{median(run.peak for run in one.runs) / _MIB:,.0f}",
+            ]
+        )
+    head = ["keys in the ledger", "ledger MB", "records", "wall s", "spread", "wall µs/record", "CPU µs/record",
+            "peak MiB"]  # fmt: skip
+    return f"## Scale: a further backlog, by size of the ledger\n\n{_table(head, rows)}"
+
+
+def _restart(one: Restart) -> str:
+    first = one.first_pass
+    rows = [
+        [what, f"{median(seconds):.2f}", _spread(seconds)]
+        for what, seconds in (("ready", one.ready), ("a rollout that ended meanwhile is in the dataset", one.taken))
+    ]
+    about = (
+        f"The first pass over them took {first.wall:.1f} s, {first.cpu:.1f} s CPU, {first.peak / _MIB:,.0f} MiB.\n\n"
+    )
+    return f"## Restart with {one.shards:,} known shards\n\n{about}{_table(['from exec until', 's', 'spread'], rows)}"
+
+
+def _queries(one: Queries) -> str:
+    rows = [
+        [
+            f"`{command}`",
+            f"{median(run.wall for run in runs) * _MS:.0f}",
+            _spread([run.wall * _MS for run in runs], 0),
+            f"{median(run.peak for run in runs) / _MIB:.0f}",
+        ]
+        for command, runs in one.runs.items()
+    ]
+    about = f"{one.lines:,} lines, {one.dataset_bytes / 1e9:.2f} GB.\n\n"
+    return f"## Queries over a dataset\n\n{about}{_table(['', 'wall ms', 'spread', 'peak MiB'], rows)}"
+
+
+def _spread(values: Sequence[float], digits: int = 2) -> str:
+    return f"{min(values):.{digits}f}-{max(values):.{digits}f}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
