@@ -7,12 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anyio
-from watchfiles import Change, awatch
+from anyio import to_thread
+from watchfiles._rust_notify import RustNotify
 
 from streamer.events import Emit, NotificationsLost
 
-_STEP_MS = 20
-_DEBOUNCE_MS = 20
+_QUIET_STEP_MS = 40
+_BUSY_STEP_MS = 2
+"""The watcher looks this often whether something came, and returns one step later: a small step costs a process
+that wakes up all the time. So steps are small only while changes come."""
+
+_DEBOUNCE_MS = 1
+_BUSY_SECONDS = 1.0
+"""How long after a change the next one is expected."""
+
+_TIMEOUT_MS = 5_000
+_POLL_DELAY_MS = 300
 _RETRY_SECONDS = 5.0
 _MANY = 10_000
 """More paths than this are not kept: the whole folder is looked at instead."""
@@ -101,35 +111,27 @@ async def _watch_once(
 ) -> str:
     identity = _identity(folder)
     try:
-        async for changes in awatch(
-            folder,
-            watch_filter=None,
-            step=_STEP_MS,
-            debounce=_DEBOUNCE_MS,
-            recursive=recursive,
-            force_polling=force_polling,
-            rust_timeout=5_000,
-            yield_on_timeout=True,
-            # Its thread cannot be cancelled; it looks at this event instead.
-            stop_event=stop,
-        ):
-            if _identity(folder) != identity:
-                return "the folder was replaced"
-            _report(changes, on_change)
-    except (OSError, RuntimeError, ExceptionGroup) as error:
-        return _cause(error)  # a task group of the watcher's own may have wrapped it
-    return "the watcher ended"
+        with RustNotify([str(folder)], False, force_polling, _POLL_DELAY_MS, recursive, False) as watcher:  # noqa: FBT003
+            busy_until = 0.0
+            while True:
+                step = _BUSY_STEP_MS if anyio.current_time() < busy_until else _QUIET_STEP_MS
+                # Its thread cannot be cancelled; it looks at the event instead.
+                changes = await to_thread.run_sync(watcher.watch, _DEBOUNCE_MS, step, _timeout(step), stop)
+                if _identity(folder) != identity:
+                    return "the folder was replaced"
+                if isinstance(changes, set):
+                    busy_until = anyio.current_time() + _BUSY_SECONDS
+                    for _, path in changes:
+                        on_change(path)
+                elif changes != "timeout":
+                    return "the watcher ended"
+    except (OSError, RuntimeError) as error:
+        return str(error)
 
 
-def _cause(error: Exception) -> str:
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return str(error)
-
-
-def _report(changes: set[tuple[Change, str]], on_change: Callable[[str], None]) -> None:
-    for _, path in changes:
-        on_change(path)
+def _timeout(step: int) -> int:
+    """Return after how many milliseconds without a change the watcher comes back."""
+    return int(_BUSY_SECONDS * 1000) if step == _BUSY_STEP_MS else _TIMEOUT_MS
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
