@@ -21,7 +21,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from streamer.nesting import LIMIT, too_deep
+from streamer.nesting import too_deep
 
 IMAGE_PARTS = frozenset({"image_url", "image", "input_image"})
 
@@ -137,7 +137,8 @@ def of_messages(messages: Sequence[dict[str, Any]]) -> Conversation:
     places: dict[str, int] = {}
     canonical = [_encode(_ordered(_canonical_message(message, places))) for message in messages]
     last = max((i for i, message in enumerate(messages) if message.get("role") == "assistant"), default=len(messages))
-    return Conversation(_encode(messages), b",".join(canonical), _length(canonical[:last]), has_image(messages))
+    prompt = len(b",".join(canonical[:last]))
+    return Conversation(_encode(messages), b",".join(canonical), prompt, has_image(messages))
 
 
 def has_image(messages: Iterable[dict[str, Any]]) -> bool:
@@ -155,11 +156,12 @@ def _usual(messages: list[_Message]) -> Conversation | None:
     encoded: list[bytes] = []
     canonical: list[bytes] = []
     image = False
-    last = -1
+    prompt = -1
+    length = 0
     for message in messages:
         content, calls = message.content, message.tool_calls
         if message.role == "assistant":
-            last = len(encoded)
+            prompt = max(0, length - 1)  # without the comma before it
         elif calls is not UNSET:
             return None
         if content.__class__ is list:
@@ -168,14 +170,13 @@ def _usual(messages: list[_Message]) -> Conversation | None:
             return None  # it says nothing and does nothing
         line = _encode(message)
         encoded.append(line)
-        canonical.append(line if calls is UNSET else _canonical(message))
-    if last < 0:
+        if calls is not UNSET:
+            line = _canonical(message)
+        canonical.append(line)
+        length += len(line) + 1
+    if prompt < 0:
         return None
-    return Conversation(b"[%b]" % b",".join(encoded), b",".join(canonical), _length(canonical[:last]), image)
-
-
-def _length(messages: Sequence[bytes]) -> int:
-    return sum(map(len, messages)) + max(0, len(messages) - 1)
+    return Conversation(b"[%b]" % b",".join(encoded), b",".join(canonical), prompt, image)
 
 
 def _canonical(message: _Message) -> bytes:
@@ -220,7 +221,7 @@ def canonical_arguments(text: str) -> Any:
         value = _decode(text)
     except (msgspec.MsgspecError, RecursionError, ValueError):
         return text
-    if not isinstance(value, dict | list) or (len(text) > LIMIT and too_deep(text.encode())):
+    if not isinstance(value, dict | list) or too_deep(text.encode()):
         return text
     return Raw(_encode_sorted(value))
 

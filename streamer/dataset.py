@@ -50,23 +50,44 @@ _LINE_ENDS = (("\u2028".encode(), b"\\u2028"), ("\u2029".encode(), b"\\u2029"), 
 """Characters that some line splitters take for a line end; they stand only inside strings, so escaping is exact."""
 
 
+class _Metadata(msgspec.Struct, gc=False):
+    """The keys that stand first in the metadata of every line."""
+
+    run_id: str
+    turn: Any
+    model: Any
+    provider: Any
+    total_reward: float | int | None
+    achievements_count: int | None
+    total_steps: int | None
+    has_image: bool
+    timestamp: Any
+    shard: str
+
+
+_OURS = frozenset(_Metadata.__struct_fields__)
+
+
 def encode_line(record: Record, outcome: Outcome, shard: str) -> bytes:
     """Return the dataset line of a record, newline included: the same metadata keys in every line."""
-    metadata = {
-        "run_id": record.session,
-        "turn": record.turn,
-        "model": record.model,
-        "provider": record.provider,
-        "total_reward": outcome.total_reward,
-        "achievements_count": outcome.achievements_count,
-        "total_steps": outcome.total_steps,
-        "has_image": record.has_image,
-        "timestamp": record.timestamp,
-        "shard": shard if shard.isascii() else os.fsencode(shard).decode("utf-8", "backslashreplace"),
-    }
-    for key, value in record.metadata.items():
-        metadata.setdefault(key, value)
-    line = b'{"messages":%b,"metadata":%b}\n' % (record.conversation.encoded, _json(metadata))
+    metadata = _json(
+        _Metadata(
+            record.session,
+            record.turn,
+            record.model,
+            record.provider,
+            outcome.total_reward,
+            outcome.achievements_count,
+            outcome.total_steps,
+            record.has_image,
+            record.timestamp,
+            shard if shard.isascii() else os.fsencode(shard).decode("utf-8", "backslashreplace"),
+        )
+    )
+    theirs = {key: value for key, value in record.metadata.items() if key not in _OURS}
+    if theirs:
+        metadata = b"%b,%b" % (metadata[:-1], _json(theirs)[1:])
+    line = b'{"messages":%b,"metadata":%b}\n' % (record.conversation.encoded, metadata)
     if not line.isascii():
         for raw, escaped in _LINE_ENDS:
             line = line.replace(raw, escaped)

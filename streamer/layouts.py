@@ -82,7 +82,6 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
     outline: _Outline | None
     metadata: dict[str, Any] | None
     data: bytes
-    shard: str
 
 
 def read(data: bytes, shard: str) -> Record:
@@ -109,14 +108,13 @@ def envelope(data: bytes, shard: str) -> Envelope:
         source = _parse(data)
         metadata = _metadata(source.metadata)
         timestamp = _first(source.timestamp, metadata.get("timestamp"))
-        return Envelope(
-            _session(source.run_id, metadata, shard), timestamp, time_us(timestamp), None, metadata, data, shard
-        )
-    run_id, timestamp, known = outline.run_id, outline.timestamp, None
-    if not run_id or timestamp is None:
-        known = _metadata_of(outline)
-        run_id, timestamp = _session(run_id, known, shard), _first(timestamp, known.get("timestamp"))
-    return Envelope(str(run_id), timestamp, time_us(timestamp), outline, known, data, shard)
+        return Envelope(_session(source.run_id, metadata, shard), timestamp, time_us(timestamp), None, metadata, data)
+    run_id, timestamp = outline.run_id, outline.timestamp
+    if run_id and timestamp is not None:  # nothing that its metadata says can change that
+        return Envelope(str(run_id), timestamp, time_us(timestamp), outline, None, data)
+    metadata = _metadata_of(outline)
+    timestamp = _first(timestamp, metadata.get("timestamp"))
+    return Envelope(_session(run_id, metadata, shard), timestamp, time_us(timestamp), outline, metadata, data)
 
 
 def record_of(line: Envelope) -> Record:
@@ -125,11 +123,11 @@ def record_of(line: Envelope) -> Record:
     Raises:
         MalformedError: its conversation is none that a trainer can take.
     """
-    said = _usual_conversation(line.outline) if line.outline is not None else None
-    if said is None or line.outline is None:
+    outline = line.outline
+    said = _usual_conversation(outline) if outline is not None else None
+    if said is None or outline is None:
         return _record(line, _parse(line.data))
-    metadata = line.metadata if line.metadata is not None else _metadata_of(line.outline)
-    return _with(line, said, line.outline, metadata)
+    return _with(line, said, outline, _metadata_of(outline) if line.metadata is None else line.metadata)
 
 
 def _record(line: Envelope, source: _Source) -> Record:
@@ -300,8 +298,8 @@ def _with_string_arguments(message: dict[str, Any], calls: Any, where: str) -> d
     return message if fixed is None else {**message, "tool_calls": fixed}
 
 
-def _first(*values: Any) -> Any:
-    return next((value for value in values if value is not None), None)
+def _first(value: Any, other: Any) -> Any:
+    return value if value is not None else other
 
 
 def _session(run_id: Any, metadata: dict[str, Any], shard: str) -> str:

@@ -15,7 +15,7 @@ _OTHER_BYTES = bytes(set(range(256)) - set(b"[]{}"))
 
 def too_deep(data: bytes) -> bool:
     """Say whether valid JSON is nested more deeply than ``LIMIT``."""
-    if data.count(b"[") + data.count(b"{") <= LIMIT:
+    if len(data) <= LIMIT or data.count(b"[") + data.count(b"{") <= LIMIT:
         return False
     brackets = _STRING.sub(b"", data).translate(_AS_ONE_KIND, _OTHER_BYTES)
     for _ in range(LIMIT):
