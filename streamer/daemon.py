@@ -35,6 +35,9 @@ _ONCE_PATIENCE = 10.0
 _STATUS_PAUSE = 1.0
 """Seconds between two status texts for the service manager."""
 
+_SHARE = 100
+"""What looks at everything (a scan, the accounts) is followed by a pause of so many times its own duration."""
+
 
 class Daemon:
     """Runs pipelines for one dataset until it is told to stop.
@@ -160,7 +163,8 @@ class Daemon:
             now = self._clock.monotonic()
             if self._hints.take_scan() or now >= next_scan:
                 await pipeline.scan()
-                next_scan = self._clock.monotonic() + pipeline.config.source.scan_interval
+                end = self._clock.monotonic()
+                next_scan = end + max(pipeline.config.source.scan_interval, _SHARE * (end - now))
             pipeline.inbox.look(self._hints.take_paths())
             if self._hints.take_database() or now >= next_poll:
                 more = await pipeline.poll()
@@ -195,8 +199,10 @@ class Daemon:
         self._beat()
         if not worked or self._clock.monotonic() < self._next_status:
             return
-        self._next_status = self._clock.monotonic() + _STATUS_PAUSE
+        start = self._clock.monotonic()
         self._notifier.status(_status(await pipeline.ledger.accounts()))
+        end = self._clock.monotonic()
+        self._next_status = end + max(_STATUS_PAUSE, _SHARE * (end - start))
 
     def _watch(self, tasks: TaskGroup) -> None:
         source = self._config.source

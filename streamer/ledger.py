@@ -11,10 +11,12 @@ Invariants
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import aiosqlite
 import anyio
@@ -28,6 +30,9 @@ from streamer.model import OPEN_STATES, Cursor, Outcome, Span, State
 
 UNREADABLE = "unreadable"
 """Reason of waiting lines whose shard could not be read when their outcome came."""
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 _SHARD = "id, path, offset, lines, scanned, fingerprint, dev, ino, size, mtime_ns, ctime_ns"
 _SPAN = "shard, start, stop, line, lines, session, state, reason, outcome, first_us, last_us, since, rule, id"
@@ -96,7 +101,7 @@ class Batch(msgspec.Struct, frozen=True):
 class Ledger:
     """The one writer of a ledger file. Every method is one short transaction."""
 
-    def __init__(self, db: aiosqlite.Connection, path: Path) -> None:
+    def __init__(self, db: _Connection, path: Path) -> None:
         self._db = db
         self.path = path
         self._next_shard = 1
@@ -113,7 +118,8 @@ class Ledger:
         """
         await to_thread.run_sync(create_or_check, path, files)
         with explained(path):
-            db = await aiosqlite.connect(path, timeout=5.0, isolation_level=None)
+            db = _Connection(partial(sqlite3.connect, path, timeout=5.0, isolation_level=None), _CHUNK)
+            await db
         try:
             ledger = cls(db, path)
             with explained(path):
@@ -138,16 +144,37 @@ class Ledger:
         )
         return Head(*row)
 
-    async def cursors(self, paths: Sequence[str]) -> dict[str, Cursor]:
-        """Return the cursors of those of ``paths`` that are known."""
-        found = await self._in(f"SELECT {_SHARD} FROM shard WHERE NOT replaced AND path IN", map(os.fsencode, paths))
-        return {cursor.path: cursor for cursor in map(_cursor, found)}
+    async def cursors(self, shards: Mapping[str, int]) -> tuple[dict[str, Cursor], list[Cursor]]:
+        """Return the cursors of shards by path, and those of other shards that had one of their inodes.
 
-    async def cursors_by_inode(self, inodes: Sequence[int]) -> list[Cursor]:
-        """Return the cursors of shards that had one of ``inodes`` when last read."""
-        return [
-            _cursor(row) for row in await self._in(f"SELECT {_SHARD} FROM shard WHERE NOT replaced AND ino IN", inodes)
-        ]
+        Args:
+            shards: path -> inode.
+        """
+        paths, inodes = [os.fsencode(path) for path in shards], list(shards.values())
+        rows = await self._all(
+            f"SELECT {_SHARD} FROM shard WHERE NOT replaced AND"
+            f" (path IN ({_marks(paths)}) OR ino IN ({_marks(inodes)}))",
+            [*paths, *inodes],
+        )
+        cursors = [_cursor(row) for row in rows]
+        return (
+            {cursor.path: cursor for cursor in cursors if cursor.path in shards},
+            [cursor for cursor in cursors if cursor.path not in shards],
+        )
+
+    async def settled(self) -> set[int]:
+        """Return the marks of all shards that need no look while they are as they were when they were read."""
+        unreadable = f"SELECT shard FROM span WHERE reason = '{UNREADABLE}'"
+
+        def work(db: sqlite3.Connection) -> set[int]:
+            rows = db.execute(
+                "SELECT path, dev, ino, size, mtime_ns, ctime_ns FROM shard"
+                f" WHERE NOT replaced AND ctime_ns AND id NOT IN ({unreadable})"
+            )
+            return {mark(os.fsdecode(path), tuple(stat)) for path, *stat in rows}
+
+        with explained(self.path):
+            return await self._db.run(work)
 
     async def due(self, lines: int) -> list[tuple[Span, Cursor]]:
         """Return spans that have to be judged again, oldest first, of about ``lines`` lines together."""
@@ -197,26 +224,7 @@ class Ledger:
 
     async def commit(self, batch: Batch) -> None:
         """Write one batch. When this returns, the batch has happened; before, nothing of it has."""
-        async with self._transaction():
-            await self._put_cursors(batch.cursors)
-            await self._many("DELETE FROM span WHERE id = ?", [(span.id,) for span in batch.taken])
-            await self._put_spans(batch.spans, due=0)
-            await self._put_spans(batch.due, due=1)
-            await self._count([*batch.spans, *batch.due], batch.taken)
-            await self._many("INSERT INTO record (key, offset, claimed) VALUES (?, ?, 1)", batch.appended)
-            await self._many("UPDATE record SET claimed = 1 WHERE key = ?", [(key,) for key in batch.claimed])
-            await self._all(
-                "UPDATE meta SET dataset_length = ?, dataset_tail = ?, dead_length = ?, dead_tail = ?,"
-                " dataset_lines = dataset_lines + ?, appended_at = coalesce(?, appended_at)",
-                (
-                    batch.dataset_length,
-                    batch.dataset_tail,
-                    batch.dead_length,
-                    batch.dead_tail,
-                    len(batch.appended),
-                    batch.appended_at,
-                ),
-            )
+        await self._write(_commit, batch)
 
     async def adopt(
         self, keys: Sequence[tuple[bytes, int]], *, counted: int, lines: int, length: int, tail: bytes
@@ -231,63 +239,71 @@ class Ledger:
             length: where the last of them ends.
             tail: the digest of the dataset's end there.
         """
-        async with self._transaction():
-            await self._many(
+
+        def work(db: sqlite3.Connection) -> None:
+            db.executemany(
                 "INSERT OR IGNORE INTO record (key, offset, claimed) VALUES (?, ?, ?)",
                 [(key, offset, offset < counted) for key, offset in keys],
             )
-            await self._all(
+            db.execute(
                 "UPDATE meta SET dataset_length = ?, dataset_tail = ?, dataset_lines = dataset_lines + ?",
                 (length, tail, lines),
             )
 
+        await self._write(work)
+
     async def forget_keys(self, keys: str) -> None:
         """Drop all keys, as they are to be computed anew from the dataset under the meaning ``keys``."""
-        async with self._transaction():
-            await self._all("DELETE FROM record")
-            await self._all(
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM record")
+            db.execute(
                 "UPDATE meta SET keys = ?, counted = max(counted, dataset_length), dataset_length = 0,"
                 " dataset_lines = 0, dataset_tail = x''",
                 (keys,),
             )
 
+        await self._write(work)
+
     async def describe(self, reads: Reads) -> None:
         """Remember what is read and asked, for the commands that only read."""
-        async with self._transaction():
-            await self._all(
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute(
                 "UPDATE meta SET shards = ?, pattern = ?, follow_symlinks = ?, database = ?",
                 (reads.shards, reads.pattern, reads.follow_symlinks, reads.database),
             )
-            await self._all("INSERT OR IGNORE INTO condition (rule, sql) VALUES (?, ?)", (reads.rule, reads.where))
+            db.execute("INSERT OR IGNORE INTO condition (rule, sql) VALUES (?, ?)", (reads.rule, reads.where))
+
+        await self._write(work)
 
     async def overwritten(self, shard_id: int) -> int:
         """Close the books on a shard whose bytes the producer overwrote; return the lines that still waited.
 
         They are taken out of the lines read, as their bytes are gone, and counted as ``overwritten``.
         """
-        async with self._transaction():
-            rows = await self._all(
+
+        def work(db: sqlite3.Connection) -> int:
+            rows = db.execute(
                 f"SELECT {_SPAN} FROM span WHERE shard = ? AND state IN (?, ?)", (shard_id, *OPEN_STATES)
-            )
+            ).fetchall()
             spans = [_span(row) for row in rows]
             lost = sum(span.lines for span in spans)
-            await self._many("DELETE FROM span WHERE id = ?", [(span.id,) for span in spans])
-            await self._count([], spans)
-            await self._all("UPDATE span SET due = 0 WHERE shard = ? AND due", (shard_id,))
-            await self._all("UPDATE shard SET replaced = 1 WHERE id = ?", (shard_id,))
-            await self._all("UPDATE meta SET overwritten = overwritten + ?", (lost,))
-        return lost
+            db.executemany("DELETE FROM span WHERE id = ?", [(span.id,) for span in spans])
+            _count(db, [], spans)
+            db.execute("UPDATE span SET due = 0 WHERE shard = ? AND due", (shard_id,))
+            db.execute("UPDATE shard SET replaced = 1 WHERE id = ?", (shard_id,))
+            db.execute("UPDATE meta SET overwritten = overwritten + ?", (lost,))
+            return lost
 
-    async def revive(self, shard_ids: Sequence[int]) -> int:
+        return await self._write(work)
+
+    async def revive(self, shard_ids: Sequence[int]) -> None:
         """Make lines due again that qualified while their shard could not be read."""
-        before = self._db.total_changes
-        self._maybe_due = True
-        for chunk in _chunks(shard_ids):
-            await self._all(
-                f"UPDATE span SET due = 1 WHERE reason = '{UNREADABLE}' AND NOT due AND shard IN ({_marks(chunk)})",
-                chunk,
-            )
-        return self._db.total_changes - before
+        ids = await self._in(f"SELECT id FROM span WHERE reason = '{UNREADABLE}' AND NOT due AND shard IN", shard_ids)
+        if ids:
+            self._maybe_due = True
+            await self._write(lambda db: db.executemany("UPDATE span SET due = 1 WHERE id = ?", ids))
 
     async def relax(self) -> None:
         """Sync no commit from now on: a power loss may take the last ones back, never tear one.
@@ -312,9 +328,12 @@ class Ledger:
         if not rows:
             return 0
         spans = [_span(row) for row in rows]
-        async with self._transaction():
-            await self._many("UPDATE span SET state = 'never_scored' WHERE id = ?", [(span.id,) for span in spans])
-            await self._count([msgspec.structs.replace(span, state=State.NEVER_SCORED) for span in spans], spans)
+
+        def work(db: sqlite3.Connection) -> None:
+            db.executemany("UPDATE span SET state = 'never_scored' WHERE id = ?", [(span.id,) for span in spans])
+            _count(db, [msgspec.structs.replace(span, state=State.NEVER_SCORED) for span in spans], spans)
+
+        await self._write(work)
         return sum(span.lines for span in spans)
 
     async def take_outcomes(self, rows: Sequence[Outcome], rule: JoinRule) -> list[Outcome]:
@@ -328,129 +347,29 @@ class Ledger:
         """
         if not rows:
             return []
-        found = await self._all(f"SELECT {_OUTCOME} FROM outcome WHERE id BETWEEN ? AND ?", (rows[0].id, rows[-1].id))
-        known = {(row[0], row[1], row[5]): _outcome(row) for row in found}
-        fresh = [(row, known.get((row.id, row.session, row.created_at))) for row in rows]
-        fresh = [(row, old) for row, old in fresh if old is None or not _same(row, old)]
-        if fresh:
-            self._maybe_due = True
-            async with self._transaction():
-                await self._add_outcomes([row for row, old in fresh if old is None], rule)
-                await self._change_outcomes([(row, old) for row, old in fresh if old is not None], rule)
-        await self._wake_rule_changed(rows)
-        return [row for row, _ in fresh]
+        changes = self._db.total_changes
+        fresh = await self._write(_take_outcomes, rows, rule)
+        self._maybe_due |= self._db.total_changes != changes
+        return fresh
 
-    async def _wake_rule_changed(self, rows: Sequence[Outcome]) -> None:
-        """Lines that waited for these rows under the present condition have waited long enough."""
-        if not await self._all("SELECT 1 FROM span WHERE reason = 'rule_changed' LIMIT 1"):
-            return
-        self._maybe_due = True
-        async with self._transaction():
-            await self._many(
-                "UPDATE span SET due = 1 WHERE session = ? AND reason = 'rule_changed' AND NOT due",
-                [(row.session,) for row in rows],
-            )
+    # -- one hop to the thread of the connection ---------------------------------------------------------
 
-    async def _add_outcomes(self, rows: Sequence[Outcome], rule: JoinRule) -> None:
-        await self._many(
-            "INSERT INTO outcome (id, session, total_reward, achievements_count, total_steps, created_at,"
-            " created_us, qualifies, rule) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [msgspec.structs.astuple(row)[:9] for row in rows],
-        )
-        await self._wake_open(rows)
-        if rule is not JoinRule.AS_OF:
-            await self._wake_below(rows)
-            return
-        # Only a row older than the one chosen, or any one for records without a time, can change a verdict.
-        await self._many(
-            "UPDATE span SET due = 1 WHERE session = ? AND state = 'below_bar' AND (first_us IS NULL OR"
-            " (SELECT coalesce(created_us, ?) FROM outcome WHERE ref = span.outcome) > ?)",
-            [(row.session, _LAST_US, _LAST_US if row.created_us is None else row.created_us) for row in rows],
-        )
+    async def _write(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **more: P.kwargs) -> T:
+        """Do all of ``work`` in one transaction, or nothing of it."""
 
-    async def _change_outcomes(self, rows: Sequence[tuple[Outcome, Outcome]], rule: JoinRule) -> None:
-        await self._many(
-            "UPDATE outcome SET total_reward = ?, achievements_count = ?, total_steps = ?, qualifies = ?, rule = ?"
-            " WHERE ref = ?",
-            [(*_facts(row), row.qualifies, row.rule, old.ref) for row, old in rows],
-        )
-        await self._wake_open([row for row, _ in rows])
-        # Where only the condition changed, not the rollout, what was judged stays judged.
-        corrected = [(row, old) for row, old in rows if row.rule == old.rule or _facts(row) != _facts(old)]
-        if rule is JoinRule.MAX:
-            await self._wake_below([row for row, _ in corrected])
-        refs = [(row.session, old.ref) for row, old in corrected]
-        await self._many("UPDATE span SET due = 1 WHERE session = ? AND state = 'below_bar' AND outcome = ?", refs)
-        await self._many(
-            "UPDATE outcome SET withdrawn = (NOT qualifies AND EXISTS (SELECT 1 FROM span WHERE session = ?"
-            " AND state = 'appended' AND span.outcome = outcome.ref)) WHERE ref = ?",
-            refs,
-        )
-
-    async def _wake_open(self, rows: Sequence[Outcome]) -> None:
-        await self._many(
-            "UPDATE span SET due = 1 WHERE session = ? AND state IN (?, ?)",
-            [(row.session, *OPEN_STATES) for row in rows],
-        )
-
-    async def _wake_below(self, rows: Sequence[Outcome]) -> None:
-        await self._many(
-            "UPDATE span SET due = 1 WHERE session = ? AND state = 'below_bar'", [(row.session,) for row in rows]
-        )
-
-    # -- inside a transaction --------------------------------------------------------------------------
-
-    async def _put_cursors(self, cursors: Sequence[Cursor]) -> None:
-        await self._many(
-            f"INSERT OR REPLACE INTO shard ({_SHARD}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    c.id,
-                    os.fsencode(c.path),
-                    c.offset,
-                    c.lines,
-                    c.scanned,
-                    c.fingerprint,
-                    *c.stat,
-                )
-                for c in cursors
-            ],
-        )
-
-    async def _put_spans(self, spans: Sequence[Span], due: int) -> None:
-        await self._many(
-            "INSERT INTO span (shard, start, stop, line, lines, session, state, reason, outcome, first_us,"
-            f" last_us, since, rule, due) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {due})",
-            [msgspec.structs.astuple(span)[:13] for span in spans],
-        )
-
-    async def _count(self, put: Sequence[Span], taken: Sequence[Span]) -> None:
-        change: dict[tuple[str, str], int] = {}
-        for sign, spans in ((1, put), (-1, taken)):
-            for span in spans:
-                place = (str(span.state), span.reason)
-                change[place] = change.get(place, 0) + sign * span.lines
-        await self._many(
-            "INSERT INTO tally (state, reason, lines) VALUES (?, ?, ?)"
-            " ON CONFLICT (state, reason) DO UPDATE SET lines = lines + excluded.lines",
-            [(*place, lines) for place, lines in change.items() if lines],
-        )
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[None]:
-        with explained(self.path):
-            await self._all("BEGIN IMMEDIATE")
+        def transaction(db: sqlite3.Connection) -> T:
+            db.execute("BEGIN IMMEDIATE")
             try:
-                yield
+                result = work(db, *args, **more)
+                db.execute("COMMIT")
             except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await self._db.rollback()
+                if db.in_transaction:
+                    db.rollback()
                 raise
-            await self._all("COMMIT")
+            return result
 
-    async def _many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        if rows:
-            await self._db.executemany(sql, rows)
+        with explained(self.path):
+            return await self._db.run(transaction)
 
     async def _one(self, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:
         return (await self._all(sql, values))[0]
@@ -464,6 +383,137 @@ class Ledger:
         for chunk in _chunks(list(values)):
             found += await self._all(f"{sql} ({_marks(chunk)})", chunk)
         return found
+
+
+class _Connection(aiosqlite.Connection):
+    """With one more call: a whole transaction in the connection's thread, instead of a hop for each statement."""
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Return what ``work`` returns."""
+        result: T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
+        return result
+
+
+# -- inside a transaction --------------------------------------------------------------------------------
+
+
+def _commit(db: sqlite3.Connection, batch: Batch) -> None:
+    if batch.cursors:
+        db.executemany(
+            f"INSERT OR REPLACE INTO shard ({_SHARD}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(c.id, os.fsencode(c.path), c.offset, c.lines, c.scanned, c.fingerprint, *c.stat) for c in batch.cursors],
+        )
+    db.executemany("DELETE FROM span WHERE id = ?", [(span.id,) for span in batch.taken])
+    _put_spans(db, batch.spans, due=0)
+    _put_spans(db, batch.due, due=1)
+    _count(db, [*batch.spans, *batch.due], batch.taken)
+    db.executemany("INSERT INTO record (key, offset, claimed) VALUES (?, ?, 1)", sorted(batch.appended))
+    db.executemany("UPDATE record SET claimed = 1 WHERE key = ?", [(key,) for key in batch.claimed])
+    db.execute(
+        "UPDATE meta SET dataset_length = ?, dataset_tail = ?, dead_length = ?, dead_tail = ?,"
+        " dataset_lines = dataset_lines + ?, appended_at = coalesce(?, appended_at)",
+        (
+            batch.dataset_length,
+            batch.dataset_tail,
+            batch.dead_length,
+            batch.dead_tail,
+            len(batch.appended),
+            batch.appended_at,
+        ),
+    )
+
+
+def _put_spans(db: sqlite3.Connection, spans: Sequence[Span], due: int) -> None:
+    db.executemany(
+        "INSERT INTO span (shard, start, stop, line, lines, session, state, reason, outcome, first_us,"
+        f" last_us, since, rule, due) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {due})",
+        [msgspec.structs.astuple(span)[:13] for span in spans],
+    )
+
+
+def _count(db: sqlite3.Connection, put: Sequence[Span], taken: Sequence[Span]) -> None:
+    change: dict[tuple[str, str], int] = {}
+    for sign, spans in ((1, put), (-1, taken)):
+        for span in spans:
+            place = (str(span.state), span.reason)
+            change[place] = change.get(place, 0) + sign * span.lines
+    db.executemany(
+        "INSERT INTO tally (state, reason, lines) VALUES (?, ?, ?)"
+        " ON CONFLICT (state, reason) DO UPDATE SET lines = lines + excluded.lines",
+        [(*place, lines) for place, lines in change.items() if lines],
+    )
+
+
+def _take_outcomes(db: sqlite3.Connection, rows: Sequence[Outcome], rule: JoinRule) -> list[Outcome]:
+    found = db.execute(f"SELECT {_OUTCOME} FROM outcome WHERE id BETWEEN ? AND ?", (rows[0].id, rows[-1].id))
+    known = {(row[0], row[1], row[5]): _outcome(row) for row in found}
+    fresh = [(row, known.get((row.id, row.session, row.created_at))) for row in rows]
+    fresh = [(row, old) for row, old in fresh if old is None or not _same(row, old)]
+    _add_outcomes(db, [row for row, old in fresh if old is None], rule)
+    _change_outcomes(db, [(row, old) for row, old in fresh if old is not None], rule)
+    # Lines that waited for these rows under the present condition have waited long enough.
+    if db.execute("SELECT 1 FROM span WHERE reason = 'rule_changed' LIMIT 1").fetchone():
+        db.executemany(
+            "UPDATE span SET due = 1 WHERE session = ? AND reason = 'rule_changed' AND NOT due",
+            [(row.session,) for row in rows],
+        )
+    return [row for row, _ in fresh]
+
+
+def _add_outcomes(db: sqlite3.Connection, rows: Sequence[Outcome], rule: JoinRule) -> None:
+    db.executemany(
+        "INSERT INTO outcome (id, session, total_reward, achievements_count, total_steps, created_at,"
+        " created_us, qualifies, rule) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [msgspec.structs.astuple(row)[:9] for row in rows],
+    )
+    _wake_open(db, rows)
+    if rule is not JoinRule.AS_OF:
+        _wake_below(db, rows)
+        return
+    # Only a row older than the one chosen, or any one for records without a time, can change a verdict.
+    db.executemany(
+        "UPDATE span SET due = 1 WHERE session = ? AND state = 'below_bar' AND (first_us IS NULL OR"
+        " (SELECT coalesce(created_us, ?) FROM outcome WHERE ref = span.outcome) > ?)",
+        [(row.session, _LAST_US, _LAST_US if row.created_us is None else row.created_us) for row in rows],
+    )
+
+
+def _change_outcomes(db: sqlite3.Connection, rows: Sequence[tuple[Outcome, Outcome]], rule: JoinRule) -> None:
+    db.executemany(
+        "UPDATE outcome SET total_reward = ?, achievements_count = ?, total_steps = ?, qualifies = ?, rule = ?"
+        " WHERE ref = ?",
+        [(*_facts(row), row.qualifies, row.rule, old.ref) for row, old in rows],
+    )
+    _wake_open(db, [row for row, _ in rows])
+    # Where only the condition changed, not the rollout, what was judged stays judged.
+    corrected = [(row, old) for row, old in rows if row.rule == old.rule or _facts(row) != _facts(old)]
+    if rule is JoinRule.MAX:
+        _wake_below(db, [row for row, _ in corrected])
+    refs = [(row.session, old.ref) for row, old in corrected]
+    db.executemany("UPDATE span SET due = 1 WHERE session = ? AND state = 'below_bar' AND outcome = ?", refs)
+    db.executemany(
+        "UPDATE outcome SET withdrawn = (NOT qualifies AND EXISTS (SELECT 1 FROM span WHERE session = ?"
+        " AND state = 'appended' AND span.outcome = outcome.ref)) WHERE ref = ?",
+        refs,
+    )
+
+
+def _wake_open(db: sqlite3.Connection, rows: Sequence[Outcome]) -> None:
+    db.executemany(
+        "UPDATE span SET due = 1 WHERE session = ? AND state IN (?, ?)",
+        [(row.session, *OPEN_STATES) for row in rows],
+    )
+
+
+def _wake_below(db: sqlite3.Connection, rows: Sequence[Outcome]) -> None:
+    db.executemany(
+        "UPDATE span SET due = 1 WHERE session = ? AND state = 'below_bar'", [(row.session,) for row in rows]
+    )
+
+
+def mark(path: str, stat: tuple[int, ...]) -> int:
+    """Return a number for a shard in one state, a few bytes instead of all of it, for as long as this process lives."""
+    return hash((path, stat))
 
 
 def _cursor(row: Sequence[Any]) -> Cursor:

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Self
+from functools import partial
+from typing import ParamSpec, Self, TypeVar
 
 from anyio import to_thread
 
@@ -34,8 +35,22 @@ from streamer.sources.outcomes import OutcomePoller
 from streamer.sources.reader import Budget, ShardReader
 from streamer.troubles import Troubles
 
+T = TypeVar("T")
+P = ParamSpec("P")
+
 _BATCH_BYTES = 8 << 20
 """Bytes of lines in one batch: what a batch holds in memory, a few times over."""
+
+
+_FEW = 64
+"""Lines that are judged sooner than a thread is woken for them."""
+
+
+async def _quickly(lines: int, judge: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
+    """Call a pure function: at once for a few lines, in a thread for many."""
+    if lines <= _FEW:
+        return judge(*args, **more)
+    return await to_thread.run_sync(partial(judge, *args, **more))
 
 
 def nowhere(_point: str) -> None:
@@ -142,9 +157,9 @@ class Pipeline:
             return True
         self._at("read")
         outcomes = await self.ledger.outcomes(sessions(work.items))
-        judged = await to_thread.run_sync(judge, work.items, outcomes, self._rules)
+        judged = await _quickly(len(work.items), judge, work.items, outcomes, self._rules)
         known = await self.ledger.known({one.offer.key for one in judged if one.offer is not None})
-        settled = await to_thread.run_sync(settle, judged, known, self.dataset.length)
+        settled = await _quickly(len(work.items), settle, judged, known, self.dataset.length)
         await to_thread.run_sync(self._write, settled)
         await self._commit(work, settled)
         return True

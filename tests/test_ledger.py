@@ -185,7 +185,7 @@ def test_undecodable_names_come_back_as_they_were(tmp_path: Path) -> None:
 
     async def work(ledger: Ledger) -> None:
         await ledger.commit(Batch(cursors=[cursor]))
-        assert await ledger.cursors([cursor.path, "other"]) == {cursor.path: cursor}
+        assert await ledger.cursors({cursor.path: 1, "other": 0}) == ({cursor.path: cursor}, [])
 
     with_ledger(tmp_path / "ledger", work)
 
@@ -292,7 +292,7 @@ class TestSchemaVersion1:
                 State.APPENDED: 3, State.DUPLICATE: 1, State.BELOW_BAR: 3, State.WAITING: 2, State.NEVER_SCORED: 1,
                 State.DEAD_LETTERED: 1,
             }  # fmt: skip
-            (cursor,) = (await ledger.cursors(["good_2026-01-01_00-00-00.jsonl"])).values()
+            (cursor,) = (await ledger.cursors({"good_2026-01-01_00-00-00.jsonl": 0}))[0].values()
             assert (cursor.lines, len(cursor.fingerprint)) == (5, 16)
             (row,) = (await ledger.outcomes(["good"]))["good"]
             assert (row.total_reward, row.qualifies) == (3, True)

@@ -26,6 +26,9 @@ from streamer.text import counted, printable
 _GC_THRESHOLDS = (50_000, 20, 20)
 """A batch makes tens of thousands of objects, none of them in cycles: to look for those cost a tenth of the time."""
 
+_SWITCH_SECONDS = 0.001
+"""How long a thread that computes (a scan, a long batch) keeps a rollout waiting that has just ended."""
+
 
 def run(
     *,
@@ -50,6 +53,7 @@ def run(
     settings = read()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     if once:
         _once(settings, read)
     else:

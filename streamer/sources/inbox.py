@@ -13,7 +13,7 @@ from streamer.errors import UnavailableError
 from streamer.events import Emit, ShardMoved, ShardOverwritten, ShardUnreadable
 from streamer.files import Clock
 from streamer.judge import Item, parse
-from streamer.ledger import UNREADABLE, Ledger
+from streamer.ledger import UNREADABLE, Ledger, mark
 from streamer.model import Cursor, Line, Span, State
 from streamer.sources.reader import Budget, Overwritten, ShardRead, ShardReader, Unreadable
 from streamer.sources.shards import Found, ShardFolder
@@ -23,6 +23,9 @@ _CHUNK = 200
 
 _HELD = 10_000
 """Shards with news that are held at once; when they are read, the folder is looked at again for the next ones."""
+
+_FEW = 16
+"""Shards that are compared once more before there is a look whether something new has come."""
 
 _REMEMBERED = 1000
 """Unreadable shards of which we remember that it was said."""
@@ -54,6 +57,9 @@ class ToRead(NamedTuple):
     cursor: Cursor
 
 
+_Result = tuple[ToRead, ShardRead | Overwritten | Unreadable, list[Item]]
+
+
 class ShardInbox:
     """Lines of all shards of one folder, each once, as far as the ledger's cursors say."""
 
@@ -67,7 +73,11 @@ class ShardInbox:
         self._clock = clock
         self._emit = emit
         self._fresh: dict[str, Found] = {}
+        # Read while they could change once more without a trace: compared once more, when nothing else is to do.
+        self._again: dict[str, Found] = {}
+        self._unsettled: set[int] = set()
         self._resume: list[str] | None = None
+        self._recalled = False
         # Hashes, not names: what is known and unchanged costs a few bytes a shard.
         self._settled: set[int] = set()
         self._said: dict[str, str] = {}
@@ -75,7 +85,7 @@ class ShardInbox:
     @property
     def has_news(self) -> bool:
         """Say whether shards are known to hold bytes that were not read."""
-        return bool(self._fresh) or self._resume is not None
+        return bool(self._fresh or self._again) or self._resume is not None
 
     async def scan(self) -> None:
         """Look at every shard in the folder; hold the first ones that have news.
@@ -84,12 +94,16 @@ class ShardInbox:
             UnavailableError: the folder is not there now.
         """
         self._resume = None
+        if not self._recalled:
+            self._settled = await self._ledger.settled()
+            self._recalled = True
         await self._look_around()
 
     async def _look_around(self) -> None:
         self._fresh.clear()
+        self._again.clear()
         try:
-            self._fresh, self._settled, self._resume = await to_thread.run_sync(self._list, self._resume)
+            self._resume = await to_thread.run_sync(self._list, self._resume)
         except OSError as error:
             raise UnavailableError(
                 "list the shard folder",
@@ -98,28 +112,33 @@ class ShardInbox:
                 "it is waited for; if it should be there: --shards DIR, or SFT_OUTPUT_DIR",
             ) from error
 
-    def _list(self, after: list[str] | None) -> tuple[dict[str, Found], set[int], list[str] | None]:
-        """Return shards with news behind the place ``after``, all settled ones, and the place to go on from."""
+    def _list(self, after: list[str] | None) -> list[str] | None:
+        """Take shards with news behind the place ``after``, and return the place to go on from."""
         fresh: dict[str, Found] = {}
+        again: dict[str, Found] = {}
         settled: set[int] = set()
         last = None
         more = False
         for found in self._folder.scan():
-            mark = _mark(found)
-            if mark in self._settled:
-                settled.add(mark)
+            its_mark = mark(found.path, found.stat)
+            if its_mark in self._settled:
+                settled.add(its_mark)
             elif after is None or found.path.split("/") > after:
-                more = len(fresh) >= _HELD
+                more = len(fresh) + len(again) >= _HELD
                 if not more:
-                    fresh[found.path] = found
+                    (again if its_mark in self._unsettled else fresh)[found.path] = found
                     last = found.path
-        return fresh, settled, last.split("/") if more and last is not None else None
+        self._fresh, self._again, self._settled = fresh, again, settled
+        if not more or last is None:
+            self._unsettled.clear()
+            return None
+        return last.split("/")
 
     def look(self, paths: Iterable[str]) -> None:
         """Look at single shards that a notification named, by path below the folder."""
         for path in paths:
             found = self._folder.find(path)
-            if found is not None and _mark(found) not in self._settled:
+            if found is not None and mark(found.path, found.stat) not in self._settled:
                 self._fresh[path] = found
 
     async def due(self, budget: Budget) -> Work | None:
@@ -134,7 +153,7 @@ class ShardInbox:
             if isinstance(result, Unreadable):
                 # Unchanged or not, the next scan that finds the shard has to look at it again.
                 cursor = by_shard[span.shard_id]
-                self._settled.discard(hash((cursor.path, cursor.stat)))
+                self._settled.discard(mark(cursor.path, cursor.stat))
         for cursor in {
             result.cursor.id: result.cursor for _, result in results if isinstance(result, Overwritten)
         }.values():
@@ -168,11 +187,15 @@ class ShardInbox:
 
         Each call takes at least one line, or takes at least one shard out of the inbox.
         """
-        if not self._fresh and self._resume is not None:
+        if not self._fresh and not self._again and self._resume is not None:
             await self._look_around()
+        for path in list(islice(self._again, 0 if self._fresh else _FEW)):
+            self._fresh[path] = self._again.pop(path)
         if not self._fresh:
             return None
         todo = await self._look_up(self._next_shards(budget))
+        if not todo:
+            return Work(())
         return await self._new_work(await to_thread.run_sync(self._read, todo, budget))
 
     def _next_shards(self, budget: Budget) -> list[Found]:
@@ -188,8 +211,10 @@ class ShardInbox:
 
     async def _look_up(self, chunk: Sequence[Found]) -> list[ToRead]:
         """Return the cursors from which to read; shards without news leave the inbox."""
-        known = await self._ledger.cursors([found.path for found in chunk])
-        known |= await self._moved([found for found in chunk if found.path not in known])
+        known, elsewhere = await self._ledger.cursors({found.path: found.stat[1] for found in chunk})
+        if elsewhere:
+            strangers = [found for found in chunk if found.path not in known]
+            known |= await to_thread.run_sync(self._moved, strangers, elsewhere)
         await self._ledger.revive([cursor.id for cursor in known.values()])
         todo: list[ToRead] = []
         for found in chunk:
@@ -202,38 +227,34 @@ class ShardInbox:
                 todo.append(ToRead(cursor, msgspec.structs.replace(cursor, path=found.path)))
         return todo
 
-    async def _moved(self, strangers: Sequence[Found]) -> dict[str, Cursor]:
+    def _moved(self, strangers: Sequence[Found], elsewhere: Sequence[Cursor]) -> dict[str, Cursor]:
         """Recognise shards that were renamed, so that their lines are not read a second time."""
-        if not strangers:
-            return {}
-        by_inode = {
-            cursor.stat[:2]: cursor for cursor in await self._ledger.cursors_by_inode([f.stat[1] for f in strangers])
-        }
+        by_inode = {cursor.stat[:2]: cursor for cursor in elsewhere}
         moved: dict[str, Cursor] = {}
         for found in strangers:
             cursor = by_inode.pop(found.stat[:2], None)
-            if cursor is not None and await to_thread.run_sync(self._was_moved, cursor, found):
+            if cursor is not None and self._was_moved(cursor, found):
                 moved[found.path] = cursor
         return moved
 
     def _was_moved(self, cursor: Cursor, found: Found) -> bool:
         return self._folder.find(cursor.path) is None and self._reader.recognises(cursor, found.path)
 
-    def _read(
-        self, todo: Sequence[ToRead], budget: Budget
-    ) -> list[tuple[ToRead, ShardRead | Overwritten | Unreadable]]:
-        results: list[tuple[ToRead, ShardRead | Overwritten | Unreadable]] = []
+    def _read(self, todo: Sequence[ToRead], budget: Budget) -> list[_Result]:
+        since = self._clock.now()
+        results: list[_Result] = []
         for one in todo:
             result = self._reader.read(one.cursor, budget)
-            results.append((one, result))
+            lines = result.lines if isinstance(result, ShardRead) else ()
+            results.append((one, result, self._items(lines, one.cursor.id, since)))
             if isinstance(result, ShardRead) and result.more:
                 break
         return results
 
-    async def _new_work(self, results: Sequence[tuple[ToRead, ShardRead | Overwritten | Unreadable]]) -> Work:
+    async def _new_work(self, results: Sequence[_Result]) -> Work:
         cursors: list[Cursor] = []
-        lines: list[tuple[int, Sequence[Line]]] = []
-        for one, result in results:
+        items: list[Item] = []
+        for one, result, found in results:
             if isinstance(result, Overwritten):
                 await self._overwritten(one.cursor)
             elif isinstance(result, Unreadable):
@@ -245,11 +266,7 @@ class ShardInbox:
                     cursors.append(result.cursor)
                 if one.known is not None and one.known.path != one.cursor.path:
                     self._emit(ShardMoved(one.cursor.path, one.known.path))
-                lines.append((one.cursor.id, result.lines))
-        since = self._clock.now()
-        items = await to_thread.run_sync(
-            lambda: [item for shard_id, batch in lines for item in self._items(batch, shard_id, since)]
-        )
+                items += found
         return Work(items, cursors)
 
     def _items(self, lines: Iterable[Line], shard_id: int, since: float) -> list[Item]:
@@ -258,10 +275,12 @@ class ShardInbox:
 
     def _leave(self, path: str, stat: tuple[int, int, int, int, int]) -> None:
         """Take a shard out of the inbox; if its state is settled, until that changes."""
-        self._fresh.pop(path, None)
+        found = self._fresh.pop(path, None)
         self._said.pop(path, None)
         if stat[4]:  # else it may change once more without a trace
-            self._settled.add(hash((path, stat)))
+            self._settled.add(mark(path, stat))
+        elif found is not None:
+            self._unsettled.add(mark(path, found.stat))
 
     async def _overwritten(self, cursor: Cursor) -> None:
         lost = await self._ledger.overwritten(cursor.id)
@@ -275,10 +294,6 @@ class ShardInbox:
         if len(self._said) < _REMEMBERED:
             self._said[result.path] = result.cause
         self._emit(ShardUnreadable(result.path, result.cause))
-
-
-def _mark(found: Found) -> int:
-    return hash((found.path, found.stat))
 
 
 def _kept(span: Span) -> Span:

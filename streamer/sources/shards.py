@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ class ShardFolder:
     def __init__(self, root: Path, pattern: str, ours: frozenset[Path], *, follow_symlinks: bool = False) -> None:
         self.root = root
         self.follow_symlinks = follow_symlinks
-        self._pattern = pattern
+        self._fits = re.compile(fnmatch.translate(pattern)).match
         self._ours = {os.path.realpath(path) for path in ours}
         self._our_names = {os.path.basename(path) for path in ours} | {os.path.basename(path) for path in self._ours}
 
@@ -79,7 +80,7 @@ class ShardFolder:
                     folder = state.st_dev, state.st_ino
                     if folder not in above:
                         yield from self._scan_folder(f"{path}/", os.scandir(self.root / path), above | {folder})
-                elif self._is_shard(entry.name):
+                elif self._fits(entry.name):
                     found = self._found(path, entry.stat(follow_symlinks=self.follow_symlinks))
                     if found is not None:
                         yield found
@@ -87,7 +88,7 @@ class ShardFolder:
                 continue
 
     def _is_shard(self, name: str) -> bool:
-        return fnmatch.fnmatchcase(name, self._pattern)
+        return self._fits(name) is not None
 
     def _found(self, path: str, state: os.stat_result) -> Found | None:
         if not stat.S_ISREG(state.st_mode):
@@ -102,6 +103,10 @@ def stat_of(state: os.stat_result) -> Stat:
 
     A file may claim any time and some file systems any inode: folded into what SQLite can store.
     """
-    numbers = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
-    dev, ino, size, mtime_ns, ctime_ns = (number & _63_BITS for number in numbers)
-    return dev, ino, size, mtime_ns, ctime_ns
+    return (
+        state.st_dev & _63_BITS,
+        state.st_ino & _63_BITS,
+        state.st_size & _63_BITS,
+        state.st_mtime_ns & _63_BITS,
+        state.st_ctime_ns & _63_BITS,
+    )
