@@ -59,21 +59,41 @@ class LogFormat(StrEnum):
     JOURNALD = "journald"
 
 
+class From(StrEnum):
+    """Where conversations are read. Outcomes always come from the trace database."""
+
+    SHARDS = "shards"
+    DATABASE = "database"
+    BOTH = "both"
+
+
+NO_SHARDS = Path(os.devnull)
+"""Stands for the folder where none is read: no path leads below it."""
+
+
 class Source(msgspec.Struct, frozen=True):
     """What is read: the shard folder and the trace database, as a path or a URL.
 
     ``pattern`` is matched with the name of a file, not with its folders. ``scan_interval`` and
-    ``poll_interval`` are seconds between two looks at the folder and at the database.
+    ``poll_interval`` are seconds between two looks at the folder and at the database. ``database_after`` are the
+    seconds for which the shard of a rollout is waited for, before its conversation is taken from the database.
     """
 
     shards: Path
     database: str
+    conversations: From = From.SHARDS
+    database_after: float = 10.0
     pattern: str = "*.jsonl"
     follow_symlinks: bool = False
     force_polling: bool = False
     scan_interval: float = 5.0
     poll_interval: float = 0.1
     max_line_bytes: int = 64 * _MIB
+
+    @property
+    def reads_shards(self) -> bool:
+        """Say whether there is a shard folder to look at."""
+        return self.conversations is not From.DATABASE
 
 
 class Join(msgspec.Struct, frozen=True):
@@ -150,7 +170,9 @@ def load(config_file: Path | None, environ: Mapping[str, str], flags: Flags) -> 
         ConfigError: the file cannot be read, or any setting is bad or missing. All of them are named.
     """
     settings = _gather(config_file, environ, flags)
-    settings.require("source.shards", "source.database")
+    if settings.get("source.conversations") is not From.DATABASE:
+        settings.require("source.shards")
+    settings.require("source.database")
     settings.check_together()
     settings.complain()
     tables = {field.name: field.type for field in msgspec.structs.fields(Config)}
@@ -317,6 +339,8 @@ _KEYS: dict[str, dict[str, Reader]] = {
         "shards": _path,
         "pattern": _pattern,
         "database": _database,
+        "conversations": _one_of(From),
+        "database_after": _seconds,
         "follow_symlinks": _boolean,
         "force_polling": _boolean,
         "scan_interval": _seconds,
@@ -382,6 +406,10 @@ class _Settings:
         """Remember something to put right."""
         self._problems.append(problem)
 
+    def get(self, key: str) -> Any:
+        """Return the value of a key, None if no layer has named a good one."""
+        return self._values.get(key)
+
     def require(self, *keys: str) -> None:
         """Reject keys that no layer has named."""
         for key in keys:
@@ -393,6 +421,10 @@ class _Settings:
         target = Dataset(**self.table("dataset"))
         self._check_turns(**self.table("records"))
         self._check_ledger(target)
+        if self.get("source.conversations") is From.BOTH and self.get("dedup.by") is DedupBy.NONE:
+            cause = 'it cannot be "none" where source.conversations is "both"'
+            hint = "shard and database tell the time of a record differently, so it would be taken from each of them"
+            self.reject(_Problem(self._origins["dedup.by"], cause, hint))
 
     def _check_turns(self, min_turn: int = 0, max_turn: int | None = None, **_: object) -> None:
         if max_turn is not None and min_turn > max_turn:
@@ -418,6 +450,8 @@ class _Settings:
         """Return the values of one table that were set; for the dataset, the defaults too."""
         prefix = f"{name}."
         table = {key.removeprefix(prefix): v for key, v in self._values.items() if key.startswith(prefix)}
+        if name == "source":
+            table.setdefault("shards", NO_SHARDS)
         if name == "dataset":
             path = table.setdefault("path", Path(DEFAULT_DATASET))
             table.setdefault("ledger", path.with_name(f"{path.name}.ledger"))

@@ -88,9 +88,9 @@ class Daemon:
             async with self._open() as pipeline:
                 await pipeline.drain()
                 deadline = self._clock.monotonic() + _ONCE_PATIENCE
-                while pipeline.poll_error is not None:
+                while pipeline.error is not None:
                     if self._clock.monotonic() >= deadline:
-                        raise pipeline.poll_error
+                        raise pipeline.error
                     await self._clock.sleep(pipeline.poll_pause)
                     await pipeline.drain()
                 return await pipeline.ledger.accounts()
@@ -151,7 +151,7 @@ class Daemon:
             Started(
                 dataset=str(config.dataset.path),
                 dataset_bytes=pipeline.dataset.length,
-                shards=str(config.source.shards),
+                shards=str(config.source.shards) if config.source.reads_shards else "",
                 database=str(pipeline.outcomes.path),
                 where=config.qualify.where,
             )
@@ -206,10 +206,10 @@ class Daemon:
 
     def _watch(self, tasks: TaskGroup) -> None:
         source = self._config.source
-        for folder, on_change, recursive in (
-            (source.shards, self._hints.shard, True),
-            (local_path(source.database).parent, self._hints.database, False),
-        ):
+        watched = [(local_path(source.database).parent, self._hints.database, False)]
+        if source.reads_shards:
+            watched.append((source.shards, self._hints.shard, True))
+        for folder, on_change, recursive in watched:
             tasks.start_soon(
                 partial(watch, recursive=recursive, force_polling=source.force_polling),
                 folder,

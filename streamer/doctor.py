@@ -19,7 +19,7 @@ import msgspec
 from watchfiles import awatch
 
 from streamer import layouts
-from streamer.config import Config
+from streamer.config import Config, From
 from streamer.errors import ConfigError, StreamerError
 from streamer.files import SystemClock
 from streamer.judge import DUE_AFTER_OUTCOMES
@@ -27,10 +27,11 @@ from streamer.layouts import MalformedError
 from streamer.ledger_file import way_out
 from streamer.lock import holder, lock_file
 from streamer.snapshot import snapshot
+from streamer.sources.conversations import Conversations, Pages
 from streamer.sources.folder import shard_folder
 from streamer.sources.outcomes import OutcomePoller
 from streamer.sources.shards import Found
-from streamer.sources.trace_db import local_path
+from streamer.sources.trace_db import local_path, open_for_batch
 from streamer.text import counted
 
 _SAMPLED = 1000
@@ -63,15 +64,21 @@ class Finding(msgspec.Struct, frozen=True):
 
 def examine(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Yield the findings of every check, in the order in which they build on each other."""
-    shards = list(_shards(config))
-    checks: tuple[Callable[[], Iterable[Finding]], ...] = (
+    source = config.source
+    shards = list(_shards(config)) if source.reads_shards else []
+    folder = source.shards if source.reads_shards else local_path(source.database).parent
+    of_shards: tuple[Callable[[], Iterable[Finding]], ...] = (
         lambda: _shard_folder(config, environ, shards),
         lambda: _shard_ends(config, shards),
+    )
+    checks: tuple[Callable[[], Iterable[Finding]], ...] = (
+        *(of_shards if source.reads_shards else ()),
         lambda: _database(config),
+        lambda: _conversations(config),
         lambda: _matches(config, shards),
         lambda: _ledger(config),
-        lambda: _notifications(config),
-        lambda: _watch_limits(config),
+        lambda: _notifications(config, folder),
+        lambda: _watch_limits(folder) if source.reads_shards else (),
         lambda: _room(config),
         lambda: _lock(config),
     )
@@ -175,6 +182,22 @@ def _database(config: Config) -> Iterator[Finding]:
         yield Finding(Level.OK, f"{path} has {rows:,} outcomes, {qualifying:,} meet: {config.qualify.where}")
 
 
+def _conversations(config: Config) -> Iterator[Finding]:
+    path = local_path(config.source.database)
+    if config.source.conversations is From.SHARDS or not path.exists():
+        return
+    with open_for_batch(path, 1.0) as db:
+        found = Conversations(Pages(db, path)).any()
+    if found:
+        yield Finding(Level.OK, f"{path} holds conversations")
+    else:
+        yield Finding(
+            Level.WARNING,
+            f"{path} has no messages to take conversations from",
+            'they come with the first rollout; else: source.conversations = "shards"',
+        )
+
+
 async def _count_outcomes(config: Config) -> tuple[int, int]:
     poller = OutcomePoller(config.source.database, config.qualify.where, SystemClock())
     rows = qualifying = 0
@@ -247,12 +270,12 @@ def _ledger(config: Config) -> Iterator[Finding]:
         )
 
 
-def _notifications(config: Config) -> Iterator[Finding]:
-    kind = _file_system(config.source.shards)
+def _notifications(config: Config, watched: Path) -> Iterator[Finding]:
+    kind = _file_system(watched)
     if kind in _REMOTE_TYPES:
         yield Finding(
             Level.WARNING,
-            f"the shard folder is on {kind}: changes made elsewhere are not notified",
+            f"{watched} is on {kind}: changes made elsewhere are not notified",
             "set source.force_polling = true, or leave it to the timed scan (source.scan_interval)",
         )
         return
@@ -302,13 +325,13 @@ def _file_system(folder: Path) -> str:
     return max(holding, default=(0, ""))[1]
 
 
-def _watch_limits(config: Config) -> Iterator[Finding]:
+def _watch_limits(watched: Path) -> Iterator[Finding]:
     try:
         with open("/proc/sys/fs/inotify/max_user_watches", encoding="ascii") as file:
             limit = int(file.read())
     except (OSError, ValueError):
         return
-    folders = sum(1 for _ in os.walk(config.source.shards))
+    folders = sum(1 for _ in os.walk(watched))
     if folders > limit // 2:
         yield Finding(
             Level.WARNING,

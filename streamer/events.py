@@ -42,7 +42,8 @@ class Started(Event):
 
     def message(self) -> str:
         """Say what is read and what is written."""
-        return f"reading {self.shards} and {self.database}, appending to {self.dataset}"
+        read = " and ".join(place for place in (self.shards, self.database) if place)
+        return f"reading {read}, appending to {self.dataset}"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from streamer.judge import DUE_AFTER_OUTCOMES, RULE_CHANGED
 from streamer.layouts import MalformedError
 from streamer.ledger import UNREADABLE
 from streamer.model import State
+from streamer.session_path import IS_SESSION, is_session, session_path
 from streamer.snapshot import open_ledger
 
 _QUOTED = 20
@@ -71,6 +72,8 @@ class Explanation(msgspec.Struct, frozen=True):
 def explain(ledger: Path, dataset: Path, subject: str) -> Explanation | None:
     """Return all that is known of ``subject``: a session id, a shard, or ``SHARD:LINE``; None for a stranger.
 
+    A session that was read from the trace database stands beside the shards, as ``//messages/ID``.
+
     Raises:
         UnavailableError: the ledger cannot be read now.
     """
@@ -95,11 +98,20 @@ class _Explainer:
     def explain(self, subject: str) -> Explanation | None:
         session = os.fsencode(subject).decode("utf-8", "backslashreplace")
         outcomes = self._outcomes(session)
-        spans = self._spans("span.session = ?", (session,))
+        # What cannot be taken says no session of its own.
+        where = "(span.session = ? OR span.shard IN (SELECT id FROM shard WHERE NOT replaced AND path = ?))"
+        spans = self._spans(where, (session, os.fsencode(session_path(session))))
         if outcomes or spans:
-            note = "" if spans else "no line of this session was read: is its shard in the shard folder?"
+            note = "" if spans else self._why_unread(outcomes)
             return Explanation(subject, outcomes, [self._reason(span, outcomes) for span in spans], note)
         return self._explain_shard(subject, None) or self._explain_line(subject)
+
+    def _why_unread(self, outcomes: list[OutcomeRow]) -> str:
+        if self._folder:
+            return "no line of this session was read: is its shard in the shard folder?"
+        if any(row.qualifies for row in outcomes):
+            return "no decision of this session was read: has it rows in the table messages of the trace database?"
+        return "its messages are not read while none of its outcome rows qualifies"
 
     def _explain_line(self, subject: str) -> Explanation | None:
         shard, _, number = subject.rpartition(":")
@@ -123,16 +135,20 @@ class _Explainer:
 
     def _shards_named(self, name: str) -> list[int]:
         """Return the shard at a path below the folder or elsewhere, or all of that file name."""
+        if is_session(name):
+            return self._shards_at(name)
         full = os.path.join(self._folder, name)
         below = os.path.relpath(os.path.abspath(name), self._folder)
         for path in (os.path.relpath(full, self._folder), below):
-            found = self._db.execute(
-                "SELECT id FROM shard WHERE NOT replaced AND path = ?", (os.fsencode(path),)
-            ).fetchall()
+            found = self._shards_at(path)
             if found:
-                return [row[0] for row in found]
-        rows = self._db.execute("SELECT id, path FROM shard WHERE NOT replaced")
+                return found
+        rows = self._db.execute(f"SELECT id, path FROM shard WHERE NOT replaced AND NOT {IS_SESSION}")
         return [number for number, path in rows if os.path.basename(path) == os.fsencode(name)]
+
+    def _shards_at(self, path: str) -> list[int]:
+        rows = self._db.execute("SELECT id FROM shard WHERE NOT replaced AND path = ?", (os.fsencode(path),))
+        return [row[0] for row in rows]
 
     def _outcomes(self, session: str) -> list[OutcomeRow]:
         rows = self._db.execute(
@@ -211,6 +227,8 @@ class _Explainer:
                 yield from self._detail(number, data, os.fsdecode(span["path"]), span["state"])
 
     def _lines_of(self, span: dict[str, Any]) -> Iterator[tuple[int, bytes]]:
+        if is_session(os.fsdecode(span["path"])):
+            return
         try:
             path = os.path.join(self._folder, os.fsdecode(span["path"]))
             with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as shard:

@@ -16,6 +16,7 @@ from streamer.dead_letters import encode_dead_letter
 from streamer.dedup import DedupBy, record_key
 from streamer.join import JoinRule, choose
 from streamer.layouts import Envelope, MalformedError, record_of
+from streamer.messages import Decision
 from streamer.model import Line, Outcome, Record, Span, State, Verdict
 from streamer.qualify import RecordRules, below_bar
 
@@ -36,12 +37,15 @@ class Rules(msgspec.Struct, frozen=True):
 
 
 class Item(msgspec.Struct, frozen=True):
-    """One line on its way: what it holds, or why that cannot be taken. ``since`` is when it was first read."""
+    """One line on its way: what it holds, or why that cannot be taken. ``since`` is when it was first read.
+
+    A decision of the trace database is a line as well. It has no bytes.
+    """
 
     line: Line
     shard_id: int
     since: float
-    content: Envelope | MalformedError
+    content: Envelope | Decision | MalformedError
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -85,7 +89,7 @@ def parse(line: Line, shard_id: int, since: float, max_line: int) -> Item | None
 
 def sessions(items: Iterable[Item]) -> set[str]:
     """Return the sessions whose outcomes have to be known to judge ``items``."""
-    return {item.content.session for item in items if isinstance(item.content, Envelope)}
+    return {item.content.session for item in items if not isinstance(item.content, MalformedError)}
 
 
 def judge(items: Iterable[Item], outcomes: Mapping[str, Sequence[Outcome]], rules: Rules) -> list[Judged]:
@@ -103,7 +107,7 @@ def _judge(item: Item, outcomes: Mapping[str, Sequence[Outcome]], rules: Rules) 
         # Nobody asks what a rollout said that does not qualify: half of the lines are never decoded.
         return Judged(item, Verdict(State.BELOW_BAR, "where", outcome.ref, outcome.rule))
     try:
-        record = record_of(line)
+        record = record_of(line) if isinstance(line, Envelope) else line.record()
     except MalformedError as error:
         return _dead(item, error)
     if outcome is None:
@@ -227,11 +231,11 @@ def _spans(verdicts: Iterable[tuple[Item, Verdict]]) -> list[Span]:
 
 
 def _session(item: Item) -> str:
-    return item.content.session if isinstance(item.content, Envelope) else ""
+    return "" if isinstance(item.content, MalformedError) else item.content.session
 
 
 def _time(item: Item) -> int | None:
-    return item.content.time_us if isinstance(item.content, Envelope) else None
+    return None if isinstance(item.content, MalformedError) else item.content.time_us
 
 
 def count(spans: Iterable[Span]) -> dict[State, int]:

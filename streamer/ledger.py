@@ -27,6 +27,7 @@ from streamer.files import Files
 from streamer.join import JoinRule
 from streamer.ledger_file import create_or_check, explained
 from streamer.model import OPEN_STATES, Cursor, Outcome, Span, State
+from streamer.session_path import IS_SESSION, is_session
 
 UNREADABLE = "unreadable"
 """Reason of waiting lines whose shard could not be read when their outcome came."""
@@ -176,23 +177,27 @@ class Ledger:
         with explained(self.path):
             return await self._db.run(work)
 
-    async def due(self, lines: int) -> list[tuple[Span, Cursor]]:
-        """Return spans that have to be judged again, oldest first, of about ``lines`` lines together."""
+    async def due(self, lines: int, *, with_sessions: bool = True) -> list[tuple[Span, Cursor]]:
+        """Return spans that have to be judged again, oldest first, of about ``lines`` lines together.
+
+        All of them are of shards, or all of sessions. Without ``with_sessions`` those of sessions are passed over.
+        """
         if not self._maybe_due:
             return []
+        which = "" if with_sessions else f" AND NOT {IS_SESSION}"
         rows = await self._all(
             f"SELECT {_columns('span', _SPAN)}, {_columns('shard', _SHARD)}"
             " FROM span JOIN shard ON shard.id = span.shard"
-            " WHERE span.due AND NOT shard.replaced ORDER BY span.id LIMIT ?",
+            f" WHERE span.due AND NOT shard.replaced{which} ORDER BY span.id LIMIT ?",
             (max(1, lines),),
         )
-        self._maybe_due = bool(rows)
+        self._maybe_due = bool(rows) or not with_sessions
         picked: list[tuple[Span, Cursor]] = []
         for row in rows:
-            if picked and lines <= 0:
+            span, cursor = _span(row), _cursor(row[14:])
+            if picked and (lines <= 0 or is_session(cursor.path) is not is_session(picked[0][1].path)):
                 break
-            span = _span(row)
-            picked.append((span, _cursor(row[14:])))
+            picked.append((span, cursor))
             lines -= span.lines
         return picked
 
@@ -202,6 +207,28 @@ class Ledger:
         for row in await self._in(f"SELECT {_OUTCOME} FROM outcome WHERE session IN", sessions):
             by_session.setdefault(row[1], []).append(_outcome(row))
         return by_session
+
+    async def qualifying(self, after: int, rule: str, rows: int) -> tuple[list[str], int | None]:
+        """Look at some outcome rows whose ``ref`` is above ``after``.
+
+        Returns: the sessions of those that qualify under the condition of the name ``rule``, and the last ``ref``
+        that was looked at, None where there are no more rows.
+        """
+        found = await self._all(
+            "SELECT ref, session, qualifies AND rule = ? FROM outcome WHERE ref > ? ORDER BY ref LIMIT ?",
+            (rule, after, rows),
+        )
+        sessions = [session for _, session, qualifies in found if qualifies]
+        return sessions, found[-1][0] if len(found) == rows else None
+
+    async def told_by_shards(self, sessions: Iterable[str]) -> set[str]:
+        """Return those of ``sessions`` of which any line was read from a shard."""
+        rows = await self._in(
+            "SELECT DISTINCT span.session FROM span JOIN shard ON shard.id = span.shard"
+            f" WHERE NOT {IS_SESSION} AND span.session IN",
+            sessions,
+        )
+        return {row[0] for row in rows}
 
     async def accounts(self) -> Accounts:
         """Return the sums that a status line needs."""

@@ -7,7 +7,8 @@ Invariants
 
 Tables
 - ``meta``     one row: lengths, what the keys mean, which folder and database
-- ``shard``    a cursor for each shard; ``replaced`` once its bytes were overwritten by the producer
+- ``shard``    a cursor for each shard, and for each session that is read from the trace database (``session_path``);
+               ``replaced`` once what was read of it was overwritten by the producer
 - ``span``     consecutive lines of one shard with one verdict; ``due`` when they have to be judged again
 - ``tally``    lines by state and reason
 - ``record``   key -> offset of the line in the dataset; ``claimed`` when a shard line stands behind it

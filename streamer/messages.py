@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -51,13 +51,27 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """One decision: the ids of its first and last row, and the record, or why there is none."""
+    """One decision: the ids of its first and last row, its time, and the record, or why there is none.
+
+    ``time_us`` is that of its reply, where it has none of its last row; it is known for what is no record, too.
+    """
 
     session: str
     turn: int | None
     first: int
     last: int
     found: Record | MalformedError
+    time_us: int | None = None
+
+    def record(self) -> Record:
+        """Return the record.
+
+        Raises:
+            MalformedError: there is none.
+        """
+        if isinstance(self.found, MalformedError):
+            raise self.found
+        return self.found
 
 
 class Decisions:
@@ -126,7 +140,14 @@ class Decisions:
             # Said once for the whole session, before its first timestep.
             self._session_system = rows
             return
-        yield Decision(self._session, rows[0].turn, rows[0].row.id, rows[-1].row.id, self._found(rows, size))
+        yield Decision(
+            session=self._session,
+            turn=rows[0].turn,
+            first=rows[0].row.id,
+            last=rows[-1].row.id,
+            found=self._found(rows, size),
+            time_us=_time_us(rows),
+        )
 
     def _found(self, rows: list[_Read], size: int) -> Record | MalformedError:
         if size > self._max_characters:
@@ -376,6 +397,12 @@ def _turn(metadata: dict[str, Any]) -> int | None:
     step = metadata.get("step_id")
     match = _STEP.fullmatch(step) if isinstance(step, str) else None
     return int(match[1]) if match else None
+
+
+def _time_us(rows: Sequence[_Read]) -> int | None:
+    """Return the time of a decision, which that of its record is, too."""
+    replies = [read.row for read in rows if read.row.type in REPLY_TYPES]
+    return time_us(_moment((replies or [rows[-1].row])[-1].time))
 
 
 def _moment(seconds: float | None) -> str | None:

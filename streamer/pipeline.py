@@ -29,10 +29,12 @@ from streamer.judge import Item, Rules, Settled, count, judge, sessions, settle
 from streamer.layouts import MalformedError
 from streamer.ledger import Batch, Ledger, Reads
 from streamer.model import State
+from streamer.session_path import is_session
 from streamer.sources.folder import shard_folder
 from streamer.sources.inbox import ShardInbox, Work
 from streamer.sources.outcomes import OutcomePoller
 from streamer.sources.reader import Budget, ShardReader
+from streamer.sources.rollouts import RolloutInbox
 from streamer.troubles import Troubles
 
 T = TypeVar("T")
@@ -75,6 +77,7 @@ class Pipeline:
         self.ledger = ledger
         self.dataset = dataset
         self.inbox = inbox
+        self.rollouts = RolloutInbox(config.source, ledger, clock, emit)
         self.outcomes = outcomes
         self._dead = dead
         self._clock = clock
@@ -120,6 +123,12 @@ class Pipeline:
         self.config = config
         self.outcomes.set_where(config.qualify.where)
         self._rules = Rules(self.outcomes.rule, config.join.rule, config.records, config.dedup.by)
+        self.rollouts.configure(self.outcomes.rule, config.join.rule)
+
+    @property
+    def error(self) -> UnavailableError | None:
+        """Why the trace database cannot be read now, None if it can."""
+        return self.poll_error or self.rollouts.error
 
     async def recover(self) -> None:
         """Make dataset, ledger and dead letters agree."""
@@ -139,7 +148,7 @@ class Pipeline:
         source = self.config.source
         await self.ledger.describe(
             Reads(
-                shards=str(source.shards.absolute()),
+                shards=str(source.shards.absolute()) if source.reads_shards else "",
                 pattern=source.pattern,
                 follow_symlinks=source.follow_symlinks,
                 database=source.database,
@@ -168,7 +177,13 @@ class Pipeline:
         batch = self.config.batch
         deadline = self._clock.monotonic() + batch.milliseconds / 1000
         budget = Budget(batch.records, _BATCH_BYTES, lambda: self._clock.monotonic() > deadline)
-        return await self.inbox.due(budget) or await self.inbox.new(budget)
+        spans = await self.ledger.due(budget.lines, with_sessions=self.rollouts.is_open)
+        if spans:
+            inbox = self.rollouts if is_session(spans[0][1].path) else self.inbox
+            work = await inbox.due(spans, budget)
+            if work is not None:
+                return work
+        return await self.inbox.new(budget) or await self.rollouts.new(budget)
 
     def _write(self, settled: Settled) -> None:
         if settled.dead_letters:
@@ -241,6 +256,7 @@ class Pipeline:
         self.poll_pause = self.config.source.poll_interval
         self.troubles.over("read outcomes")
         changed = await self.ledger.take_outcomes(rows, self._rules.join)
+        self.rollouts.look(changed)
         if changed:
             self._emit(OutcomesSeen(len(changed), sum(row.qualifies for row in changed)))
         return bool(changed) or not self.outcomes.caught_up
@@ -248,7 +264,8 @@ class Pipeline:
     async def scan(self) -> None:
         """Look at the whole folder, and at how long lines have waited."""
         try:
-            await self.inbox.scan()
+            if self.config.source.reads_shards:
+                await self.inbox.scan()
         except UnavailableError as error:
             self.troubles.begin(error)
         else:
@@ -262,5 +279,6 @@ class Pipeline:
         await self.scan()
         while await self.poll():
             pass
+        self.rollouts.wait_no_longer()  # their shards were there now, or are not
         while await self.step():
             pass

@@ -17,12 +17,14 @@ from streamer.errors import RefusedError, UnavailableError
 from streamer.ledger_file import APPLICATION_ID, SCHEMA_VERSION
 from streamer.lock import Holder, holder, lock_file
 from streamer.model import State
+from streamer.session_path import IS_SESSION
 
 
 class Snapshot(msgspec.Struct, frozen=True):
     """What a ledger says at one moment, and who holds the dataset.
 
     ``counts`` are lines by state and ``reasons`` the same split by reason; ``read`` is their sum.
+    ``sessions`` are those that were read from the trace database, and ``shards`` the files.
     ``unfinished`` are shards whose last line has no newline yet. Ages are seconds. ``overwritten`` are
     lines whose bytes the producer replaced before their outcome came; they are not part of ``read``.
     ``adopted`` are dataset lines that no shard line has been found behind.
@@ -34,6 +36,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     dataset_lines: int = 0
     dataset_bytes: int = 0
     shards: int = 0
+    sessions: int = 0
     unfinished: int = 0
     waiting_rollouts: int = 0
     oldest_waiting_seconds: float | None = None
@@ -136,7 +139,8 @@ def _read(db: sqlite3.Connection, dataset: Path, daemon: Holder | None) -> Snaps
         dataset=str(dataset),
         dataset_lines=meta[0],
         dataset_bytes=meta[1],
-        shards=_one(db, "SELECT count(*) FROM shard WHERE NOT replaced"),
+        shards=_one(db, f"SELECT count(*) FROM shard WHERE NOT replaced AND NOT {IS_SESSION}"),
+        sessions=_one(db, f"SELECT count(*) FROM shard WHERE NOT replaced AND {IS_SESSION}"),
         unfinished=_one(db, "SELECT count(*) FROM shard WHERE NOT replaced AND scanned > offset"),
         waiting_rollouts=waiting[0],
         oldest_waiting_seconds=max(0.0, now - waiting[1]) if waiting[1] is not None else None,

@@ -1,7 +1,7 @@
 """Work off a folder, and die by SIGKILL at the n-th pass of a point of the path.
 
-Usage: ``python -m tests.crash_child FOLDER BATCH BY POINT N``. ``POINT`` is a name that the pipeline calls
-out, or ``half of a write`` or ``half of a rewrite``. Exit code 0: the point was not passed that often.
+Usage: ``python -m tests.crash_child FOLDER BATCH BY POINT N [CONVERSATIONS]``. ``POINT`` is a name that the pipeline
+calls out, or ``half of a write`` or ``half of a rewrite``. Exit code 0: the point was not passed that often.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
+from streamer.config import From
 from streamer.dedup import DedupBy
 from streamer.files import Files
 from tests.producer import settings, work_off
@@ -58,10 +59,11 @@ class DeadlyFiles(Files):
         return super().pwrite(fd, data, offset)
 
 
-def main(folder: str, batch: str, by: str, point: str, times: str) -> None:
+def main(folder: str, batch: str, by: str, point: str, times: str, conversations: str = "shards") -> None:
     """Work off what is there, as far as one gets."""
     fuse = Fuse(point, int(times))
-    work_off(settings(Path(folder), batch=int(batch), by=DedupBy(by)), files=DeadlyFiles(fuse), at=fuse)
+    config = settings(Path(folder), batch=int(batch), by=DedupBy(by), conversations=From(conversations))
+    work_off(config, files=DeadlyFiles(fuse), at=fuse)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio.lowlevel
 
-from streamer.config import Batch, Config, Dataset, Dedup, Join, Qualify, Source
+from streamer.config import Batch, Config, Dataset, Dedup, From, Join, Qualify, Source
 from streamer.dedup import DedupBy
 from streamer.files import Files
 from streamer.join import JoinRule
@@ -209,11 +209,12 @@ def settings(
     batch: int = 2000,
     max_line: int = 1 << 20,
     never_scored_after: float = 86_400.0,
+    conversations: From = From.SHARDS,
 ) -> Config:
     """Return the configuration of a daemon that works in ``folder``."""
     path = folder / "out" / "good.jsonl"
     return Config(
-        source=Source(folder / "shards", str(folder / "traces.db"), max_line_bytes=max_line),
+        source=Source(folder / "shards", str(folder / "traces.db"), conversations, max_line_bytes=max_line),
         dataset=Dataset(path, path.with_name("good.jsonl.ledger")),
         join=Join(join, never_scored_after),
         qualify=Qualify(where),

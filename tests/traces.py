@@ -138,6 +138,20 @@ def add_session(
             )
 
 
+def add_messages(path: Path, session: str, rows: Sequence[Row], seconds: float | None = None) -> None:
+    """Add rows of ``messages`` to a session; with ``seconds`` after ``EPOCH`` instead of their own time."""
+    moment = None if seconds is None else EPOCH.timestamp() + seconds
+    with closing(sqlite3.connect(path)) as db, db:
+        db.executemany(
+            "INSERT INTO messages (session_id, timestep_id, message_type, content, metadata, event_time)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (session, row.timestep, row.type, row.content, row.metadata, row.time if moment is None else moment)
+                for row in rows
+            ],
+        )
+
+
 def call_records(text: str | None, *actions: str) -> str:
     """Return what an event says of a call of the model: what it said, and what it called."""
     tools = [{"name": "interact_many", "arguments_json": json.dumps({"actions": list(actions)}), "call_id": "call_1"}]

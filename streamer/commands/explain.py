@@ -11,6 +11,7 @@ import typer
 from streamer import config as configuration
 from streamer.explain import Explanation, Reason
 from streamer.explain import explain as explain_subject
+from streamer.session_path import is_session
 from streamer.text import printable
 
 NOTHING_KNOWN = 1
@@ -61,7 +62,8 @@ def _as_text(found: Explanation) -> list[str]:
 
 def _reason(reason: Reason, subject: str) -> list[str]:
     last = reason.first_line + reason.lines - 1
-    numbers = f"line {last}" if reason.lines == 1 else f"lines {reason.first_line}-{last}"
+    noun = "decision" if is_session(reason.shard) else "line"
+    numbers = f"{noun} {last}" if reason.lines == 1 else f"{noun}s {reason.first_line}-{last}"
     session = f" (session {reason.session})" if reason.session not in ("", subject) else ""
     return [
         f"  {reason.shard} {numbers}{session}",

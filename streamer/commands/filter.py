@@ -10,8 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from streamer.check import tool_calls
+from streamer.commands.run import run_daemon
+from streamer.config import NO_SHARDS, Config, From, Source
+from streamer.errors import ConfigError
 from streamer.files import Files
 from streamer.filter.config import FilterConfig, load
+from streamer.filter.daemon import daemon_config
 from streamer.filter.output import Output
 from streamer.filter.run import Counts, run
 from streamer.text import printable
@@ -27,23 +31,36 @@ def filter(  # noqa: A001 - the command is called so
     *,
     config: Annotated[Path, typer.Option(help="TOML file with a [filter] table.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on as a daemon, with each rollout that ends.")] = False,
 ) -> None:
     """Write the examples of the sessions of a trace database that meet all conditions to one file.
 
     Takes the [filter] table of `synth-ai filter` as it is. An existing output is replaced once the new one is
     complete. The database is only read, in short pages, while the producer goes on.
 
-    Exit code: 0 written, 1 nothing matched, 2 wrong configuration, 3 the database cannot be read, 4 another
+    With --follow the output is the dataset of a daemon: it is appended to with each outcome, until SIGTERM or Ctrl-C.
+
+    Exit code: 0 written or stopped, 1 nothing matched, 2 wrong configuration, 3 the database cannot be read, 4 another
     process writes that output, 5 it is the dataset of a daemon.
 
     Example: streamer filter --config filter.toml --dry-run
     """
+    if follow:
+        if dry_run:
+            raise ConfigError("follow the filter", "--dry-run", "a daemon does not end", "leave one of the two out")
+        run_daemon(lambda: _followed(config))
+        return
     settings = load(config)
     counts = _dry_run(settings) if dry_run else _write(settings)
     for line in summary(counts, settings, dry_run=dry_run):
         typer.echo(line)
     if not counts.written:
         raise typer.Exit(NOTHING_MATCHED)
+
+
+def _followed(config: Path) -> Config:
+    settings = load(config)
+    return daemon_config(settings, Source(NO_SHARDS, settings.db, From.DATABASE))
 
 
 def _write(settings: FilterConfig) -> Counts:

@@ -50,15 +50,25 @@ def run(
     Example: streamer run --shards sft/ --database traces.db --dataset good.jsonl --where 'total_reward >= 3'
     """
     read = partial(load, config, os.environ, Flags(shards=shards, database=database, dataset=dataset, where=where))
-    settings = read()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
-    sys.setswitchinterval(_SWITCH_SECONDS)
     if once:
-        _once(settings, read)
+        _once(read(), read)
     else:
-        observer = _Log(settings)
-        anyio.run(_daemon(settings, read, observer, observer).run)
+        run_daemon(read)
+
+
+def run_daemon(read: Callable[[], Config]) -> None:
+    """Run the daemon of a configuration until SIGTERM or Ctrl-C.
+
+    Args:
+        read: returns the configuration; it is asked again at each SIGHUP.
+
+    Raises:
+        StreamerError: a person has to decide something first.
+    """
+    settings = read()
+    _tune()
+    observer = _Log(settings)
+    anyio.run(_daemon(settings, read, observer, observer).run)
 
 
 class _Log:
@@ -87,7 +97,14 @@ def _daemon(config: Config, read: Callable[[], Config], observer: _Log, emit: Em
     )
 
 
+def _tune() -> None:
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+    sys.setswitchinterval(_SWITCH_SECONDS)
+
+
 def _once(config: Config, read: Callable[[], Config]) -> None:
+    _tune()
     _require_inputs(config)
     observer = _Log(config)
     with progress.shown(sys.stderr.isatty(), observer) as emit:
@@ -99,7 +116,7 @@ def _once(config: Config, read: Callable[[], Config]) -> None:
 def _require_inputs(config: Config) -> None:
     """Refuse a single pass over nothing: it would look like success. A daemon waits instead."""
     database = local_path(config.source.database)
-    if not config.source.shards.is_dir():
+    if config.source.reads_shards and not config.source.shards.is_dir():
         raise UnavailableError(
             "read shards",
             str(config.source.shards),

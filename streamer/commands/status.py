@@ -63,11 +63,18 @@ def _as_text(seen: Snapshot, lag: Lag) -> list[str]:
     last = _age(", last one", seen.last_append_seconds)
     lines += [
         f"                 {counted(seen.dataset_lines, 'record')}, {counted(seen.dataset_bytes, 'byte')}{last}",
-        f"read             {counted(seen.read, 'line')} of {counted(seen.shards, 'shard')}",
+        f"read             {counted(seen.read, 'line')} of {_places(seen)}",
         *(f"  {name:<15}{seen.counts[state]:,}{_detail(seen, state)}" for state, name in _NAMES.items()),
         f"lag              {counted(lag.unread_bytes, 'byte')} in {counted(lag.unread_shards, 'shard')} not read yet",
     ]
     return [*lines, *_notes(seen)]
+
+
+def _places(seen: Snapshot) -> str:
+    """Return what was read: a dataset may be of shards, of sessions in the trace database, or of both."""
+    places = [(seen.shards, "shard")] if seen.shards or not seen.sessions else []
+    places += [(seen.sessions, "session")] if seen.sessions else []
+    return " and ".join(counted(n, noun) for n, noun in places)
 
 
 _NAMES = {

@@ -13,12 +13,16 @@ import json
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from blake3 import blake3
+
 from streamer.call_records import Call, read_call
 from streamer.errors import UnavailableError
-from streamer.messages import Decision, Decisions, Row
+from streamer.messages import MAX_CHARACTERS, Decision, Decisions, Row, as_object
 
 PAGE_ROWS = 250
 PAGE_CHARACTERS = 1 << 19
@@ -30,7 +34,7 @@ _AT_ONCE = 16
 _PAGE_IDS = 4000
 """Ids are read from the index alone, where they stand by timestep: so many take about a millisecond."""
 
-_IDS = "SELECT timestep_id, id FROM messages WHERE session_id = ? AND +id > ?"
+_IDS = "SELECT timestep_id, id FROM messages WHERE session_id = ?"
 _FIRST_IDS = f"{_IDS} ORDER BY timestep_id, id LIMIT ?"
 _IDS_WITHOUT_STEP = f"{_IDS} AND timestep_id IS NULL AND id > ? ORDER BY id LIMIT ?"
 _IDS_OF_STEPS = f"{_IDS} AND (timestep_id, id) > (?, ?) ORDER BY timestep_id, id LIMIT ?"
@@ -38,7 +42,11 @@ _MESSAGES = """
 SELECT id, timestep_id, message_type, content, metadata, {time} FROM messages
 WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id
 """
+_ANY_WITHOUT_STEP = "SELECT 1 FROM messages WHERE session_id = ? AND timestep_id IS NULL AND id <= ? LIMIT 1"
+_METADATA = "SELECT metadata FROM session_traces WHERE session_id = ? LIMIT 1"
+_MARK_BYTES = 16
 _BEFORE_ALL = -(1 << 63)
+_BEYOND_ALL = 1 << 63
 _CALLS = """
 SELECT id, timestep_id, model_name, provider, event_time, call_records FROM events
 WHERE session_id = ?1 AND event_type = 'cais' AND (timestep_id, id) > (?2, ?3) AND timestep_id <= ?4
@@ -116,10 +124,19 @@ class Pages:
 
 
 class Conversations:
-    """The decisions of sessions, from the tables ``messages`` and, where it is there, ``events``."""
+    """The decisions of sessions, from the tables ``messages`` and, where it is there, ``events``.
 
-    def __init__(self, pages: Pages) -> None:
+    Args:
+        pages: reads the database.
+        max_characters: how long one decision may be.
+
+    Raises:
+        UnavailableError: the database cannot be read now, or is not one of a producer.
+    """
+
+    def __init__(self, pages: Pages, max_characters: int = MAX_CHARACTERS) -> None:
         self._pages = pages
+        self._max_characters = max_characters
         columns = pages.columns("messages")
         missing = {"id", "session_id", "timestep_id", "message_type", "content", "metadata"} - columns
         if columns and missing:
@@ -127,42 +144,94 @@ class Conversations:
             raise UnavailableError("read conversations", str(pages.path), cause, "is this a trace database?")
         self._sql = _MESSAGES.format(time="event_time" if "event_time" in columns else "NULL") if columns else ""
         self._has_calls = pages.columns("events") >= _CALL_COLUMNS
+        self._has_metadata = pages.columns("session_traces") >= {"session_id", "metadata"}
 
-    def decisions(self, session: str, model: Any = None, after: int = 0) -> Iterator[Decision]:
+    def decisions(
+        self, session: str, model: Any = None, after: int = 0, before: int = _BEYOND_ALL
+    ) -> Iterator[Decision]:
         """Yield the decisions of a session, by the ids of their rows.
 
         Args:
             session: the session id.
             model: the session's model, for decisions whose call does not name one.
-            after: only rows with a higher id are read.
+            after: only rows with a higher id are read: 0, or where a decision ended.
+            before: only rows with a lower id are read.
 
         Raises:
             UnavailableError: the database cannot be read now.
         """
-        grouped = Decisions(session, model)
-        ids = sorted(self._ids(session, after)) if self._sql else []
-        done = 0
-        while done < len(ids):
-            rows, full = self._rows(ids[done : done + self._pages.rows])
+        if not self._sql:
+            return
+        grouped = Decisions(session, model, self._max_characters)
+        if after > 0:
+            self._hear_what_was_said(grouped, session, after)
+        ids = sorted(number for _, number in self._places(session) if after < number < before)
+        for rows in self._row_pages(ids):
             yield from grouped.feed(rows, self._calls(session, rows))
-            done = bisect_right(ids, rows[-1].id, done) if full else done + self._pages.rows
         yield from grouped.finish()
 
-    def _ids(self, session: str, after: int) -> Iterator[int]:
-        """Yield the ids of a session's messages, in the order of the index: by timestep, none before all."""
-        found = self._id_page(_FIRST_IDS, session, after)
-        yield from (number for _, number in found)
+    def any(self) -> bool:
+        """Say whether there are messages at all.
+
+        Raises:
+            UnavailableError: the database cannot be read now.
+        """
+        return bool(self._sql and self._pages.page("SELECT 1 FROM messages LIMIT 1", (), lambda _: 0)[0])
+
+    def mark(self, number: int) -> bytes | None:
+        """Return what a row is recognised by, None if it is not there: another database has other rows.
+
+        Raises:
+            UnavailableError: the database cannot be read now.
+        """
+        rows = self._rows([number])[0] if self._sql else []
+        return blake3(msgspec.json.encode(rows)).digest(_MARK_BYTES) if rows else None
+
+    def metadata(self, session: str) -> dict[str, Any]:
+        """Return what ``session_traces`` says of a session.
+
+        Raises:
+            UnavailableError: the database cannot be read now.
+        """
+        rows = self._pages.page(_METADATA, (session,), lambda _: 0)[0] if self._has_metadata else []
+        return as_object(rows[0][0]) if rows and isinstance(rows[0][0], str) else {}
+
+    def _hear_what_was_said(self, grouped: Decisions, session: str, until: int) -> None:
+        """Tell of the system prompt that stands before the place from which the session is read on, if one does."""
+        if not self._pages.page(_ANY_WITHOUT_STEP, (session, until), lambda _: 0)[0]:
+            return
+        places = sorted((number, step is None) for step, number in self._places(session) if number <= until)
+        for without_step, run in groupby(places, key=lambda place: place[1]):
+            if without_step:
+                for rows in self._row_pages([number for number, _ in run]):
+                    list(grouped.feed(rows))
+                list(grouped.finish())
+
+    def _places(self, session: str) -> Iterator[tuple[Any, int]]:
+        """Yield (timestep, id) of a session's messages, in the order of the index: those without a timestep first.
+
+        Which of them are asked for is not said in SQL: a page ends after so many that it looked at.
+        """
+        found = self._id_page(_FIRST_IDS, session)
+        yield from found
         if len(found) < _PAGE_IDS:
             return
         step, last = found[-1]
         if step is None:
-            while found := self._id_page(_IDS_WITHOUT_STEP, session, after, last):
-                yield from (number for _, number in found)
+            while found := self._id_page(_IDS_WITHOUT_STEP, session, last):
+                yield from found
                 last = found[-1][1]
             step = _BEFORE_ALL
-        while found := self._id_page(_IDS_OF_STEPS, session, after, step, last):
-            yield from (number for _, number in found)
+        while found := self._id_page(_IDS_OF_STEPS, session, step, last):
+            yield from found
             step, last = found[-1]
+
+    def _row_pages(self, ids: list[int]) -> Iterator[list[Row]]:
+        done = 0
+        while done < len(ids):
+            rows, full = self._rows(ids[done : done + self._pages.rows])
+            yield rows
+            done = bisect_right(ids, rows[-1].id, done) if full else done + self._pages.rows
 
     def _id_page(self, sql: str, *values: Any) -> list[Any]:
         return self._pages.page(sql, (*values, _PAGE_IDS), lambda _: 0)[0]

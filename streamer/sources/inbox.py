@@ -141,11 +141,8 @@ class ShardInbox:
             if found is not None and mark(found.path, found.stat) not in self._settled:
                 self._fresh[path] = found
 
-    async def due(self, budget: Budget) -> Work | None:
-        """Return lines that have to be judged again, or None."""
-        spans = await self._ledger.due(budget.lines)
-        if not spans:
-            return None
+    async def due(self, spans: Sequence[tuple[Span, Cursor]], budget: Budget) -> Work:
+        """Return the lines of spans that have to be judged again."""
         results = await to_thread.run_sync(self._read_spans, spans, budget)
         gone = {span.shard_id for span, result in results if isinstance(result, Overwritten)}
         by_shard = {cursor.id: cursor for _, cursor in spans}
@@ -177,7 +174,7 @@ class ShardInbox:
         for span, result in results:
             if isinstance(result, list):
                 items += self._items(result, span.shard_id, span.since)
-                due += _rest(span, result)
+                due += rest_of(span, result)
             else:
                 kept.append(_kept(span))
         return Work(items, (), [span for span, _ in results], kept, due)
@@ -301,7 +298,7 @@ def _kept(span: Span) -> Span:
     return span if span.state is State.DEAD_LETTERED else msgspec.structs.replace(span, reason=UNREADABLE)
 
 
-def _rest(span: Span, lines: Sequence[Line]) -> list[Span]:
+def rest_of(span: Span, lines: Sequence[Line]) -> list[Span]:
     """Return what of a span was not read for lack of budget."""
     if len(lines) == span.lines:
         return []

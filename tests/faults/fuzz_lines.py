@@ -21,7 +21,7 @@ import msgspec
 from streamer.dataset import encode_line, line_key
 from streamer.dedup import DedupBy, record_key
 from streamer.judge import Item, parse
-from streamer.layouts import MalformedError, record_of
+from streamer.layouts import Envelope, MalformedError, record_of
 from streamer.model import Line, Outcome, Record
 from tests.producer import dialogue, jsonl, messages
 
@@ -75,7 +75,7 @@ def check(data: bytes) -> bool:
 
 def record_or_none(item: Item) -> Record | None:
     """Return the record of a line, None if it is a dead letter."""
-    if isinstance(item.content, MalformedError):
+    if not isinstance(item.content, Envelope):
         return None
     try:
         return record_of(item.content)

@@ -1,0 +1,230 @@
+"""Decisions of sessions in the trace database, from where the ledger's cursor stands.
+
+The cursor of a session is that of a shard, with ids of ``messages`` for offsets (``session_path``): ``offset`` is one
+above the last row that was taken, and the fingerprint is that row's. Id 0 stands for prompt and completion of the
+session's metadata.
+
+The last decision has no end but the end of the rollout: while its time lies after every outcome of the session, more
+rows may follow. It is left where it is, as a line without its newline.
+
+Everything here is plain blocking code: the inbox calls it in a worker thread, and each call opens the database anew,
+so that no connection passes from one thread to another and none outlives a file that was replaced.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from blake3 import blake3
+
+from streamer.join import JoinRule
+from streamer.layouts import MalformedError
+from streamer.messages import Decision, from_completion
+from streamer.model import Cursor, Record, Span
+from streamer.session_path import session_at
+from streamer.sources.conversations import Conversations, Pages
+from streamer.sources.reader import Budget, Overwritten
+from streamer.sources.trace_db import local_path, open_for_batch
+
+_BUSY_SECONDS = 0.25
+"""How long one read waits for the producer's commit; then it is tried again later."""
+
+FIRST_ROW = 1
+"""Ids of rows begin with it."""
+
+_MARK_BYTES = 16
+_NO_FILE = (-1, -1, 0, 0, 0)
+"""Stands for a file's state: no file has it, so none is taken for a session that was renamed."""
+
+
+class ToRead(NamedTuple):
+    """A session to read on, and when the newest of its outcomes was created, in microseconds since 1970."""
+
+    cursor: Cursor
+    newest_us: int
+
+
+class SessionRead(NamedTuple):
+    """Decisions of one session and the cursor after them; ``more`` when the budget ended the read."""
+
+    cursor: Cursor
+    decisions: Sequence[Decision] = ()
+    more: bool = False
+
+
+class RolloutReader:
+    """Reads sessions of one trace database.
+
+    Args:
+        database: a path or a URL, as configured.
+        max_characters: longer decisions cannot be taken.
+        pages: makes the reader of the database that is open.
+    """
+
+    def __init__(
+        self, database: str, max_characters: int, pages: Callable[[sqlite3.Connection, Path], Pages] = Pages
+    ) -> None:
+        self._database = database
+        self._max_characters = max_characters
+        self._pages = pages
+
+    @property
+    def path(self) -> Path:
+        """The database file; sqld's appears with its directory."""
+        return local_path(self._database)
+
+    def read(self, todo: Sequence[ToRead], join: JoinRule, budget: Budget) -> list[SessionRead | Overwritten]:
+        """Read sessions on, in order, until the budget is spent; the last ones may be left out.
+
+        Raises:
+            UnavailableError: the database cannot be read now.
+        """
+        results: list[SessionRead | Overwritten] = []
+        with self._opened() as conversations:
+            for one in todo:
+                results.append(_Session(conversations, one.cursor).read_on(one.newest_us, join, budget))
+                if budget.spent:
+                    break
+        return results
+
+    def read_spans(
+        self, spans: Sequence[tuple[Span, Cursor]], budget: Budget
+    ) -> list[tuple[Span, list[Decision] | Overwritten]]:
+        """Read the decisions of spans again, in order, as many as the budget allows.
+
+        Raises:
+            UnavailableError: the database cannot be read now.
+        """
+        results: list[tuple[Span, list[Decision] | Overwritten]] = []
+        with self._opened() as conversations:
+            for span, cursor in spans:
+                results.append((span, _Session(conversations, cursor).read_span(span, budget)))
+                if budget.spent:
+                    break
+        return results
+
+    @contextmanager
+    def _opened(self) -> Iterator[Conversations]:
+        path = self.path
+        with open_for_batch(path, _BUSY_SECONDS) as db:
+            yield Conversations(self._pages(db, path), self._max_characters)
+
+
+class _Session:
+    """One session in a database that is open, as its cursor knows it."""
+
+    def __init__(self, conversations: Conversations, cursor: Cursor) -> None:
+        self._conversations = conversations
+        self._cursor = cursor
+        self._id = session_at(cursor.path)
+        self._known_metadata: dict[str, Any] | None = None
+
+    def read_on(self, newest_us: int, join: JoinRule, budget: Budget) -> SessionRead | Overwritten:
+        cursor = self._cursor
+        if not self._is_same():
+            return Overwritten(cursor)
+        taken: list[Decision] = []
+        held: Decision | None = None
+        for decision in self._unread():
+            if held is not None:
+                taken.append(held)
+                if _spend(budget, held):
+                    return self._after(taken, more=True)
+            held = decision
+        if held is not None and not _may_go_on(held, newest_us, join):
+            taken.append(held)
+            _spend(budget, held)
+        return self._after(taken, more=False)
+
+    def read_span(self, span: Span, budget: Budget) -> list[Decision] | Overwritten:
+        if not self._is_same():
+            return Overwritten(self._cursor)
+        found: list[Decision] = []
+        for decision in self._decisions(span.start, span.stop):
+            found.append(decision)
+            if _spend(budget, decision):
+                break
+        is_whole = len(found) == span.lines and found[-1].last + 1 == span.stop
+        # Fewer decisions than there were, and not for lack of budget: rows are gone, or belong together now.
+        return found if is_whole or (found and len(found) < span.lines and budget.spent) else Overwritten(self._cursor)
+
+    def _unread(self) -> Iterator[Decision]:
+        offset, read = self._cursor.offset, False
+        for decision in self._decisions(max(FIRST_ROW, offset), None):
+            read = True
+            yield decision
+        if not read and not offset:
+            yield from self._completion()
+
+    def _decisions(self, start: int, stop: int | None) -> Iterator[Decision]:
+        if start < FIRST_ROW:
+            yield from self._completion()
+            start = FIRST_ROW
+        if stop is None or start < stop:
+            before = {} if stop is None else {"before": stop}
+            yield from self._conversations.decisions(self._id, self._metadata.get("model"), start - 1, **before)
+
+    def _completion(self) -> Iterator[Decision]:
+        """Yield what metadata says of a session without messages, if it says anything."""
+        if not (self._metadata.get("prompt") or self._metadata.get("completion")):
+            return
+        found: Record | MalformedError
+        try:
+            found = from_completion(self._id, self._metadata)
+        except MalformedError as error:
+            found = error
+        yield Decision(self._id, None, 0, 0, found)
+
+    @property
+    def _metadata(self) -> dict[str, Any]:
+        if self._known_metadata is None:
+            self._known_metadata = self._conversations.metadata(self._id)
+        return self._known_metadata
+
+    def _is_same(self) -> bool:
+        """Say whether the database still holds the last row that was taken: else it is another one."""
+        cursor = self._cursor
+        return not cursor.offset or self._mark(cursor.offset - 1) == cursor.fingerprint
+
+    def _mark(self, last: int) -> bytes | None:
+        if last >= FIRST_ROW:
+            return self._conversations.mark(last)
+        told = [self._metadata.get(key) for key in ("prompt", "completion")]
+        return blake3(msgspec.json.encode(told)).digest(_MARK_BYTES)
+
+    def _after(self, taken: list[Decision], *, more: bool) -> SessionRead:
+        if not taken:
+            return SessionRead(self._cursor)
+        cursor, offset = self._cursor, taken[-1].last + 1
+        after = msgspec.structs.replace(
+            cursor,
+            offset=offset,
+            scanned=offset,
+            lines=cursor.lines + len(taken),
+            fingerprint=self._mark(offset - 1) or b"",
+            stat=_NO_FILE,
+        )
+        return SessionRead(after, taken, more)
+
+
+def _spend(budget: Budget, decision: Decision) -> bool:
+    budget.lines -= 1
+    if isinstance(decision.found, Record):
+        budget.size -= len(decision.found.conversation.encoded)
+    return budget.spent
+
+
+def _may_go_on(decision: Decision, newest_us: int, join: JoinRule) -> bool:
+    """Say whether the last decision of a session may belong to a rollout that goes on.
+
+    Who does not join by time does not trust the times: then a reply is the end.
+    """
+    if decision.time_us is None or decision.time_us <= newest_us:
+        return False
+    replied = isinstance(decision.found, Record) or decision.found.reason != "reply_missing"
+    return join is JoinRule.AS_OF or not replied
