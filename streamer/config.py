@@ -23,6 +23,8 @@ from streamer.errors import ConfigError
 from streamer.join import JoinRule
 from streamer.lock import lock_file
 from streamer.qualify import Images, RecordRules
+from streamer.secret import NO_SECRET, Secret
+from streamer.sources.server import server_of, split_token, without_secrets
 from streamer.text import printable
 
 if TYPE_CHECKING:
@@ -77,6 +79,7 @@ class Source(msgspec.Struct, frozen=True):
     ``pattern`` is matched with the name of a file, not with its folders. ``scan_interval`` and
     ``poll_interval`` are seconds between two looks at the folder and at the database. ``database_after`` are the
     seconds for which the shard of a rollout is waited for, before its conversation is taken from the database.
+    ``token`` is what a server is shown; ``database`` does not hold it.
     """
 
     shards: Path
@@ -89,6 +92,7 @@ class Source(msgspec.Struct, frozen=True):
     scan_interval: float = 5.0
     poll_interval: float = 0.1
     max_line_bytes: int = 64 * _MIB
+    token: Secret = NO_SECRET
 
     @property
     def reads_shards(self) -> bool:
@@ -176,7 +180,19 @@ def load(config_file: Path | None, environ: Mapping[str, str], flags: Flags) -> 
     settings.check_together()
     settings.complain()
     tables = {field.name: field.type for field in msgspec.structs.fields(Config)}
-    return Config(**{name: table(**settings.table(name)) for name, table in tables.items()})
+    config = Config(**{name: table(**settings.table(name)) for name, table in tables.items()})
+    return msgspec.structs.replace(config, source=_without_token(config.source, environ))
+
+
+def _without_token(source: Source, environ: Mapping[str, str]) -> Source:
+    """Return the source with the token taken out of the URL, or from the environment if there is none."""
+    database, token = split_token(source.database)
+    return msgspec.structs.replace(source, database=database, token=token or token_of(environ))
+
+
+def token_of(environ: Mapping[str, str]) -> Secret:
+    """Return the token that the environment has for the trace database's server."""
+    return Secret(environ.get("TURSO_AUTH_TOKEN", ""))
 
 
 def dataset(config_file: Path | None, environ: Mapping[str, str], dataset_flag: str | None) -> Dataset:
@@ -257,6 +273,10 @@ def _file(raw: object, folder: Path) -> Path:
 
 def _database(raw: object, folder: Path) -> str:
     text = _text(raw, "the path or the URL of a trace database")
+    try:
+        server_of(text)
+    except ConfigError as error:
+        raise _UnfitError(f"a server that can be read: {error.cause} ({error.hint})") from None
     return text if "://" in text or text.startswith("file:") else str(_path(text, folder))
 
 
@@ -395,7 +415,8 @@ class _Settings:
         try:
             value = _DOTTED[key](raw, folder)
         except _UnfitError as unfit:
-            self.reject(_Problem(origin, f"{shown_value(raw)} is not {unfit}"))
+            shown = without_secrets(raw) if key == "source.database" and isinstance(raw, str) else raw
+            self.reject(_Problem(origin, f"{shown_value(shown)} is not {unfit}"))
             return
         if key == "dataset.path" and key in self._values and real_path(self._values[key]) != real_path(value):
             # The ledger that the file names is the one of the dataset that the file names.

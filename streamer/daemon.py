@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from pathlib import Path
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
@@ -26,7 +27,7 @@ from streamer.observers.systemd import Notifier
 from streamer.pipeline import Pipeline, nowhere
 from streamer.sources.hints import Hints, watch
 from streamer.sources.outcomes import check_condition
-from streamer.sources.trace_db import local_path
+from streamer.sources.trace_db import locate
 from streamer.troubles import Troubles
 
 _ONCE_PATIENCE = 10.0
@@ -69,7 +70,9 @@ class Daemon:
         self._files = files
         self._clock = clock
         self._at = at
-        self._hints = Hints(config.source.shards, local_path(config.source.database).name)
+        database = locate(config.source.database)
+        self._database_folder = database.parent if isinstance(database, Path) else None
+        self._hints = Hints(config.source.shards, database.name if isinstance(database, Path) else None)
         self._troubles = Troubles(emit)
         self._watch_no_more = anyio.Event()
         self._greeted = False
@@ -166,7 +169,9 @@ class Daemon:
                 end = self._clock.monotonic()
                 next_scan = end + max(pipeline.config.source.scan_interval, _SHARE * (end - now))
             pipeline.inbox.look(self._hints.take_paths())
-            if self._hints.take_database() or now >= next_poll:
+            if hinted := self._hints.take_database():
+                pipeline.outcomes.hurry()
+            if hinted or now >= next_poll:
                 more = await pipeline.poll()
                 next_poll = now if more else now + pipeline.poll_pause
             worked = await pipeline.step()
@@ -206,9 +211,9 @@ class Daemon:
 
     def _watch(self, tasks: TaskGroup) -> None:
         source = self._config.source
-        watched = [(local_path(source.database).parent, self._hints.database, False)]
-        if source.reads_shards:
-            watched.append((source.shards, self._hints.shard, True))
+        watched = [(source.shards, self._hints.shard, True)] if source.reads_shards else []
+        if self._database_folder is not None:
+            watched.append((self._database_folder, self._hints.database, False))
         for folder, on_change, recursive in watched:
             tasks.start_soon(
                 partial(watch, recursive=recursive, force_polling=source.force_polling),

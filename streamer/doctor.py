@@ -5,11 +5,13 @@ Nothing is written but one temporary file beside the dataset, to see whether not
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -30,8 +32,10 @@ from streamer.snapshot import snapshot
 from streamer.sources.conversations import Conversations, Pages
 from streamer.sources.folder import shard_folder
 from streamer.sources.outcomes import OutcomePoller
+from streamer.sources.remote_pages import RemotePages
+from streamer.sources.server import Server
 from streamer.sources.shards import Found
-from streamer.sources.trace_db import local_path, open_for_batch
+from streamer.sources.trace_db import locate, open_for_batch
 from streamer.text import counted
 
 _SAMPLED = 1000
@@ -66,7 +70,8 @@ def examine(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Yield the findings of every check, in the order in which they build on each other."""
     source = config.source
     shards = list(_shards(config)) if source.reads_shards else []
-    folder = source.shards if source.reads_shards else local_path(source.database).parent
+    place = locate(source.database, source.token)
+    folder = source.shards if source.reads_shards else place.parent if isinstance(place, Path) else None
     of_shards: tuple[Callable[[], Iterable[Finding]], ...] = (
         lambda: _shard_folder(config, environ, shards),
         lambda: _shard_ends(config, shards),
@@ -77,8 +82,8 @@ def examine(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
         lambda: _conversations(config),
         lambda: _matches(config, shards),
         lambda: _ledger(config),
-        lambda: _notifications(config, folder),
-        lambda: _watch_limits(folder) if source.reads_shards else (),
+        lambda: _notifications(config, folder) if folder is not None else (),
+        lambda: _watch_limits(source.shards) if source.reads_shards else (),
         lambda: _room(config),
         lambda: _lock(config),
     )
@@ -161,8 +166,8 @@ def _ends(config: Config, found: Found) -> bool:
 
 
 def _database(config: Config) -> Iterator[Finding]:
-    path = local_path(config.source.database)
-    if not path.exists():
+    path = locate(config.source.database)
+    if isinstance(path, Path) and not path.exists():
         yield Finding(
             Level.PROBLEM,
             f"the trace database {path} is not there",
@@ -176,18 +181,26 @@ def _database(config: Config) -> Iterator[Finding]:
         yield Finding(
             Level.WARNING,
             f"none of the {rows:,} outcomes in {path} meets: {config.qualify.where}",
-            f"see what there is: sqlite3 '{path}' 'SELECT total_reward, count(*) FROM outcome_rewards GROUP BY 1'",
+            f"see what there is: {_shell(path)} 'SELECT total_reward, count(*) FROM outcome_rewards GROUP BY 1'",
         )
     else:
         yield Finding(Level.OK, f"{path} has {rows:,} outcomes, {qualifying:,} meet: {config.qualify.where}")
 
 
+def _shell(path: Path | Server) -> str:
+    return f"sqlite3 '{path}'" if isinstance(path, Path) else f"turso db shell '{path}'"
+
+
 def _conversations(config: Config) -> Iterator[Finding]:
-    path = local_path(config.source.database)
-    if config.source.conversations is From.SHARDS or not path.exists():
+    path = locate(config.source.database, config.source.token)
+    if config.source.conversations is From.SHARDS or (isinstance(path, Path) and not path.exists()):
         return
-    with open_for_batch(path, 1.0) as db:
-        found = Conversations(Pages(db, path)).any()
+    if isinstance(path, Path):
+        with open_for_batch(path, 1.0) as db:
+            found = Conversations(Pages(db, path)).any()
+    else:
+        with closing(RemotePages(path)) as pages:
+            found = Conversations(pages).any()
     if found:
         yield Finding(Level.OK, f"{path} holds conversations")
     else:
@@ -199,7 +212,8 @@ def _conversations(config: Config) -> Iterator[Finding]:
 
 
 async def _count_outcomes(config: Config) -> tuple[int, int]:
-    poller = OutcomePoller(config.source.database, config.qualify.where, SystemClock())
+    source = config.source
+    poller = OutcomePoller(source.database, config.qualify.where, SystemClock(), token=source.token)
     rows = qualifying = 0
     try:
         while not poller.caught_up:
@@ -212,19 +226,12 @@ async def _count_outcomes(config: Config) -> tuple[int, int]:
 
 
 def _matches(config: Config, shards: list[Found]) -> Iterator[Finding]:
-    path = local_path(config.source.database)
+    path = locate(config.source.database, config.source.token)
     sessions = {session for found in islice(shards, _SAMPLED) if (session := _session(config, found))}
-    if not sessions or not path.exists():
+    if not sessions or (isinstance(path, Path) and not path.exists()):
         return
-    uri = f"{path.absolute().as_uri()}?mode=ro"
     try:
-        with sqlite3.connect(uri, uri=True, timeout=1.0) as db:
-            found = sum(
-                db.execute("SELECT 1 FROM outcome_rewards WHERE session_id = ? LIMIT 1", (session,)).fetchone()
-                is not None
-                for session in sessions
-            )
-        db.close()
+        found = _scored(path, sessions) if isinstance(path, Path) else _scored_there(path, sessions)
     except sqlite3.Error as error:
         yield Finding(Level.PROBLEM, f"{path} cannot be asked for sessions: {error}", "see the finding above")
         return
@@ -235,6 +242,24 @@ def _matches(config: Config, shards: list[Found]) -> Iterator[Finding]:
         else "shards and database are of different runs, or the run ids differ: see `streamer explain SHARD`"
     )
     yield Finding(level, f"{found:,} of {len(sessions):,} sessions of shards have an outcome", remedy)
+
+
+def _scored(path: Path, sessions: set[str]) -> int:
+    """Return how many of the sessions have an outcome in a file."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, timeout=1.0)) as db:
+        statement = "SELECT 1 FROM outcome_rewards WHERE session_id = ? LIMIT 1"
+        return sum(db.execute(statement, (session,)).fetchone() is not None for session in sessions)
+
+
+def _scored_there(server: Server, sessions: set[str]) -> int:
+    """Return how many of the sessions have an outcome on a server, which is asked once for all of them."""
+    statement = (
+        "SELECT count(DISTINCT session_id) FROM outcome_rewards WHERE session_id IN (SELECT value FROM json_each(?))"
+    )
+    with closing(RemotePages(server)) as pages:
+        rows, _ = pages.page(statement, (json.dumps(sorted(sessions)),), lambda _: 0)
+    return int(rows[0][0])
 
 
 def _session(config: Config, found: Found) -> str | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from typing import ParamSpec, Self, TypeVar
 
@@ -101,7 +101,7 @@ class Pipeline:
         """
         dataset = Dataset(config.dataset.path, files)
         dead = DeadLetters(dead_letters_path(config.dataset.path), files)
-        outcomes = OutcomePoller(config.source.database, config.qualify.where, clock)
+        outcomes = OutcomePoller(config.source.database, config.qualify.where, clock, token=config.source.token)
         try:
             dataset.open()
             async with Ledger.open(config.dataset.ledger, files) as ledger:
@@ -111,8 +111,9 @@ class Pipeline:
                 )
                 inbox = ShardInbox(shard_folder(config), reader, ledger, source.max_line_bytes, clock, emit)
                 pipeline = cls(config, ledger, dataset, dead, inbox, outcomes, clock, emit, at)
-                await pipeline.recover()
-                yield pipeline
+                with closing(pipeline.rollouts):
+                    await pipeline.recover()
+                    yield pipeline
         finally:
             dataset.close()
             dead.close()
@@ -242,18 +243,23 @@ class Pipeline:
             self._emit(DeadLettered(shard, line, reason, lines[shard, reason]))
 
     async def poll(self) -> bool:
-        """Take one page of outcome rows; False when none was new or the database cannot be read now."""
+        """Take one page of outcome rows; False when none was new or the database cannot be read now.
+
+        A server that has not answered yet is no reason to stop taking lines: its rows come with a later call.
+        """
         try:
             rows = await self.outcomes.poll()
         except UnavailableError as error:
-            self.poll_pause = self.troubles.begin(error)
+            self.poll_pause = self.outcomes.pause_after_failure(self.troubles.begin(error))
             self.poll_error = error
             return False
+        if self.outcomes.is_waiting:
+            return True
         self.poll_error = None
         if self.outcomes.replaced:
             self.outcomes.replaced = False
             self._emit(DatabaseReplaced(str(self.outcomes.path)))
-        self.poll_pause = self.config.source.poll_interval
+        self.poll_pause = self.outcomes.pause(self.config.source.poll_interval)
         self.troubles.over("read outcomes")
         changed = await self.ledger.take_outcomes(rows, self._rules.join)
         self.rollouts.look(changed)

@@ -1,6 +1,7 @@
 """``streamer filter``: what `synth-ai filter` does, from the same configuration."""
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -50,7 +51,7 @@ def filter(  # noqa: A001 - the command is called so
             raise ConfigError("follow the filter", "--dry-run", "a daemon does not end", "leave one of the two out")
         run_daemon(lambda: _followed(config))
         return
-    settings = load(config)
+    settings = load(config, os.environ)
     counts = _dry_run(settings) if dry_run else _write(settings)
     for line in summary(counts, settings, dry_run=dry_run):
         typer.echo(line)
@@ -59,8 +60,8 @@ def filter(  # noqa: A001 - the command is called so
 
 
 def _followed(config: Path) -> Config:
-    settings = load(config)
-    return daemon_config(settings, Source(NO_SHARDS, settings.db, From.DATABASE))
+    settings = load(config, os.environ)
+    return daemon_config(settings, Source(NO_SHARDS, settings.db, From.DATABASE, token=settings.token))
 
 
 def _write(settings: FilterConfig) -> Counts:

@@ -20,7 +20,7 @@ from streamer.ledger import Accounts
 from streamer.model import State
 from streamer.observers import log, progress
 from streamer.observers.systemd import Notifier
-from streamer.sources.trace_db import local_path
+from streamer.sources.trace_db import locate
 from streamer.text import counted, printable
 
 _GC_THRESHOLDS = (50_000, 20, 20)
@@ -115,7 +115,7 @@ def _once(config: Config, read: Callable[[], Config]) -> None:
 
 def _require_inputs(config: Config) -> None:
     """Refuse a single pass over nothing: it would look like success. A daemon waits instead."""
-    database = local_path(config.source.database)
+    database = locate(config.source.database)
     if config.source.reads_shards and not config.source.shards.is_dir():
         raise UnavailableError(
             "read shards",
@@ -123,7 +123,7 @@ def _require_inputs(config: Config) -> None:
             "there is no such folder",
             "see --shards, SFT_OUTPUT_DIR",
         )
-    if not database.is_file():
+    if isinstance(database, Path) and not database.is_file():
         raise UnavailableError(
             "read outcomes", str(database), "there is no such file", "see --database, TURSO_LOCAL_DB_URL"
         )

@@ -11,14 +11,17 @@ import os
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
-from streamer.config import parse_file, real_path, shown_value
+from streamer.config import parse_file, real_path, shown_value, token_of
 from streamer.errors import ConfigError
 from streamer.layouts import time_us
-from streamer.sources.trace_db import local_path
+from streamer.secret import NO_SECRET, Secret
+from streamer.sources.server import Server, split_token
+from streamer.sources.trace_db import locate
 from streamer.text import printable
 
 _OP = "use the configuration"
@@ -29,8 +32,9 @@ _LARGEST = 1 << 62
 class FilterConfig(msgspec.Struct, frozen=True):
     """What is taken, from where, and where it goes. A condition that is not set asks nothing.
 
-    ``db`` is a path or a URL, ``output`` the file to write. Times are microseconds since 1970-01-01 UTC. ``limit``
-    and ``offset`` count examples: lines of the output. Every bound is itself still taken.
+    ``db`` is a path or a URL, ``token`` what a server is shown, ``output`` the file to write. Times are microseconds
+    since 1970-01-01 UTC. ``limit`` and ``offset`` count examples: lines of the output. Every bound is itself still
+    taken.
     """
 
     db: str
@@ -48,19 +52,21 @@ class FilterConfig(msgspec.Struct, frozen=True):
     shuffle_seed: int = 0
     min_created_at: int | None = None
     max_created_at: int | None = None
+    token: Secret = NO_SECRET
 
     @property
-    def database(self) -> Path:
-        """The file of the trace database."""
-        return local_path(self.db)
+    def database(self) -> Path | Server:
+        """The file or the server of the trace database."""
+        return locate(self.db, self.token)
 
 
-def load(file: Path) -> FilterConfig:
+def load(file: Path, environ: Mapping[str, str] = MappingProxyType({})) -> FilterConfig:
     """Return what the ``[filter]`` table of a file says.
 
     Args:
         file: a TOML file; its other tables are not looked at. Relative paths in it start from the working
             directory, as for ``synth-ai filter``.
+        environ: the environment, which may hold the token for a server.
 
     Raises:
         ConfigError: it cannot be read, or any key is unknown, bad or missing. All of them are named.
@@ -72,7 +78,8 @@ def load(file: Path) -> FilterConfig:
         near = difflib.get_close_matches("filter", list(tables), n=1)
         hint = f"did you mean [filter] where it says [{printable(near[0])}]?" if near else "write [filter]"
         raise ConfigError(_OP, shown, "it has no table [filter]", hint)
-    return read(table, shown)
+    config = read(table, shown)
+    return config if config.token else msgspec.structs.replace(config, token=token_of(environ))
 
 
 def read(table: Mapping[str, object], shown: str) -> FilterConfig:
@@ -91,7 +98,8 @@ def read(table: Mapping[str, object], shown: str) -> FilterConfig:
     problems += [f"filter.{key}: it is missing" for key in ("db", "output") if key not in table]
     problems += _contradictions(values, table)
     if not problems:
-        return FilterConfig(**values)
+        values["db"], token = split_token(values["db"])
+        return FilterConfig(**values, token=token)
     if len(problems) == 1:
         where, _, cause = problems[0].partition(": ")
         raise ConfigError(_OP, f"{shown}: {where}", cause)
@@ -136,7 +144,10 @@ def _contradictions(values: Mapping[str, Any], table: Mapping[str, object]) -> l
 
 def _is_database(db: str, output: Path) -> bool:
     """Say whether writing the output would write to the database, or to its journals."""
-    database = str(real_path(local_path(db)))
+    place = locate(db)
+    if isinstance(place, Server):
+        return False
+    database = str(real_path(place))
     return str(output) in (database, f"{database}-wal", f"{database}-shm", f"{database}-journal")
 
 
@@ -149,9 +160,9 @@ def _text(raw: object, allowed: str) -> str:
 def _db(raw: object) -> str:
     text = _text(raw, "the path or the URL of a trace database")
     try:
-        local_path(text)
+        locate(text)
     except ConfigError as error:
-        raise _UnfitError(f"{error.where} cannot be read: {error.cause}; name the file or sqld's folder") from None
+        raise _UnfitError(f"{error.where} cannot be read: {error.cause}; {error.hint}") from None
     return text
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from streamer.filter.sessions import Sessions
 from streamer.layouts import MalformedError
 from streamer.messages import from_completion
 from streamer.model import Outcome, Record
-from streamer.sources.conversations import Conversations, Pages
+from streamer.sources.conversations import AnyPages, Conversations, Pages
+from streamer.sources.remote_pages import RemotePages
+from streamer.sources.server import Server
 from streamer.sources.trace_db import open_for_batch
 
 _BUSY_SECONDS = 10.0
@@ -77,7 +80,7 @@ def run(
         config: what is taken.
         write: is given every line of the output, newline included, in order.
         folder: where lines wait that are to be shuffled; as much room as the output needs.
-        pages: makes the reader of the database that is open.
+        pages: makes the reader of a file that is open.
 
     Returns:
         What became of every session and decision.
@@ -85,15 +88,18 @@ def run(
     Raises:
         UnavailableError: the database is not there, is busy for long, or is not one of a producer.
     """
-    path = config.database
-    if not path.is_file():
-        raise UnavailableError("read the trace database", str(path), "there is no such file", "see db under [filter]")
-    with open_for_batch(path, _BUSY_SECONDS) as db, Scratch(folder) as scratch:
-        return _Pass(config, pages(db, path), scratch).run(write)
+    place = config.database
+    if isinstance(place, Server):
+        with closing(RemotePages(place)) as remote, Scratch(folder) as scratch:
+            return _Pass(config, remote, scratch).run(write)
+    if not place.is_file():
+        raise UnavailableError("read the trace database", str(place), "there is no such file", "see db under [filter]")
+    with open_for_batch(place, _BUSY_SECONDS) as db, Scratch(folder) as scratch:
+        return _Pass(config, pages(db, place), scratch).run(write)
 
 
 class _Pass:
-    def __init__(self, config: FilterConfig, pages: Pages, scratch: Scratch) -> None:
+    def __init__(self, config: FilterConfig, pages: AnyPages, scratch: Scratch) -> None:
         self._config = config
         self._scratch = scratch
         self._sessions = Sessions(pages, with_models=bool(config.models))

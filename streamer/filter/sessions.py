@@ -12,7 +12,7 @@ from streamer.filter.conditions import Session
 from streamer.layouts import time_us
 from streamer.messages import as_object
 from streamer.model import Outcome
-from streamer.sources.conversations import Pages
+from streamer.sources.conversations import AnyPages, columns_of
 
 PAGE_SESSIONS = 500
 
@@ -45,9 +45,9 @@ class Sessions:
         UnavailableError: the database has no sessions, or cannot be read now.
     """
 
-    def __init__(self, pages: Pages, *, with_models: bool) -> None:
+    def __init__(self, pages: AnyPages, *, with_models: bool) -> None:
         self._pages = pages
-        columns = {table: pages.columns(table) for table in ("session_traces", "outcome_rewards", "events")}
+        columns = {table: columns_of(pages, table) for table in ("session_traces", "outcome_rewards", "events")}
         for table, needed in _NEEDED.items():
             missing = needed - columns[table]
             if missing and (columns[table] or table == "session_traces"):

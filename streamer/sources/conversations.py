@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from blake3 import blake3
@@ -23,6 +23,7 @@ from blake3 import blake3
 from streamer.call_records import Call, read_call
 from streamer.errors import UnavailableError
 from streamer.messages import MAX_CHARACTERS, Decision, Decisions, Row, as_object
+from streamer.sources.server import Server
 
 PAGE_ROWS = 250
 PAGE_CHARACTERS = 1 << 19
@@ -55,8 +56,30 @@ ORDER BY timestep_id, id LIMIT ?5
 _CALL_COLUMNS = frozenset({"timestep_id", "event_type", "model_name", "provider", "event_time", "call_records"})
 
 
+class AnyPages(Protocol):
+    """Reads pages of rows from a trace database, be it a file or on a server.
+
+    ``rows`` is how many rows of messages or events a page has at most.
+    """
+
+    path: Path | Server
+    rows: int
+
+    def page(self, sql: str, values: Sequence[Any], size: Callable[[Any], int]) -> tuple[list[Any], bool]:
+        """Return the first rows of a statement, and whether it was broken off as they are large enough.
+
+        Args:
+            sql: a SELECT that gives its rows in the order of a key.
+            values: its parameters.
+            size: how many characters a row has.
+
+        Raises:
+            UnavailableError: the database is busy, damaged, out of reach, or not the one of a producer.
+        """
+
+
 class Pages:
-    """Reads pages of rows from an open trace database.
+    """Reads pages of rows from a file that is open.
 
     Args:
         db: the database, opened read-only.
@@ -76,22 +99,13 @@ class Pages:
         characters: int = PAGE_CHARACTERS,
     ) -> None:
         self._db = db
-        self.path = path
+        self.path: Path | Server = path
         self._between = between
         self.rows = rows
         self._characters = characters
 
     def page(self, sql: str, values: Sequence[Any], size: Callable[[Any], int]) -> tuple[list[Any], bool]:
-        """Return the first rows of a statement, and whether it was broken off as they are large enough.
-
-        Args:
-            sql: a SELECT that gives its rows in the order of a key.
-            values: its parameters.
-            size: how many characters a row has.
-
-        Raises:
-            UnavailableError: the database is busy, damaged, or not the one of a producer.
-        """
+        """Return what :meth:`AnyPages.page` says."""
         rows: list[Any] = []
         held, full = 0, False
         try:
@@ -108,11 +122,6 @@ class Pages:
         self._between()
         return rows, full
 
-    def columns(self, table: str) -> frozenset[str]:
-        """Return the names of a table's columns; of a table that is not there, none."""
-        rows, _ = self.page("SELECT name FROM pragma_table_info(?)", (table,), lambda _: 0)
-        return frozenset(row[0] for row in rows)
-
     def _unavailable(self, error: sqlite3.Error) -> UnavailableError:
         busy = "locked" in str(error) or "busy" in str(error)
         hint = (
@@ -121,6 +130,12 @@ class Pages:
             else f"if the file is damaged: sqlite3 '{self.path}' 'PRAGMA quick_check'"
         )
         return UnavailableError("read the trace database", str(self.path), str(error), hint)
+
+
+def columns_of(pages: AnyPages, table: str) -> frozenset[str]:
+    """Return the names of a table's columns; of a table that is not there, none."""
+    rows, _ = pages.page("SELECT name FROM pragma_table_info(?)", (table,), lambda _: 0)
+    return frozenset(row[0] for row in rows)
 
 
 class Conversations:
@@ -134,17 +149,17 @@ class Conversations:
         UnavailableError: the database cannot be read now, or is not one of a producer.
     """
 
-    def __init__(self, pages: Pages, max_characters: int = MAX_CHARACTERS) -> None:
+    def __init__(self, pages: AnyPages, max_characters: int = MAX_CHARACTERS) -> None:
         self._pages = pages
         self._max_characters = max_characters
-        columns = pages.columns("messages")
+        columns = columns_of(pages, "messages")
         missing = {"id", "session_id", "timestep_id", "message_type", "content", "metadata"} - columns
         if columns and missing:
             cause = f"messages has no column {', '.join(sorted(missing))}"
             raise UnavailableError("read conversations", str(pages.path), cause, "is this a trace database?")
         self._sql = _MESSAGES.format(time="event_time" if "event_time" in columns else "NULL") if columns else ""
-        self._has_calls = pages.columns("events") >= _CALL_COLUMNS
-        self._has_metadata = pages.columns("session_traces") >= {"session_id", "metadata"}
+        self._has_calls = columns_of(pages, "events") >= _CALL_COLUMNS
+        self._has_metadata = columns_of(pages, "session_traces") >= {"session_id", "metadata"}
 
     def decisions(
         self, session: str, model: Any = None, after: int = 0, before: int = _BEYOND_ALL

@@ -29,9 +29,15 @@ _MANY = 10_000
 
 
 class Hints:
-    """What has changed since it was last asked, and a bell that rings at every change."""
+    """What has changed since it was last asked, and a bell that rings at every change.
 
-    def __init__(self, shards: Path, database_name: str) -> None:
+    Args:
+        shards: the shard folder.
+        database_name: the name of the trace database's file. None if it is on a server, which notifies nobody: there
+            a new shard is the sign of a new outcome, as a rollout that ends writes both.
+    """
+
+    def __init__(self, shards: Path, database_name: str | None) -> None:
         self._shards = shards
         self._database_name = database_name
         self._paths: set[str] = set()
@@ -45,11 +51,12 @@ class Hints:
             self._scan = True
         else:
             self._paths.add(os.path.relpath(path, self._shards))
+        self._database |= self._database_name is None
         self.ring()
 
     def database(self, path: str) -> None:
         """Note a change beside the trace database; its journals bear its name. "" stands for anything."""
-        if not path or os.path.basename(path).startswith(self._database_name):
+        if not path or os.path.basename(path).startswith(self._database_name or ""):
             self._database = True
             self.ring()
 

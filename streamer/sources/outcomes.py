@@ -2,44 +2,41 @@
 
 Invariants
 - Each read is one page, fetched whole, and no lock outlives it.
-- Nothing is read while ``PRAGMA data_version`` says that the file is as it was.
-- No position outlives the connection: after a reopen (restart, replaced file, error) every row is read
-  again, and the ledger says which are new. A position can therefore never pass a row.
+- Nothing is read while the database says that it is as it was.
+- No position in a file outlives the connection: after a reopen (restart, replaced file, error) every row is read
+  again, and the ledger says which are new. A position on a server outlives errors, but only while the row it
+  stands on is the one that was read. Either way it moves by rows that were returned, and can never pass one.
 """
 
 from __future__ import annotations
 
+import asyncio
+import random as randomness
+import re
 import sqlite3
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, closing
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-import aiosqlite
 from blake3 import blake3
 
-from streamer.errors import ConfigError, UnavailableError
+from streamer.errors import ConfigError, StreamerError, UnavailableError
 from streamer.files import Clock
 from streamer.layouts import time_us
 from streamer.model import Outcome
-from streamer.sources.trace_db import file_id, file_times, local_path, open_trace_database
+from streamer.secret import NO_SECRET, Secret
+from streamer.sources.local_database import LocalDatabase
+from streamer.sources.remote_database import RemoteDatabase
+from streamer.sources.server import Server, server_of
+from streamer.sources.trace_database import Opened, StatementError, TooSlowError, TraceDatabase
 
 PAGE = 500
 """Rows in one read, at most: a condition that is slow to evaluate makes it fewer."""
 
-_LONGEST_READ = 0.1
-"""Seconds after which a read is broken off: it would hold up the producer."""
-
-_STEPS = 10_000
-"""Steps of SQLite's machine between two looks at the clock: well under a millisecond."""
-
-_SWEEP_PAUSE = 0.5
-"""Seconds between two pages of a sweep over rows that are known already."""
-
-_TRUST = 1.0
-"""Seconds for which unchanged file times are believed; then SQLite itself is asked again."""
-
 _OPTIONAL = ("achievements_count", "total_steps", "created_at")
+_NOT_CODE = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
+"""What may hold any character: texts, quoted names, comments."""
 
 
 def rule_name(where: str) -> str:
@@ -61,6 +58,7 @@ def check_condition(where: str) -> None:
     Raises:
         ConfigError: it is no SQL condition. Names that the producer's tables do not have are let pass.
     """
+    _refuse_several_statements(where)
     with closing(sqlite3.connect(":memory:")) as db:
         db.executescript(_PRODUCER_SCHEMA)
         try:
@@ -73,68 +71,112 @@ def check_condition(where: str) -> None:
 
 
 class OutcomePoller:
-    """Reads the rows of one trace database, page by page, for as long as the daemon lives."""
+    """Reads the rows of one trace database, page by page, for as long as the daemon lives.
 
-    def __init__(self, database: str, where: str, clock: Clock) -> None:
-        self._database = database
+    Args:
+        database: a path or a URL.
+        where: the condition that is asked of each row.
+        clock: what time it is.
+        token: what a server is to be shown.
+        random: returns a number from 0 to 1, for the pauses after failures of a server.
+    """
+
+    def __init__(
+        self,
+        database: str,
+        where: str,
+        clock: Clock,
+        *,
+        token: Secret = NO_SECRET,
+        random: Callable[[], float] = randomness.random,
+    ) -> None:
+        server = server_of(database, token)
+        self._db: TraceDatabase = RemoteDatabase(server, clock, random) if server else LocalDatabase(database, clock)
         self._clock = clock
-        self._open = AsyncExitStack()
-        self._db: aiosqlite.Connection | None = None
-        self._opened: tuple[int, int] | None = None
+        self._going_on: asyncio.Task[Sequence[Outcome]] | None = None
+        self._news = False
         self.replaced = False
-        self._deadline = 0.0
         self.set_where(where)
 
     @property
-    def path(self) -> Path:
-        """The database file; sqld's appears with its directory."""
-        return local_path(self._database)
+    def path(self) -> Path | Server:
+        """Where the database is: its file (sqld's appears with its directory), or its server."""
+        return self._db.path
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the last poll goes on in the background, as a server has not answered yet."""
+        return self._going_on is not None
 
     def set_where(self, where: str) -> None:
         """Ask another condition of the rows; every row is read again under it."""
+        self._break_off()
         self.where = where
         self.rule = rule_name(where)
         self._page_rows = PAGE
         # The next poll opens the database again, and prepares for the condition.
-        self._file: tuple[int, int] | None = None
+        self._db.forget()
         self._start_over()
 
     def _start_over(self) -> None:
         self._version: int | None = None
         self._last = 0
+        self._last_row: Outcome | None = None
         self._sweep_at: int | None = None
         self._swept_version: int | None = None
         self._next_sweep = 0.0
         self.caught_up = False
-        self._times: object = None
-        self._ask_again = 0.0
 
     async def poll(self) -> Sequence[Outcome]:
         """Return one page of rows that may be new or changed; empty when there is nothing to see.
 
-        ``caught_up`` says afterwards whether every row that is there now has been returned once.
+        ``caught_up`` says afterwards whether every row that is there now has been returned once. A poll of a server
+        that is slow to answer returns nothing, and goes on: ``is_waiting``, and a later poll has its rows.
 
         Raises:
             UnavailableError: the database is not there, is busy, or is damaged; poll again later.
             ConfigError: the condition cannot be evaluated on this database.
         """
-        try:
-            await self._reopen_if_replaced()
-            return () if self._is_at_rest() else await self._page()
-        except sqlite3.Error as error:
-            await self.close()
-            if "interrupted" in str(error):
-                raise self._too_slow() from error
-            raise self._unavailable(error) from error
+        if self._db.patience is None:
+            return await self._poll()
+        if self._going_on is None:
+            self._going_on = asyncio.ensure_future(self._poll())
+        await asyncio.wait([self._going_on], timeout=self._db.patience)
+        if not self._going_on.done():
+            return ()
+        done, self._going_on = self._going_on, None
+        return done.result()
 
-    def _too_slow(self) -> UnavailableError:
-        rows, self._page_rows = self._page_rows, max(1, self._page_rows // 4)
-        return UnavailableError(
-            "read outcomes",
-            str(self.path),
-            f"the condition took more than {_LONGEST_READ} s for {rows} rows",
-            "smaller pages are tried; if that does not end, make qualify.where simpler",
-        )
+    async def _poll(self) -> Sequence[Outcome]:
+        self._news = False
+        try:
+            opened = await self._db.open(self._prepare)
+            if opened is not Opened.AS_BEFORE:
+                self._start_over()
+                self.replaced |= opened is Opened.ANOTHER
+            if self._db.is_at_rest(caught_up=self.caught_up, sweeping=self.sweeping):
+                return ()
+            return await self._page()
+        except StreamerError as error:
+            if isinstance(error, TooSlowError):
+                self._page_rows = max(1, self._page_rows // 4)
+            self.caught_up = False
+            if not self._db.keeps_positions:
+                await self._db.close()
+                self._start_over()
+            raise
+
+    def pause(self, interval: float) -> float:
+        """Return the seconds until the next poll, after one that worked; ``interval`` is the shortest of them."""
+        return self._db.pause(interval, news=self._news)
+
+    def pause_after_failure(self, pause: float) -> float:
+        """Return the seconds until the next poll, after one that failed; ``pause`` is what others would wait."""
+        return self._db.pause_after_failure(pause)
+
+    def hurry(self) -> None:
+        """Take note of a sign that there may be new rows."""
+        self._db.hurry()
 
     async def check(self, where: str) -> None:
         """See that the database that is open, if one is, can evaluate a condition.
@@ -143,61 +185,63 @@ class OutcomePoller:
             ConfigError: it cannot.
             UnavailableError: the database cannot be asked now.
         """
-        try:
-            if self._db is not None:
-                await self._statement(self._db, where)
-        except sqlite3.Error as error:
-            raise self._unavailable(error) from error
+        if self._db.is_open:
+            await self._statement(where)
 
     async def close(self) -> None:
         """Close the connection; the next poll opens it again and starts over."""
-        self._db = None
-        self._file = None
+        going_on = self._break_off()
+        if going_on is not None:
+            with suppress(asyncio.CancelledError, StreamerError):
+                await going_on
         self._start_over()
-        await self._open.aclose()
+        await self._db.close()
 
-    async def _reopen_if_replaced(self) -> None:
-        there = file_id(self.path)
-        if there is not None and there == self._file:
-            return
-        self.replaced |= None not in (there, self._opened) and there != self._opened
-        await self.close()
-        if there is None:
-            raise UnavailableError(
-                "read outcomes",
-                str(self.path),
-                "there is no such file yet",
-                "it is waited for; or name another: --database FILE, TURSO_LOCAL_DB_URL, SQLD_DB_PATH",
-            )
-        db = await self._open.enter_async_context(open_trace_database(self.path))
-        await db.set_progress_handler(lambda: self._clock.monotonic() > self._deadline, _STEPS)
-        self._deadline = self._clock.monotonic() + _LONGEST_READ
-        self._sql = await self._statement(db, self.where)
-        self._db = db
-        self._file = self._opened = there
+    def _break_off(self) -> asyncio.Task[Sequence[Outcome]] | None:
+        """Cancel the poll that goes on in the background, and return it, if there is one."""
+        going_on, self._going_on = self._going_on, None
+        if going_on is not None and not going_on.cancel():
+            going_on.exception()  # it was over; what it says is of no interest any more
+        return going_on
 
-    def _is_at_rest(self) -> bool:
-        """Say whether nothing is to be done and the files are as they were, at the cost of a few stats."""
-        now = self._clock.monotonic()
-        times = file_times(self.path)
-        rested = self.caught_up and not self.sweeping and times == self._times and now < self._ask_again
-        if not rested:
-            self._times, self._ask_again = times, now + _TRUST
-        return rested
+    async def _prepare(self) -> None:
+        self._sql = await self._statement(self.where)
 
     async def _page(self) -> Sequence[Outcome]:
-        version = (await self._fetch("PRAGMA data_version"))[0][0]
+        version = await self._db.version()
         if self._swept_version is None:
             self._swept_version = version  # the first pass reads every row as of now, or later
+            if self._db.keeps_positions:
+                self._next_sweep = self._clock.monotonic() + self._db.sweep_pause
         if version != self._version or not self.caught_up:
-            rows, self.caught_up = await self._rows_after(self._last)
-            if rows:
-                self._last = rows[-1].id
+            rows, self.caught_up = await self._new_rows()
+            self._news = bool(rows)
             if self.caught_up:
                 self._version = version
             if rows:
                 return rows
         return await self._sweep_page()
+
+    async def _new_rows(self) -> tuple[list[Outcome], bool]:
+        """Return one page of rows that are new, and whether it was the last one.
+
+        Where positions outlive failures, the last row that is known is read again with them: if another one has
+        its id, or none, the database is not what it was, and is read from its start.
+        """
+        known = self._last_row if self._db.keeps_positions else None
+        if known is None:
+            rows, is_last = await self._rows_after(self._last)
+        else:
+            rows, is_last = await self._rows_after(known.id - 1, more=1)
+            if not rows or _identity(rows[0]) != _identity(known):
+                self.replaced |= bool(rows) and rows[0].id == known.id
+                self._start_over()
+                return [], False
+            if rows[0] == known:
+                del rows[0]
+        if rows:
+            self._last, self._last_row = rows[-1].id, rows[-1]
+        return rows, is_last
 
     async def _sweep_page(self) -> Sequence[Outcome]:
         """Read one page of known rows again, if the file changed since they were last read."""
@@ -207,7 +251,7 @@ class OutcomePoller:
             self._sweep_at, self._swept_version = 0, self._version
         if self._clock.monotonic() < self._next_sweep:
             return ()
-        self._next_sweep = self._clock.monotonic() + _SWEEP_PAUSE
+        self._next_sweep = self._clock.monotonic() + self._db.sweep_pause
         rows, is_last = await self._rows_after(self._sweep_at)
         self._sweep_at = None if is_last else rows[-1].id
         return rows
@@ -217,16 +261,17 @@ class OutcomePoller:
         """Say whether known rows are still to be read again."""
         return self._sweep_at is not None or self._swept_version != self._version
 
-    async def _rows_after(self, last: int) -> tuple[list[Outcome], bool]:
-        """Return one page of rows, and whether it was the last one."""
-        asked = self._page_rows
-        rows = await self._fetch(self._sql, (last, asked))
-        self._page_rows = min(PAGE, 2 * asked)  # what was slow may have been a busy machine
+    async def _rows_after(self, last: int, more: int = 0) -> tuple[list[Outcome], bool]:
+        """Return one page of rows, ``more`` longer than others, and whether it was the last one."""
+        asked = self._page_rows + more
+        rows = await self._db.fetch(self._sql, (last, asked))
+        self._page_rows = min(PAGE, 2 * self._page_rows)  # what was slow may have been a busy machine
         # One row each, even if session_traces holds a session twice.
         return list({row[0]: self._outcome(row) for row in rows}.values()), len(rows) < asked
 
     def _outcome(self, row: Sequence[Any]) -> Outcome:
-        number, session, reward, achievements, steps, created_at, qualifies = row
+        number, *values, qualifies = row
+        session, reward, achievements, steps, created_at = map(self._db.value, values)
         return Outcome(
             id=number,
             session="" if session is None else str(session),
@@ -239,8 +284,9 @@ class OutcomePoller:
             rule=self.rule,
         )
 
-    async def _statement(self, db: aiosqlite.Connection, where: str) -> str:
-        columns = await _columns(db, "outcome_rewards")
+    async def _statement(self, where: str) -> str:
+        _refuse_several_statements(where)
+        columns = await self._columns("outcome_rewards")
         missing = {"session_id", "total_reward"} - columns
         if missing:
             raise UnavailableError(
@@ -249,59 +295,45 @@ class OutcomePoller:
                 f"outcome_rewards has no column {', '.join(sorted(missing))}"
                 if columns
                 else "no table outcome_rewards yet",
-                "the producer makes it with its first rollout; is tracing on, and is this the right file?",
+                "the producer makes it with its first rollout; is tracing on, and is this the right database?",
             )
         number = "outcome_rewards.rowid"  # which id is another name of, where the producer made the table
-        optional = [f"outcome_rewards.{name}" if name in columns else "NULL" for name in _OPTIONAL]
-        sessions = "LEFT JOIN session_traces USING (session_id)" if await _columns(db, "session_traces") else ""
+        names = ["session_id", "total_reward", *(name if name in columns else None for name in _OPTIONAL)]
+        read = [self._db.column(f"outcome_rewards.{name}") if name else "NULL" for name in names]
+        sessions = "LEFT JOIN session_traces USING (session_id)" if await self._columns("session_traces") else ""
         source = f"FROM outcome_rewards {sessions} WHERE {number} > ?"
         # Where rows are chosen an aggregate is an error; where columns are listed it would fold all rows into one.
         try:
-            await self._check_where(db, where, f"{source} AND ({where}\n)")
-        except ConfigError as error:
-            if sessions or "no such" not in error.cause:
-                raise
+            await self._db.try_out(f"SELECT 1 {source} AND ({where}\n)", (0,))
+        except StatementError as error:
+            if sessions or "no such" not in str(error):
+                raise _bad_where(where, error) from error
             hint = "the producer makes it with its first session"
             raise UnavailableError("read outcomes", str(self.path), "no table session_traces yet", hint) from error
         return (
-            f"SELECT {number}, outcome_rewards.session_id, outcome_rewards.total_reward, {', '.join(optional)},\n"
+            f"SELECT {number}, {', '.join(read)},\n"
             f"CASE WHEN ({where}\n) THEN 1 ELSE 0 END {source} ORDER BY {number} LIMIT ?"
         )
 
-    async def _check_where(self, db: aiosqlite.Connection, where: str, source: str) -> None:
-        try:
-            await db.execute_fetchall(f"EXPLAIN SELECT 1 {source}", (0,))
-        except (sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.Warning) as error:
-            if "locked" in str(error) or "busy" in str(error):
-                raise
-            raise _bad_where(where, error) from error
-        except sqlite3.DatabaseError as error:
-            if "not authorized" in str(error) or "prohibited" in str(error):
-                raise _bad_where(where, error) from error
-            raise
-
-    async def _fetch(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        if self._db is None:
-            raise AssertionError("the database is closed")
-        self._deadline = self._clock.monotonic() + _LONGEST_READ
-        return list(await self._db.execute_fetchall(sql, values))
-
-    def _unavailable(self, error: sqlite3.Error) -> UnavailableError:
-        busy = "locked" in str(error) or "busy" in str(error)
-        hint = (
-            "the producer is writing; it is tried again"
-            if busy
-            else "it is tried again; if a row makes the condition fail, guard it (json_valid(...) AND ...),"
-            f" if the file is damaged: sqlite3 '{self.path}' 'PRAGMA quick_check'"
-        )
-        return UnavailableError("read outcomes", str(self.path), str(error), hint)
+    async def _columns(self, table: str) -> set[str]:
+        return {row[0] for row in await self._db.fetch("SELECT name FROM pragma_table_info(?)", (table,))}
 
 
-async def _columns(db: aiosqlite.Connection, table: str) -> set[str]:
-    return {row[0] for row in await db.execute_fetchall("SELECT name FROM pragma_table_info(?)", (table,))}
+def _identity(row: Outcome) -> tuple[int, str, str]:
+    return row.id, row.session, row.created_at
 
 
-def _bad_where(where: str, error: Exception) -> ConfigError:
+def _refuse_several_statements(where: str) -> None:
+    """Refuse a condition that ends the statement it stands in.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if ";" in _NOT_CODE.sub("", where):
+        raise _bad_where(where, "it has a ; and is more than a condition")
+
+
+def _bad_where(where: str, error: Exception | str) -> ConfigError:
     return ConfigError(
         "use the condition",
         "qualify.where",

@@ -26,10 +26,13 @@ from streamer.join import JoinRule
 from streamer.layouts import MalformedError
 from streamer.messages import Decision, from_completion
 from streamer.model import Cursor, Record, Span
+from streamer.secret import NO_SECRET, Secret
 from streamer.session_path import session_at
 from streamer.sources.conversations import Conversations, Pages
 from streamer.sources.reader import Budget, Overwritten
-from streamer.sources.trace_db import local_path, open_for_batch
+from streamer.sources.remote_pages import RemotePages
+from streamer.sources.server import Server
+from streamer.sources.trace_db import file_times, locate, open_for_batch
 
 _BUSY_SECONDS = 0.25
 """How long one read waits for the producer's commit; then it is tried again later."""
@@ -62,21 +65,35 @@ class RolloutReader:
 
     Args:
         database: a path or a URL, as configured.
+        token: what a server is shown.
         max_characters: longer decisions cannot be taken.
         pages: makes the reader of the database that is open.
     """
 
     def __init__(
-        self, database: str, max_characters: int, pages: Callable[[sqlite3.Connection, Path], Pages] = Pages
+        self,
+        database: str,
+        max_characters: int,
+        pages: Callable[[sqlite3.Connection, Path], Pages] = Pages,
+        *,
+        token: Secret = NO_SECRET,
     ) -> None:
         self._database = database
+        self._token = token
         self._max_characters = max_characters
         self._pages = pages
+        self._remote: RemotePages | None = None
 
-    @property
-    def path(self) -> Path:
-        """The database file; sqld's appears with its directory."""
-        return local_path(self._database)
+    def times(self) -> object:
+        """Return what changes when the database does: of a file, its times; a server tells nothing of the kind."""
+        place = self._place()
+        return file_times(place) if isinstance(place, Path) else None
+
+    def close(self) -> None:
+        """Let go of the server, if the database is on one."""
+        if self._remote is not None:
+            self._remote.close()
+            self._remote = None
 
     def read(self, todo: Sequence[ToRead], join: JoinRule, budget: Budget) -> list[SessionRead | Overwritten]:
         """Read sessions on, in order, until the budget is spent; the last ones may be left out.
@@ -108,11 +125,18 @@ class RolloutReader:
                     break
         return results
 
+    def _place(self) -> Path | Server:
+        return locate(self._database, self._token)  # anew: sqld's file appears with its directory
+
     @contextmanager
     def _opened(self) -> Iterator[Conversations]:
-        path = self.path
-        with open_for_batch(path, _BUSY_SECONDS) as db:
-            yield Conversations(self._pages(db, path), self._max_characters)
+        place = self._place()
+        if isinstance(place, Server):
+            self._remote = self._remote or RemotePages(place)
+            yield Conversations(self._remote, self._max_characters)
+        else:
+            with open_for_batch(place, _BUSY_SECONDS) as db:
+                yield Conversations(self._pages(db, place), self._max_characters)
 
 
 class _Session:

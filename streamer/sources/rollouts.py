@@ -29,7 +29,6 @@ from streamer.session_path import session_at, session_path
 from streamer.sources.inbox import Work, rest_of
 from streamer.sources.reader import Budget, Overwritten
 from streamer.sources.rollout_reader import FIRST_ROW, RolloutReader, SessionRead, ToRead
-from streamer.sources.trace_db import file_times
 from streamer.troubles import Troubles
 
 _CHUNK = 100
@@ -52,7 +51,7 @@ class RolloutInbox:
     def __init__(self, source: Source, ledger: Ledger, clock: Clock, emit: Emit) -> None:
         self._from = source.conversations
         self._patience = source.database_after if self._from is From.BOTH else 0.0
-        self._reader = RolloutReader(source.database, source.max_line_bytes)
+        self._reader = RolloutReader(source.database, source.max_line_bytes, token=source.token)
         self._ledger = ledger
         self._clock = clock
         self._emit = emit
@@ -63,7 +62,7 @@ class RolloutInbox:
         self._join = JoinRule.AS_OF
         self._wanted: dict[str, bool] = {}  # whether its shard was waited for
         self._waits: dict[str, float] = {}  # for its shard, until when
-        self._times = file_times(self._reader.path)
+        self._times = self._reader.times()
         self._sweep_all()
 
     def _sweep_all(self) -> None:
@@ -76,6 +75,10 @@ class RolloutInbox:
         """Look for outcomes that qualify under the condition of this name from now on."""
         self._rule = rule
         self._join = join
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._reader.close()
 
     def wait_no_longer(self) -> None:
         """Take every rollout without a shard at once: nothing more is to come."""
@@ -166,7 +169,7 @@ class RolloutInbox:
         if now < self._next_sweep:
             return False
         if self._swept_to is None:
-            times = file_times(self._reader.path)
+            times = self._reader.times()
             if times == self._times:
                 return False
             self._times, self._swept_to = times, 0

@@ -18,6 +18,8 @@ import aiosqlite
 import anyio
 
 from streamer.errors import ConfigError, UnavailableError
+from streamer.secret import NO_SECRET, Secret
+from streamer.sources.server import Server, server_of
 
 _BUSY_SECONDS = 0.25
 """How long one read waits for the producer's commit; then the next poll tries again."""
@@ -52,14 +54,27 @@ def local_path(database: str) -> Path:
         raise ConfigError(
             "use the trace database",
             _without_secrets(database),
-            "it is a server, and only files can be read",
-            "name the file or sqld's directory: --database DIR, or SQLD_DB_PATH without TURSO_LOCAL_DB_URL",
+            "it is a server, and no file",
+            "name the file or sqld's directory",
         )
     path = unquote(rest.partition("?")[0].partition("#")[0])
     if path.startswith("//"):
         # three slashes: relative, four: absolute; but file: URLs have an absolute path after two
         path = path[2:] if scheme == "file" else path[3:]
     return _inside_sqld(Path(path).expanduser())
+
+
+def locate(database: str, token: Secret = NO_SECRET) -> Path | Server:
+    """Return the file or the server that a trace database setting names.
+
+    Args:
+        database: a path or a URL.
+        token: what a server is to be shown.
+
+    Raises:
+        ConfigError: it is the URL of a server that cannot be asked.
+    """
+    return server_of(database, token) or local_path(database)
 
 
 def _inside_sqld(path: Path) -> Path:

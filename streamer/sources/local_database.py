@@ -1,0 +1,194 @@
+"""A trace database that is a file, opened read-only.
+
+Invariants
+- Each read is short, and no lock outlives it: the producer can commit whenever we are not reading.
+- Nothing is read while ``PRAGMA data_version`` says that the file is as it was.
+- A file that takes the place of another one is noticed, and so is one that goes away.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+
+from streamer.errors import UnavailableError
+from streamer.files import Clock
+from streamer.sources.trace_database import Opened, StatementError, TooSlowError
+from streamer.sources.trace_db import file_id, file_times, local_path, open_trace_database
+
+_LONGEST_READ = 0.1
+"""Seconds after which a read is broken off: it would hold up the producer."""
+
+_STEPS = 10_000
+"""Steps of SQLite's machine between two looks at the clock: well under a millisecond."""
+
+_SWEEP_PAUSE = 0.5
+_TRUST = 1.0
+"""Seconds for which unchanged file times are believed; then SQLite itself is asked again."""
+
+
+class LocalDatabase:
+    """One file, which may come, go and be replaced.
+
+    Args:
+        database: a path or a URL of a file; sqld's file appears with its directory.
+        clock: what time it is.
+    """
+
+    sweep_pause = _SWEEP_PAUSE
+    patience: float | None = None
+    keeps_positions = False
+
+    def __init__(self, database: str, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._open = AsyncExitStack()
+        self._db: aiosqlite.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        self._opened: tuple[int, int] | None = None
+        self._deadline = 0.0
+        self._times: object = None
+        self._ask_again = 0.0
+
+    @property
+    def path(self) -> Path:
+        """The file; sqld's appears with its directory."""
+        return local_path(self._database)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be asked."""
+        return self._db is not None
+
+    async def open(self, prepare: Callable[[], Awaitable[None]]) -> Opened:
+        """Open the file that is there now, unless it is open.
+
+        Raises:
+            UnavailableError: there is none, or it cannot be opened.
+        """
+        there = file_id(self.path)
+        if there is not None and there == self._file:
+            return Opened.AS_BEFORE
+        is_another = None not in (there, self._opened) and there != self._opened
+        await self.close()
+        if there is None:
+            raise UnavailableError(
+                "read outcomes",
+                str(self.path),
+                "there is no such file yet",
+                "it is waited for; or name another: --database FILE, TURSO_LOCAL_DB_URL, SQLD_DB_PATH",
+            )
+        self._db = await self._open.enter_async_context(open_trace_database(self.path))
+        try:
+            await self._db.set_progress_handler(lambda: self._clock.monotonic() > self._deadline, _STEPS)
+        except sqlite3.Error as error:
+            raise self._unavailable(error) from error
+        await prepare()
+        self._file = self._opened = there
+        return Opened.ANOTHER if is_another else Opened.ANEW
+
+    def is_at_rest(self, *, caught_up: bool, sweeping: bool) -> bool:
+        """Say whether nothing is to be done and the files are as they were, at the cost of a few stats."""
+        now = self._clock.monotonic()
+        times = file_times(self.path)
+        rested = caught_up and not sweeping and times == self._times and now < self._ask_again
+        if not rested:
+            self._times, self._ask_again = times, now + _TRUST
+        return rested
+
+    async def version(self) -> int:
+        """Return SQLite's own number, which changes when someone else has written.
+
+        Raises:
+            UnavailableError: as :meth:`fetch`.
+        """
+        rows = await self.fetch("PRAGMA data_version")
+        return int(rows[0][0])
+
+    async def fetch(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Return all rows of a statement that reads.
+
+        Raises:
+            UnavailableError: the file is busy or damaged; TooSlowError if it took too long.
+        """
+        try:
+            return await self._execute(sql, values)
+        except sqlite3.Error as error:
+            raise self._unavailable(error) from error
+
+    async def try_out(self, sql: str, values: Sequence[Any]) -> None:
+        """See whether SQLite can evaluate a SELECT.
+
+        Raises:
+            StatementError: it cannot.
+            UnavailableError: it cannot be asked now.
+        """
+        try:
+            await self._execute(f"EXPLAIN {sql}", values)
+        except (sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.Warning) as error:
+            if isinstance(error, sqlite3.Error) and _is_busy(error):
+                raise self._unavailable(error) from error
+            raise StatementError(str(error)) from error
+        except sqlite3.DatabaseError as error:
+            if "not authorized" in str(error) or "prohibited" in str(error):
+                raise StatementError(str(error)) from error
+            raise self._unavailable(error) from error
+
+    async def _execute(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        if self._db is None:
+            raise AssertionError("the database is closed")
+        self._deadline = self._clock.monotonic() + _LONGEST_READ
+        return list(await self._db.execute_fetchall(sql, values))
+
+    def _unavailable(self, error: sqlite3.Error) -> UnavailableError:
+        op, place = "read outcomes", str(self.path)
+        if "interrupted" in str(error):
+            cause = f"the condition took more than {_LONGEST_READ} s"
+            hint = "smaller pages are tried; if that does not end, make qualify.where simpler"
+            return TooSlowError(op, place, cause, hint)
+        hint = (
+            "the producer is writing; it is tried again"
+            if _is_busy(error)
+            else "it is tried again; if a row makes the condition fail, guard it (json_valid(...) AND ...),"
+            f" if the file is damaged: sqlite3 '{self.path}' 'PRAGMA quick_check'"
+        )
+        return UnavailableError(op, place, str(error), hint)
+
+    def column(self, expression: str) -> str:
+        """Return the column as it is."""
+        return expression
+
+    def value(self, value: Any) -> Any:
+        """Return the value as it is."""
+        return value
+
+    def pause(self, interval: float, *, news: bool) -> float:  # noqa: ARG002 - a look costs next to nothing
+        """Return the interval that was configured."""
+        return interval
+
+    def pause_after_failure(self, pause: float) -> float:
+        """Return the pause that all troubles have."""
+        return pause
+
+    def hurry(self) -> None:
+        """Do nothing: it is never slow."""
+
+    def forget(self) -> None:
+        """Have the next poll open it again."""
+        self._file = None
+
+    async def close(self) -> None:
+        """Close the connection."""
+        self._db = None
+        self._file = None
+        self._times, self._ask_again = None, 0.0
+        await self._open.aclose()
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return "locked" in str(error) or "busy" in str(error)

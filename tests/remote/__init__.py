@@ -1,0 +1,1 @@
+"""Trace databases on a real server. `make test-remote` runs them."""
