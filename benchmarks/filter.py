@@ -4,6 +4,9 @@
     python -m benchmarks.filter run traces.db
     python -m benchmarks.filter duckdb traces.db     # the bare join of the same rows, if duckdb is installed
 
+DuckDB fetches its extension for SQLite when it is first used; where it may not,
+``pip install duckdb==1.5.5 duckdb-extension-sqlite-scanner==1.5.5`` brings one.
+
 ``make`` writes a trace database as the task app does: 20 messages a session are six decisions of three rows and a
 system and a user row without a reply. ``--calls`` adds the events with their call records, which repeat the prompt.
 ``run`` filters all of it in a process of its own, and prints seconds, lines and the peak of its memory.
@@ -150,7 +153,7 @@ def duckdb(path: Path, output: Path) -> None:
         _print("duckdb is not installed")
         return
     query = f"""
-    INSTALL sqlite; LOAD sqlite; ATTACH '{path}' AS t (TYPE sqlite, READ_ONLY);
+    {_sqlite_extension()} ATTACH '{path}' AS t (TYPE sqlite, READ_ONLY);
     COPY (
       SELECT m.session_id, m.timestep_id, list(m.content ORDER BY m.id) AS contents, any_value(o.total_reward) AS reward
       FROM t.messages m JOIN t.outcome_rewards o USING (session_id) WHERE o.total_reward >= 0.01
@@ -167,6 +170,14 @@ def duckdb(path: Path, output: Path) -> None:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     cost = f"{seconds:.1f} s ({used.ru_utime + used.ru_stime:.1f} s of all cores)"
     _print(f"duckdb: {cost}, peak memory {used.ru_maxrss / 1024:.0f} MiB")
+
+
+def _sqlite_extension() -> str:
+    """Return how DuckDB gets its extension for SQLite: from PyPI if it is installed, else from its own servers."""
+    found = importlib.util.find_spec("duckdb_extension_sqlite_scanner")
+    if found is None or found.origin is None:
+        return "INSTALL sqlite; LOAD sqlite;"
+    return "".join(f"LOAD '{path}';" for path in Path(found.origin).parent.rglob("*.duckdb_extension"))
 
 
 def _print(text: str) -> None:
