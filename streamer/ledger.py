@@ -35,6 +35,9 @@ UNREADABLE = "unreadable"
 T = TypeVar("T")
 P = ParamSpec("P")
 
+_PARKED = 2
+"""``due`` of spans that are due as soon as their shard can be read again."""
+
 _SHARD = "id, path, offset, lines, scanned, fingerprint, dev, ino, size, mtime_ns, ctime_ns"
 _SPAN = "shard, start, stop, line, lines, session, state, reason, outcome, first_us, last_us, since, rule, id"
 _OUTCOME = "id, session, total_reward, achievements_count, total_steps, created_at, created_us, qualifies, rule, ref"
@@ -90,6 +93,7 @@ class Batch(msgspec.Struct, frozen=True):
     taken: Sequence[Span] = ()
     spans: Sequence[Span] = ()
     due: Sequence[Span] = ()
+    parked: Sequence[Span] = ()
     appended: Sequence[tuple[bytes, int]] = ()
     claimed: Sequence[bytes] = ()
     dataset_length: int = 0
@@ -107,6 +111,7 @@ class Ledger:
         self.path = path
         self._next_shard = 1
         self._maybe_due = True  # spares an idle daemon the question
+        self._maybe_parked = True
 
     @classmethod
     @asynccontextmanager
@@ -133,6 +138,7 @@ class Ledger:
     async def _prepare(self) -> None:
         (last,) = await self._one("SELECT coalesce(max(id), 0) FROM shard")
         self._next_shard = last + 1
+        (self._maybe_parked,) = await self._one(f"SELECT EXISTS(SELECT 1 FROM span WHERE due AND due = {_PARKED})")
 
     # -- reading ---------------------------------------------------------------------------------------
 
@@ -165,7 +171,10 @@ class Ledger:
 
     async def settled(self) -> set[int]:
         """Return the marks of all shards that need no look while they are as they were when they were read."""
-        unreadable = f"SELECT shard FROM span WHERE reason = '{UNREADABLE}'"
+        unreadable = (
+            f"SELECT shard FROM span WHERE reason = '{UNREADABLE}'"
+            f" UNION SELECT shard FROM span WHERE due AND due = {_PARKED}"
+        )
 
         def work(db: sqlite3.Connection) -> set[int]:
             rows = db.execute(
@@ -188,7 +197,7 @@ class Ledger:
         rows = await self._all(
             f"SELECT {_columns('span', _SPAN)}, {_columns('shard', _SHARD)}"
             " FROM span JOIN shard ON shard.id = span.shard"
-            f" WHERE span.due AND NOT shard.replaced{which} ORDER BY span.id LIMIT ?",
+            f" WHERE span.due AND span.due = 1 AND NOT shard.replaced{which} ORDER BY span.id LIMIT ?",
             (max(1, lines),),
         )
         self._maybe_due = bool(rows) or not with_sessions
@@ -252,6 +261,7 @@ class Ledger:
     async def commit(self, batch: Batch) -> None:
         """Write one batch. When this returns, the batch has happened; before, nothing of it has."""
         await self._write(_commit, batch)
+        self._maybe_parked |= bool(batch.parked)
 
     async def adopt(
         self, keys: Sequence[tuple[bytes, int]], *, counted: int, lines: int, length: int, tail: bytes
@@ -326,8 +336,10 @@ class Ledger:
         return await self._write(work)
 
     async def revive(self, shard_ids: Sequence[int]) -> None:
-        """Make lines due again that qualified while their shard could not be read."""
+        """Make lines due again that were due while their shard could not be read."""
         ids = await self._in(f"SELECT id FROM span WHERE reason = '{UNREADABLE}' AND NOT due AND shard IN", shard_ids)
+        if self._maybe_parked:
+            ids += await self._in(f"SELECT id FROM span WHERE due AND due = {_PARKED} AND shard IN", shard_ids)
         if ids:
             self._maybe_due = True
             await self._write(lambda db: db.executemany("UPDATE span SET due = 1 WHERE id = ?", ids))
@@ -340,9 +352,12 @@ class Ledger:
         await self._all("PRAGMA synchronous=NORMAL")
 
     async def tell_dead_again(self) -> None:
-        """Make every line due that cannot be taken, so that its dead letter is written again."""
+        """Make every line due that cannot be taken, so that its dead letter is written again.
+
+        Of lines whose bytes were overwritten nothing can be told any more: they count as ``overwritten``.
+        """
         self._maybe_due = True
-        await self._all("UPDATE span SET due = 1 WHERE state = 'dead_lettered'")
+        await self._write(_tell_dead_again)
 
     async def expire(self, before: float) -> int:
         """Call lines never scored that have waited since ``before`` (wall-clock seconds); return how many.
@@ -433,7 +448,8 @@ def _commit(db: sqlite3.Connection, batch: Batch) -> None:
     db.executemany("DELETE FROM span WHERE id = ?", [(span.id,) for span in batch.taken])
     _put_spans(db, batch.spans, due=0)
     _put_spans(db, batch.due, due=1)
-    _count(db, [*batch.spans, *batch.due], batch.taken)
+    _put_spans(db, batch.parked, due=_PARKED)
+    _count(db, [*batch.spans, *batch.due, *batch.parked], batch.taken)
     db.executemany("INSERT INTO record (key, offset, claimed) VALUES (?, ?, 1)", sorted(batch.appended))
     db.executemany("UPDATE record SET claimed = 1 WHERE key = ?", [(key,) for key in batch.claimed])
     db.execute(
@@ -469,6 +485,18 @@ def _count(db: sqlite3.Connection, put: Sequence[Span], taken: Sequence[Span]) -
         " ON CONFLICT (state, reason) DO UPDATE SET lines = lines + excluded.lines",
         [(*place, lines) for place, lines in change.items() if lines],
     )
+
+
+def _tell_dead_again(db: sqlite3.Connection) -> None:
+    gone = "state = 'dead_lettered' AND shard IN (SELECT id FROM shard WHERE replaced)"
+    lost = db.execute(f"SELECT reason, sum(lines) FROM span WHERE {gone} GROUP BY reason").fetchall()
+    db.execute(f"DELETE FROM span WHERE {gone}")
+    db.executemany(
+        "UPDATE tally SET lines = lines - ? WHERE state = 'dead_lettered' AND reason = ?",
+        [(lines, reason) for reason, lines in lost],
+    )
+    db.execute("UPDATE meta SET overwritten = overwritten + ?", (sum(lines for _, lines in lost),))
+    db.execute("UPDATE span SET due = 1 WHERE state = 'dead_lettered'")
 
 
 def _take_outcomes(db: sqlite3.Connection, rows: Sequence[Outcome], rule: JoinRule) -> list[Outcome]:

@@ -203,6 +203,7 @@ class Pipeline:
                 taken=work.taken,
                 spans=[*settled.spans, *work.kept],
                 due=work.due,
+                parked=work.parked,
                 appended=settled.appended,
                 claimed=settled.claimed,
                 dataset_length=self.dataset.length,

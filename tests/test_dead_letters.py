@@ -8,7 +8,7 @@ from pathlib import Path
 
 from streamer.config import Config
 from streamer.dead_letters import dead_letters_path
-from tests.producer import make_traces, settings, work_off
+from tests.producer import accounts, make_traces, settings, work_off
 
 
 def prepared(folder: Path) -> Config:
@@ -61,3 +61,38 @@ def test_a_file_that_a_person_removed_stays_removed(tmp_path: Path) -> None:
     (tmp_path / "shards" / "c.jsonl").write_bytes(b"bad c\n")
     work_off(config)
     assert letters(config) == [("c.jsonl", 1)]
+
+
+def forgotten(config: Config, folder: Path) -> None:
+    """Put an older ledger back that does not know the file of dead letters as it is now."""
+    work_off(config)
+    shutil.copy(config.dataset.ledger, folder / "copy")
+    (folder / "shards" / "a.jsonl").write_bytes(b"a bad line of another length\n" * 3)
+    config.dataset.ledger.unlink()
+    work_off(config)
+    shutil.copy(folder / "copy", config.dataset.ledger)
+
+
+def test_a_shard_that_cannot_be_read_now_is_told_of_when_it_can(tmp_path: Path) -> None:
+    """The file is written anew while the shard is away; its letters follow as soon as it is back."""
+    config = prepared(tmp_path)
+    forgotten(config, tmp_path)
+    (tmp_path / "shards" / "b.jsonl").rename(tmp_path / "away")
+    work_off(config)
+    assert letters(config) == [("a.jsonl", 1), ("a.jsonl", 2), ("a.jsonl", 3)]
+    (tmp_path / "away").rename(tmp_path / "shards" / "b.jsonl")
+    work_off(config)
+    assert letters(config) == [("a.jsonl", 1), ("a.jsonl", 2), ("a.jsonl", 3), ("b.jsonl", 1), ("b.jsonl", 2)]
+    assert accounts(config).counts["dead_lettered"] == 5
+
+
+def test_of_bytes_that_were_overwritten_nothing_can_be_told_again(tmp_path: Path) -> None:
+    """Such lines leave the lines read, and are counted as overwritten."""
+    config = prepared(tmp_path)
+    work_off(config)
+    (tmp_path / "shards" / "b.jsonl").write_bytes(b"another bad one\n")
+    forgotten(config, tmp_path)
+    work_off(config)
+    assert letters(config) == [("a.jsonl", 1), ("a.jsonl", 2), ("a.jsonl", 3), ("b.jsonl", 1)]
+    seen = accounts(config)
+    assert (seen.counts["dead_lettered"], seen.overwritten) == (4, 2)

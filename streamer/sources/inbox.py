@@ -35,7 +35,7 @@ class Work(NamedTuple):
     """One batch of lines on their way in, and what the ledger has to change when they are judged.
 
     ``taken`` are spans that these lines replace; ``kept`` go back into the ledger unjudged (their shard
-    cannot be read); ``due`` are rests of spans that did not fit.
+    cannot be read), ``parked`` too, but they are due when it can; ``due`` are rests of spans that did not fit.
     """
 
     items: Sequence[Item]
@@ -43,6 +43,7 @@ class Work(NamedTuple):
     taken: Sequence[Span] = ()
     kept: Sequence[Span] = ()
     due: Sequence[Span] = ()
+    parked: Sequence[Span] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -171,13 +172,16 @@ class ShardInbox:
         items: list[Item] = []
         kept: list[Span] = []
         due: list[Span] = []
+        parked: list[Span] = []
         for span, result in results:
             if isinstance(result, list):
                 items += self._items(result, span.shard_id, span.since)
                 due += rest_of(span, result)
+            elif span.state is State.DEAD_LETTERED:  # it keeps its reason, and has still to be told of
+                parked.append(span)
             else:
-                kept.append(_kept(span))
-        return Work(items, (), [span for span, _ in results], kept, due)
+                kept.append(msgspec.structs.replace(span, reason=UNREADABLE))
+        return Work(items, (), [span for span, _ in results], kept, due, parked)
 
     async def new(self, budget: Budget) -> Work | None:
         """Return lines that were not read before, of some shards with news; None when there are no such shards.
@@ -291,11 +295,6 @@ class ShardInbox:
         if len(self._said) < _REMEMBERED:
             self._said[result.path] = result.cause
         self._emit(ShardUnreadable(result.path, result.cause))
-
-
-def _kept(span: Span) -> Span:
-    """Return a span whose shard cannot be read now; a dead letter keeps the reason that it has."""
-    return span if span.state is State.DEAD_LETTERED else msgspec.structs.replace(span, reason=UNREADABLE)
 
 
 def rest_of(span: Span, lines: Sequence[Line]) -> list[Span]:
