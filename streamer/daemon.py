@@ -36,7 +36,7 @@ _ONCE_PATIENCE = 10.0
 _STATUS_PAUSE = 1.0
 """Seconds between two status texts for the service manager."""
 
-_SHARE = 100
+_SHARE = 300
 """What looks at everything (a scan, the accounts) is followed by a pause of so many times its own duration."""
 
 

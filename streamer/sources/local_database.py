@@ -27,6 +27,10 @@ _LONGEST_READ = 0.1
 _STEPS = 10_000
 """Steps of SQLite's machine between two looks at the clock: well under a millisecond."""
 
+_QUIET_POLLS = 50
+_SLOWER = 5
+"""After so many polls that brought nothing, pauses are so many times as long."""
+
 _SWEEP_PAUSE = 0.5
 _TRUST = 1.0
 """Seconds for which unchanged file times are believed; then SQLite itself is asked again."""
@@ -45,6 +49,7 @@ class LocalDatabase:
     keeps_positions = False
 
     def __init__(self, database: str, clock: Clock) -> None:
+        self._quiet = 0
         self._database = database
         self._clock = clock
         self._open = AsyncExitStack()
@@ -167,9 +172,13 @@ class LocalDatabase:
         """Return the value as it is."""
         return value
 
-    def pause(self, interval: float, *, news: bool) -> float:  # noqa: ARG002 - a look costs next to nothing
-        """Return the interval that was configured."""
-        return interval
+    def pause(self, interval: float, *, news: bool) -> float:
+        """Return the seconds until the next poll: a file that is at rest is looked at less often.
+
+        Where changes are notified the next one is polled at once, however long the pause.
+        """
+        self._quiet = 0 if news else self._quiet + 1
+        return interval if self._quiet < _QUIET_POLLS else interval * _SLOWER
 
     def pause_after_failure(self, pause: float) -> float:
         """Return the pause that all troubles have."""
