@@ -56,12 +56,15 @@ class Judged(msgspec.Struct, frozen=True):
     offer: Offer | None = None
 
 
-class Offer(msgspec.Struct, frozen=True):
-    """A record that qualifies, and the key to look up in the dataset."""
+class Offer(msgspec.Struct, frozen=True, gc=False):
+    """A record that qualifies: the key to look up in the dataset, and the line to write if it is not there.
+
+    The line is made while the record is at hand: to keep the records of a whole batch would cost more than the lines of
+    some duplicates.
+    """
 
     key: bytes
-    record: Record
-    outcome: Outcome
+    line: bytes
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -122,7 +125,8 @@ def _judge_record(item: Item, record: Record, outcome: Outcome, rules: Rules) ->
     if reason is not None:
         return Judged(item, Verdict(State.BELOW_BAR, reason, outcome.ref, outcome.rule))
     key = record_key(record.conversation, rules.by, (record.session, record.turn, record.timestamp))
-    return Judged(item, Verdict(State.APPENDED, "", outcome.ref), Offer(key, record, outcome))
+    line = encode_line(record, outcome, item.line.shard)
+    return Judged(item, Verdict(State.APPENDED, "", outcome.ref), Offer(key, line))
 
 
 def _dead(item: Item, error: MalformedError) -> Judged:
@@ -156,9 +160,9 @@ def settle(judged: Sequence[Judged], known: Mapping[bytes, bool], length: int) -
             verdict = Verdict(State.DUPLICATE, "", verdict.outcome)
         else:
             taken.add(offer.key)
-            lines.append(encode_line(offer.record, offer.outcome, one.item.line.shard))
+            lines.append(offer.line)
             appended.append((offer.key, length))
-            length += len(lines[-1])
+            length += len(offer.line)
         verdicts.append((one.item, verdict))
     dead = [one.item for one in judged if isinstance(one.item.content, MalformedError)]
     return Settled(

@@ -12,15 +12,12 @@ from watchfiles._rust_notify import RustNotify
 
 from streamer.events import Emit, NotificationsLost
 
-_QUIET_STEP_MS = 40
-_BUSY_STEP_MS = 2
-"""The watcher looks this often whether something came, and returns one step later: a small step costs a process
-that wakes up all the time. So steps are small only while changes come."""
+_STEPS = ((1.0, 2), (60.0, 40))
+_RESTING_STEP_MS = 200
+"""The watcher looks every so many milliseconds whether something came, and returns one step later: a small step costs
+a process that wakes up all the time. So steps are small only for so many seconds after a change."""
 
 _DEBOUNCE_MS = 1
-_BUSY_SECONDS = 1.0
-"""How long after a change the next one is expected."""
-
 _TIMEOUT_MS = 5_000
 _POLL_DELAY_MS = 300
 _RETRY_SECONDS = 5.0
@@ -119,15 +116,15 @@ async def _watch_once(
     identity = _identity(folder)
     try:
         with RustNotify([str(folder)], False, force_polling, _POLL_DELAY_MS, recursive, False) as watcher:  # noqa: FBT003
-            busy_until = 0.0
+            last = anyio.current_time() - _STEPS[0][0]
             while True:
-                step = _BUSY_STEP_MS if anyio.current_time() < busy_until else _QUIET_STEP_MS
+                step, timeout = _pace(anyio.current_time() - last)
                 # Its thread cannot be cancelled; it looks at the event instead.
-                changes = await to_thread.run_sync(watcher.watch, _DEBOUNCE_MS, step, _timeout(step), stop)
+                changes = await to_thread.run_sync(watcher.watch, _DEBOUNCE_MS, step, timeout, stop)
                 if _identity(folder) != identity:
                     return "the folder was replaced"
                 if isinstance(changes, set):
-                    busy_until = anyio.current_time() + _BUSY_SECONDS
+                    last = anyio.current_time()
                     for _, path in changes:
                         on_change(path)
                 elif changes != "timeout":
@@ -136,9 +133,16 @@ async def _watch_once(
         return str(error)
 
 
-def _timeout(step: int) -> int:
-    """Return after how many milliseconds without a change the watcher comes back."""
-    return int(_BUSY_SECONDS * 1000) if step == _BUSY_STEP_MS else _TIMEOUT_MS
+def _pace(quiet: float) -> tuple[int, int]:
+    """Return the step, and after how many milliseconds without a change the watcher comes back to ask again.
+
+    Args:
+        quiet: seconds since the last change.
+    """
+    for until, step in _STEPS:
+        if quiet < until:
+            return step, min(_TIMEOUT_MS, max(step, int((until - quiet) * 1000)))
+    return _RESTING_STEP_MS, _TIMEOUT_MS
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
