@@ -22,6 +22,7 @@ from streamer.dedup import DedupBy
 from streamer.errors import ConfigError
 from streamer.join import JoinRule
 from streamer.lock import lock_file
+from streamer.parts import RetainRules, RollRules
 from streamer.qualify import Images, RecordRules
 from streamer.secret import NO_SECRET, Secret
 from streamer.sources.server import server_of, split_token, without_secrets
@@ -149,6 +150,8 @@ class Config(msgspec.Struct, frozen=True):
     qualify: Qualify = Qualify()
     records: RecordRules = RecordRules()
     dedup: Dedup = Dedup()
+    roll: RollRules = RollRules()
+    retain: RetainRules = RetainRules()
     batch: Batch = Batch()
     log: Log = Log()
 
@@ -225,11 +228,11 @@ def changes(old: Config, new: Config) -> tuple[list[str], list[str]]:
 def reloaded(old: Config, new: Config) -> Config:
     """Return ``new``, but for the keys that cannot change at run time: they stay as in ``old``."""
     log = Log(level=new.log.level, format=old.log.format)
-    return msgspec.structs.replace(new, source=old.source, dataset=old.dataset, dedup=old.dedup, log=log)
+    return msgspec.structs.replace(new, source=old.source, dataset=old.dataset, dedup=old.dedup, roll=old.roll, log=log)
 
 
 def _is_live(key: str) -> bool:
-    return key.partition(".")[0] in {"join", "qualify", "records", "batch"} or key == "log.level"
+    return key.partition(".")[0] in {"join", "qualify", "records", "retain", "batch"} or key == "log.level"
 
 
 def _flat(config: Config) -> dict[str, Any]:
@@ -377,6 +380,8 @@ _KEYS: dict[str, dict[str, Reader]] = {
     },
     "dedup": {"by": _one_of(DedupBy)},
     "dataset": {"path": _file, "ledger": _file},
+    "roll": {"bytes": _size, "records": _whole(1, 1 << 53), "age": _seconds},
+    "retain": {"bytes": _size, "records": _whole(1, 1 << 53), "age": _seconds, "forget_keys": _boolean},
     "batch": {"records": _whole(1, 1_000_000), "milliseconds": _whole(1, 60_000)},
     "log": {"level": _one_of(LogLevel), "format": _one_of(LogFormat)},
 }

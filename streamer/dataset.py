@@ -1,39 +1,49 @@
-"""The dataset: append, sync, recover. The dataset is the log; the ledger follows it.
+"""The dataset: append, roll, recover. The dataset is the log; the ledger follows it.
 
 Invariants
-- ``length`` is where the last whole line ends. Nothing before it is ever written again with other bytes.
+- ``length`` is the place where the last whole line ends. No line before it ever changes.
 - One batch is one ``append`` and one ``sync``; only then does the ledger commit.
-- After any failure the descriptor is given up, and ``recover`` decides what holds, as after a crash::
+- After any failure the descriptor is given up, and ``recover`` decides what holds, as after a crash.
+- A part is closed by its new name: from then on it is no live file, whether the ledger has heard of it or not. So a
+  batch may close parts on its way, and what a crash leaves behind is one thing only: files ahead of the ledger.
 
-    0 ............ committed ............ last newline ........ end of file
-      known to the ledger │ whole lines: adopted │ torn tail: cut (or completed, if it is whole JSON)
+::
+
+    places   0 ....... part 1 ....... part 2 ....... live ..................... length
+                             known to the ledger │ lines that it does not know: adopted
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from blake3 import blake3
 
 from streamer.conversation import from_messages, of_messages
 from streamer.dedup import KEY_VERSION, DedupBy, record_key
-from streamer.errors import RefusedError, UnavailableError
-from streamer.files import Files, sync_folder
+from streamer.errors import RefusedError
+from streamer.files import Clock, Files
 from streamer.ledger import Head, Ledger
 from streamer.ledger_file import way_out
+from streamer.log_file import LogFile
 from streamer.model import Outcome, Record
-
-_TAIL = 4096
-"""Bytes before the committed length whose digest ties a ledger to its dataset."""
-
-_BLOCK = 1 << 20
-_UNSURE = 128 << 20
-"""Bytes at the end of the file that may never have been synced: more than any batch holds."""
+from streamer.parts import (
+    Live,
+    Part,
+    RetainRules,
+    RollRules,
+    closed_numbers,
+    expired,
+    first_number,
+    manifest,
+    manifest_path,
+    part_path,
+    write_manifest,
+)
 
 _ADOPT = 2000
 """Lines adopted in one ledger transaction."""
@@ -115,42 +125,69 @@ def keys_meaning(by: DedupBy) -> str:
 
 
 class Dataset:
-    """The one writer of a dataset file."""
+    """The one writer of a dataset: the live file, and the parts that were closed before it.
 
-    def __init__(self, path: Path, files: Files) -> None:
+    ``closed`` are parts that the ledger has to hear of with the next commit.
+    """
+
+    def __init__(self, path: Path, files: Files, clock: Clock, rules: RollRules) -> None:
         self.path = path
         self.length = 0
+        self.live = Live()
+        self.closed: list[Part] = []
         self._files = files
-        self._fd = -1
+        self._clock = clock
+        self._rules = rules
+        self._file = self._live_file()
+        self._lines = 0
 
     def open(self) -> None:
-        """Open the file for appending, creating it and its folder.
+        """Open the live file for appending, creating it and its folder.
 
         Raises:
             UnavailableError: it cannot be opened or created now.
         """
-        with _unavailable("open the dataset", self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = self._files.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
-            sync_folder(self._files, self.path.parent)
+        self._file.open()
 
     def close(self) -> None:
         """Give the descriptor up."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            with suppress(OSError):  # what counts was synced before
-                self._files.close(fd)
+        self._file.close()
 
-    def append(self, data: bytes) -> None:
-        """Append whole lines; they are visible at once and durable after ``sync``.
+    def append(self, lines: bytes, starts: Sequence[int], at: Callable[[str], None]) -> None:
+        """Append whole lines; they are visible at once and durable after ``sync``. Parts that are full are closed.
+
+        Args:
+            lines: the lines of one batch, one behind the other.
+            starts: the places where they begin.
+            at: called with the name of each point at which a crash must be harmless.
 
         Raises:
             UnavailableError: the disk did not take all of it, or someone else touched the file.
         """
-        with _unavailable("append to the dataset", self.path):
-            self._check_ours()
-            write_all(self._files, self._fd, data)
-        self.length += len(data)
+        first, ends = self.length, [*starts[1:], self.length + len(lines)]
+        taken = 0
+        while taken < len(ends):
+            fit = self._fit(ends, taken)
+            if fit == taken:
+                self.sync()
+                self.close_part(at)
+                continue
+            self._file.append(lines[self.length - first : ends[fit - 1] - first], self.length - self.live.start)
+            if self.live.opened_at is None:
+                self.live = msgspec.structs.replace(self.live, opened_at=self._clock.now())
+            self.length = ends[fit - 1]
+            self._lines += fit - taken
+            taken = fit
+
+    def _fit(self, ends: Sequence[int], taken: int) -> int:
+        """Return how many lines of a batch, the ``taken`` ones included, the live file and those before it can hold."""
+        rules, fit = self._rules, len(ends)
+        if rules.records is not None:
+            fit = min(fit, taken + rules.records - self._lines)
+        if rules.bytes is not None:
+            fit = min(fit, bisect_right(ends, self.live.start + rules.bytes))
+        is_empty = self.length == self.live.start
+        return max(fit, taken + 1 if is_empty else taken)  # a line that is longer than a part is a part
 
     def sync(self) -> None:
         """Return when every line that was appended is on the disk.
@@ -158,13 +195,77 @@ class Dataset:
         Raises:
             UnavailableError: the disk refused; the descriptor must not be used again.
         """
-        with _unavailable("sync the dataset", self.path):
-            self._files.fdatasync(self._fd)
+        self._file.sync()
 
     def tail_digest(self) -> bytes:
-        """Return the digest of the last bytes before ``length``."""
-        with _unavailable("read the dataset", self.path):
-            return self._digest(self.length)
+        """Return the digest of the last bytes before ``length`` in the live file."""
+        return self._file.digest(self.length - self.live.start)
+
+    @property
+    def is_old(self) -> bool:
+        """Say whether the live file has to be closed because of its age."""
+        age, opened = self._rules.age, self.live.opened_at
+        return age is not None and opened is not None and self._clock.now() - opened >= age
+
+    def close_part(self, at: Callable[[str], None]) -> None:
+        """Close the live file, all of which is synced, and begin another one; ``closed`` has the part then.
+
+        Raises:
+            UnavailableError: the folder takes no change now, or something stands where the part would be.
+        """
+        if not manifest_path(self.path).exists():  # without one, files with the names of parts are none of ours
+            self._write_manifest([], at)
+        file = self._file
+        sha256, lines = file.sum(self.length - self.live.start)
+        file.rename(part_path(self.path, self.live.number))
+        at("part named")
+        self._part_is_closed(sha256, lines)
+        self._file = self._live_file()
+        file.close()
+        self._file.open()
+        at("part closed")
+
+    def _part_is_closed(self, sha256: str, lines: int) -> None:
+        live = self.live
+        self.closed.append(Part(live.number, live.start, self.length, lines, sha256, self._clock.now()))
+        self.live = Live(live.number + 1, self.length)
+        self._lines = 0
+
+    async def tidy(self, ledger: Ledger, rules: RetainRules, at: Callable[[str], None]) -> Sequence[Part]:
+        """Remove parts that need not be kept, and bring the manifest up to date; return what was removed.
+
+        Args:
+            ledger: it has heard of all that was closed.
+            rules: which parts may stay.
+            at: as in ``append``.
+
+        Raises:
+            UnavailableError: the folder takes no change now.
+        """
+        parts = await ledger.parts()
+        if not parts and not manifest_path(self.path).exists():
+            return []
+        gone = expired(parts, self.length - self.live.start, self._lines, rules, self._clock.now())
+        if gone:
+            await ledger.remove_parts(gone, forget_keys=rules.forget_keys)
+            at("parts given up")
+        self._write_manifest(parts[len(gone) :], at)
+        self._unlink(gone)
+        return gone
+
+    def _write_manifest(self, parts: Sequence[Part], at: Callable[[str], None]) -> None:
+        with self._file.unavailable("list the parts of"):
+            write_manifest(self.path, manifest(self.path, parts, self.live.number), self._files, at)
+
+    def _unlink(self, parts: Sequence[Part]) -> None:
+        with self._file.unavailable("remove parts of"):
+            for part in parts:
+                self._files.unlink(part_path(self.path, part.number))
+
+    def _live_file(self) -> LogFile:
+        return LogFile(self.path, self._files, "the dataset")
+
+    # -- recovery ----------------------------------------------------------------------------------------
 
     async def recover(self, ledger: Ledger, by: DedupBy, at: Callable[[str], None]) -> Recovery:
         """Make dataset and ledger agree, whatever happened before; then ``length`` is right.
@@ -177,148 +278,159 @@ class Dataset:
         Raises:
             RefusedError: the dataset is shorter than the ledger says, or not the one it describes.
         """
+        self.closed.clear()
+        missing = await self._look_for_parts(ledger)
         head = await ledger.head()
+        if not head.counted and head.live == Live():
+            head = msgspec.structs.replace(head, live=Live(first_number(self.path)))
+        found = Recovery(missing=missing)
+        while (number := self._next_unheard(head)) is not None:
+            self._file.close()
+            self._file = LogFile(part_path(self.path, number), self._files, "a part of the dataset")
+            self._file.open()
+            self.live = Live(number, head.live.start)
+            found = found.plus(await self._recover_file(ledger, head, by, at))
+            self._part_is_closed(*self._file.sum(self.length - head.live.start))
+            await ledger.close_parts(self.closed)
+            at("recovery: part closed")
+            self.closed.clear()
+            head = await ledger.head()
+        self._file.close()
+        self._file = self._live_file()
+        self._file.open()
+        self.live = head.live
+        found = found.plus(await self._recover_file(ledger, head, by, at))
+        if self._rules.records is not None:
+            _, self._lines = self._file.sum(self.length - self.live.start)
+        if self.live.opened_at is None and self.length > self.live.start:
+            self.live = msgspec.structs.replace(self.live, opened_at=self._clock.now())
+        if self.live != head.live and self._rules.is_on:
+            await ledger.begin(self.live)
+        return found
+
+    async def _look_for_parts(self, ledger: Ledger) -> int:
+        """Take note of closed parts that a person removed, and remove those that were given up before a crash."""
+        parts = await ledger.parts()
+        missing = [part for part in parts if not part_path(self.path, part.number).exists()]
+        if missing:
+            await ledger.remove_parts(missing, forget_keys=False)
+        there = set(closed_numbers(self.path))
+        self._unlink([part for part in await ledger.removed_parts() if part.number in there])
+        for part in parts:
+            if part not in missing:
+                self._check_part(part, ledger.path)
+        return len(missing)
+
+    def _check_part(self, part: Part, ledger: Path) -> None:
+        path = part_path(self.path, part.number)
+        with self._file.unavailable("read"):
+            size = self._files.stat(path).st_size
+        if size != part.bytes:
+            raise RefusedError(
+                "continue the dataset",
+                str(path),
+                f"it holds {size} bytes, and had {part.bytes} when it was closed",
+                f"bring the file back or move it away, or, to go on with what is there: {_start_over(ledger)}",
+            )
+
+    def _next_unheard(self, head: Head) -> int | None:
+        """Return the number of the next part that was closed without the ledger's knowledge."""
+        unheard = [number for number in closed_numbers(self.path) if number >= head.live.number]
+        if not unheard or (unheard[0] != head.live.number and head.counted > head.live.start):
+            return None
+        return unheard[0]
+
+    async def _recover_file(self, ledger: Ledger, head: Head, by: DedupBy, at: Callable[[str], None]) -> Recovery:
+        """Mend the file that is open, and make the ledger know all of its lines."""
+        base, known = self.live.start, head.dataset_length
         self._check_head(head, ledger.path)
-        start = head.dataset_length
         if head.keys != keys_meaning(by):
             await ledger.forget_keys(keys_meaning(by))
-            start = 0
-        cut = self._mend_tail(head.counted, cut_holes=bool(head.keys))
+            known = 0
+        cut = self._file.mend(max(0, head.counted - base), cut_holes=bool(head.keys))
         at("recovery: tail mended")
-        adopted, foreign = await self._adopt(ledger, start, head.counted, by, at)
+        for part in await ledger.parts() if known < base else ():  # keys are being computed anew
+            if part.stop > known:
+                file = LogFile(part_path(self.path, part.number), self._files, "a part of the dataset")
+                file.open()
+                try:
+                    await self._adopt(ledger, file, part.start, max(part.start, known), head.counted, by, at)
+                finally:
+                    file.close()
+        adopted, foreign = await self._adopt(ledger, self._file, base, max(base, known), head.counted, by, at)
         return Recovery(adopted=adopted, foreign=foreign, cut=cut)
 
-    def _check_ours(self) -> None:
-        """See that the path still names our file and that no one else wrote to it."""
-        mine = self._files.fstat(self._fd)
-        there = self._files.stat(self.path)
-        if (mine.st_dev, mine.st_ino) != (there.st_dev, there.st_ino):
-            raise OSError("another file stands at this path now")
-        if mine.st_size != self.length:
-            raise OSError(f"it is {mine.st_size} bytes long where {self.length} were written")
-
     def _check_head(self, head: Head, ledger: Path) -> None:
-        with _unavailable("read the dataset", self.path):
-            size = self._files.fstat(self._fd).st_size
-            if size < head.counted:
-                raise RefusedError(
-                    "continue the dataset",
-                    str(self.path),
-                    f"it holds {size} bytes, its ledger has committed {head.counted}: lines were removed",
-                    f"bring the file back, or, to go on with what is there: {_start_over(ledger)}",
-                )
-            if self._digest(head.dataset_length) != head.dataset_tail and head.dataset_length:
-                raise RefusedError(
-                    "continue the dataset",
-                    str(self.path),
-                    f"the bytes before {head.dataset_length} are not those that its ledger committed",
-                    f"bring the file back, or, to go on with what is there: {_start_over(ledger)}",
-                )
-
-    def _digest(self, length: int) -> bytes:
-        return digest_before(self._files, self._fd, length)
-
-    def _mend_tail(self, committed: int, *, cut_holes: bool) -> int:
-        """Cut a torn last line, or end it if it is whole; return how many bytes were cut.
-
-        A power loss can leave holes in what was never synced, zeros in place of lines. From the first
-        hole on nothing is believed, if the ledger says where the unsynced part begins.
-        """
-        with _unavailable("mend the dataset", self.path):
-            size = whole = self._files.fstat(self._fd).st_size
-            if cut_holes:
-                whole = self._first_hole(committed, size)
-            end = self._last_line_end(committed, whole)
-            if end == size:
-                return 0
-            if self._is_whole(end, size):
-                write_all(self._files, self._fd, b"\n")
-                return 0
-            self._files.ftruncate(self._fd, end)
-            return size - end
-
-    def _first_hole(self, start: int, size: int) -> int:
-        """Return where the first zero byte stands: no line of ours holds one."""
-        while start < size:
-            block = self._files.pread(self._fd, _BLOCK, start)
-            found = block.find(b"\0")
-            if found >= 0:
-                return start + found
-            start += len(block)
-        return size
-
-    def _is_whole(self, start: int, stop: int) -> bool:
-        try:
-            return isinstance(msgspec.json.decode(self._files.pread(self._fd, stop - start, start)), dict)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-            return False
-
-    def _last_line_end(self, floor: int, size: int) -> int:
-        stop = size
-        while stop > floor:
-            start = max(floor, stop - _BLOCK)
-            found = self._files.pread(self._fd, stop - start, start).rfind(b"\n")
-            if found >= 0:
-                return start + found + 1
-            stop = start
-        return floor
+        base, size = self.live.start, self._file.size()
+        if base + size < head.counted:
+            raise RefusedError(
+                "continue the dataset",
+                str(self._file.path),
+                f"it holds {size} bytes, its ledger has committed {head.counted - base}: lines were removed",
+                f"bring the file back, or, to go on with what is there: {_start_over(ledger)}",
+            )
+        committed = head.dataset_length - base
+        if committed > 0 and self._file.digest(committed) != head.dataset_tail:
+            raise RefusedError(
+                "continue the dataset",
+                str(self._file.path),
+                f"the bytes before {committed} are not those that its ledger committed",
+                f"bring the file back, or, to go on with what is there: {_start_over(ledger)}",
+            )
 
     async def _adopt(
-        self, ledger: Ledger, start: int, counted: int, by: DedupBy, at: Callable[[str], None]
+        self,
+        ledger: Ledger,
+        file: LogFile,
+        base: int,
+        start: int,
+        counted: int,
+        by: DedupBy,
+        at: Callable[[str], None],
     ) -> tuple[int, int]:
-        """Bring lines from ``start`` on into the ledger; return (lines past ``counted``, foreign lines)."""
+        """Bring the lines of a file into the ledger; return (lines past ``counted``, foreign lines).
+
+        Args:
+            ledger: it gets their keys.
+            file: holds the places from ``base`` on.
+            base: see above.
+            start: the place of the first line that the ledger does not know.
+            counted: lines before this place were counted when they were appended.
+            by: what keys mean.
+            at: called at each point at which a crash must be harmless.
+        """
         self.length = start
         adopted = foreign = lines = 0
         keys: list[tuple[bytes, int]] = []
-        for offset, line in self._rewritten_lines(start):
+        for offset, line in file.rewritten_lines(start - base):
+            place = base + offset
             lines += 1
-            adopted += offset >= counted
+            adopted += place >= counted
             try:
-                keys.append((line_key(line, by), offset))
+                keys.append((line_key(line, by), place))
             except ValueError:
                 foreign += 1
             if lines == _ADOPT:
-                await self._adopt_chunk(ledger, keys, counted, lines, offset + len(line))
+                await self._adopt_chunk(ledger, file, base, keys, counted, lines, place + len(line))
                 at("recovery: some lines adopted")
                 keys, lines = [], 0
         if lines:
-            with _unavailable("mend the dataset", self.path):
-                end = self._files.fstat(self._fd).st_size
-            await self._adopt_chunk(ledger, keys, counted, lines, end)
+            await self._adopt_chunk(ledger, file, base, keys, counted, lines, base + file.size())
         return adopted, foreign
 
     async def _adopt_chunk(
-        self, ledger: Ledger, keys: list[tuple[bytes, int]], counted: int, lines: int, end: int
+        self,
+        ledger: Ledger,
+        file: LogFile,
+        base: int,
+        keys: list[tuple[bytes, int]],
+        counted: int,
+        lines: int,
+        end: int,
     ) -> None:
-        with _unavailable("sync the dataset", self.path):
-            self._files.fdatasync(self._fd)
-            tail = self._digest(end)
+        file.sync()
         self.length = end
-        await ledger.adopt(keys, counted=counted, lines=lines, length=end, tail=tail)
-
-    def _rewritten_lines(self, start: int) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, line) from ``start`` on, putting each block's very bytes into the file again.
-
-        After a failed sync the kernel may call pages clean that never reached the disk; writing the same
-        bytes through a new descriptor makes it write them. More than the last batches were synced before.
-        """
-        with _unavailable("mend the dataset", self.path):
-            fd = self._files.open(self.path, os.O_RDWR)
-            try:
-                carry = b""
-                position = start
-                unsure = self._files.fstat(fd).st_size - _UNSURE
-                while block := self._files.pread(fd, _BLOCK, position):
-                    if position + len(block) > unsure:
-                        write_all_at(self._files, fd, block, position)
-                    position += len(block)
-                    offset = position - len(block) - len(carry)
-                    *whole, carry = (carry + block).split(b"\n")
-                    for line in whole:
-                        yield offset, line + b"\n"
-                        offset += len(line) + 1
-            finally:
-                self._files.close(fd)
+        await ledger.adopt(keys, counted=counted, lines=lines, length=end, tail=file.digest(end - base))
 
 
 def _start_over(ledger: Path) -> str:
@@ -326,48 +438,17 @@ def _start_over(ledger: Path) -> str:
 
 
 class Recovery(msgspec.Struct, frozen=True):
-    """What ``recover`` found: lines adopted, lines that are not ours (left as they are), bytes cut."""
+    """What ``recover`` found: lines adopted, lines that are not ours (left as they are), bytes cut, parts missing."""
 
-    adopted: int
-    foreign: int
-    cut: int
+    adopted: int = 0
+    foreign: int = 0
+    cut: int = 0
+    missing: int = 0
 
-
-def write_all(files: Files, fd: int, data: bytes) -> None:
-    """Write all of ``data``; ``OSError`` leaves an unknown part of it written."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[files.write(fd, rest) :]
+    def plus(self, more: Recovery) -> Recovery:
+        """Return the sum of both."""
+        return Recovery(*(mine + theirs for mine, theirs in zip(_values(self), _values(more), strict=True)))
 
 
-def write_all_at(files: Files, fd: int, data: bytes, offset: int) -> None:
-    """Write all of ``data`` at ``offset``."""
-    done = 0
-    while done < len(data):
-        done += files.pwrite(fd, data[done:], offset + done)
-
-
-def digest_before(files: Files, fd: int, length: int) -> bytes:
-    """Return the digest of the last bytes before ``length``: it ties a ledger to a file that it describes."""
-    start = max(0, length - _TAIL)
-    return blake3(files.pread(fd, length - start, start)).digest(16)
-
-
-class _unavailable:  # noqa: N801 - reads as a phrase at the `with`
-    """Turn an ``OSError`` into an error that says what was done, where, and what to do."""
-
-    def __init__(self, op: str, path: Path) -> None:
-        self._op = op
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, OSError):
-            raise UnavailableError(
-                self._op,
-                str(self._path),
-                error.strerror or str(error),
-                "see `df` and the folder's rights; it is retried",
-            ) from error
+def _values(found: Recovery) -> tuple[int, ...]:
+    return msgspec.structs.astuple(found)

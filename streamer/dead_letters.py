@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from streamer.dataset import digest_before, write_all
 from streamer.errors import UnavailableError
 from streamer.files import Files, sync_folder
+from streamer.log_file import digest_before, write_all
 from streamer.model import Line
 
 HEAD_BYTES = 200

@@ -91,6 +91,46 @@ class Quiet(Committed):
 
 
 @dataclass(frozen=True)
+class PartClosed(Event):
+    """The live file was full or old; it has another name now and does not change any more."""
+
+    name = "part_closed"
+    part: str
+    records: int
+    bytes: int
+
+    def message(self) -> str:
+        """Say which part it is."""
+        return f"{counted(self.records, 'record')} are in {self.part} now, which does not change any more"
+
+
+@dataclass(frozen=True)
+class PartRemoved(Event):
+    """A part was older, or one more, than what is to be kept."""
+
+    name = "part_removed"
+    part: str
+    records: int
+
+    def message(self) -> str:
+        """Say which part it was."""
+        return f"{self.part} was removed with its {counted(self.records, 'record')}, as configured under [retain]"
+
+
+@dataclass(frozen=True)
+class PartsMissing(Event):
+    """Parts that were closed are not there any more."""
+
+    name = "parts_missing"
+    level = "warning"
+    parts: int
+
+    def message(self) -> str:
+        """Say what follows from it."""
+        return f"{counted(self.parts, 'part')} of the dataset is not there any more: taken as removed, keys are kept"
+
+
+@dataclass(frozen=True)
 class DeadLettered(Event):
     """Lines of one shard could not be taken; they are in the dead letters, with reasons."""
 

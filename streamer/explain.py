@@ -21,7 +21,8 @@ from streamer.layouts import MalformedError
 from streamer.ledger import UNREADABLE
 from streamer.model import State
 from streamer.session_path import IS_SESSION, is_session, session_path
-from streamer.snapshot import open_ledger
+from streamer.snapshot import file_at, open_ledger
+from streamer.text import printable
 
 _QUOTED = 20
 """Lines of one span that are looked up in the dataset one by one."""
@@ -247,14 +248,18 @@ class _Explainer:
         found = self._db.execute("SELECT offset FROM record WHERE key = ?", (key,)).fetchone()
         if found is not None:
             is_it = "is" if state == State.APPENDED else "equals"
-            yield f"line {number} {is_it} the line at {self._at_offset(found[0])}"
+            yield f"line {number} {is_it} the line at {self._at_place(found[0])}"
 
-    def _at_offset(self, offset: int) -> str:
-        place = f"byte {offset:,} of the dataset"
+    def _at_place(self, place: int) -> str:
+        found = file_at(self._db, self._dataset, place)
+        if found is None:
+            return f"byte {place:,} of the dataset, in a part that is not kept any more"
+        path, offset = found
+        text = f"byte {offset:,} of {'the dataset' if path == self._dataset else printable(path.name)}"
         try:
-            with open(self._dataset, "rb") as dataset:
+            with path.open("rb") as dataset:
                 dataset.seek(offset)
                 metadata = msgspec.json.decode(dataset.readline())["metadata"]
-            return f"{place}, from {metadata['shard']}, run {metadata['run_id']}, turn {metadata['turn']}"
+            return f"{text}, from {metadata['shard']}, run {metadata['run_id']}, turn {metadata['turn']}"
         except (OSError, msgspec.MsgspecError, KeyError, TypeError):
-            return place
+            return text

@@ -17,6 +17,7 @@ from streamer.dedup import DedupBy, record_key
 from streamer.errors import ConfigError, UnavailableError
 from streamer.images import check_image
 from streamer.layouts import ROLES
+from streamer.parts import Piece, closed_numbers, opened
 from streamer.tally import Tally
 from streamer.text import printable
 
@@ -43,9 +44,13 @@ _PAUSE = 0.1
 
 
 class Found(msgspec.Struct, frozen=True):
-    """One finding and its place: line numbers start at 1, ``offset`` is the first byte of the line."""
+    """One finding and its place.
+
+    ``line`` counts from 1 through all files of the dataset, ``offset`` is the first byte of the line in ``file``.
+    """
 
     kind: Kind
+    file: str
     line: int
     offset: int
     detail: str
@@ -94,9 +99,10 @@ class Images(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What a dataset holds. ``bytes`` is its length when the reading began."""
+    """What a dataset holds, in so many files. ``bytes`` is its length when the reading began."""
 
     dataset: str
+    files: int
     bytes: int
     lines: int
     problems: Findings
@@ -114,6 +120,7 @@ class Report(msgspec.Struct, frozen=True):
 class _Line(msgspec.Struct, frozen=True):
     """A line as it lies in the file. ``data`` is None if it is too long to look into."""
 
+    file: str
     number: int
     offset: int
     length: int
@@ -147,14 +154,17 @@ def inspect(
     """
     try:
         _check_is_file(path)
-        with path.open("rb", buffering=_BLOCK) as file, Tally() as tally:
-            size = os.fstat(file.fileno()).st_size
+        with opened(path, _BLOCK) as pieces, Tally() as tally:
+            sizes = [os.fstat(piece.file.fileno()).st_size for piece in pieces]
             inspection = _Inspection(tally, by, decode_images=decode_images)
-            for line in _lines(file, size, longest_line, sleep):
-                inspection.take(line)
-                if _crosses_block(line):
-                    progress(min(line.offset + line.length, size), size)
-            return inspection.report(str(path), size)
+            before = 0
+            for piece, size in zip(pieces, sizes, strict=True):
+                for line in _lines(piece, size, inspection.lines, longest_line, sleep):
+                    inspection.take(line)
+                    if _crosses_block(line):
+                        progress(before + min(line.offset + line.length, size), sum(sizes))
+                before += size
+            return inspection.report(str(path), len(pieces), before)
     except OSError as error:
         raise UnavailableError("verify", printable(str(path)), error.strerror or str(error)) from error
     except sqlite3.Error as error:
@@ -164,14 +174,14 @@ def inspect(
 
 def _check_is_file(path: Path) -> None:
     """Refuse a pipe too: its length is not known, so it would be an empty dataset."""
-    if not path.is_file():
+    if not path.is_file() and (path.exists() or not closed_numbers(path)):
         cause = "it is not a file" if path.exists() else "there is no such file"
         raise ConfigError("verify", printable(str(path)), cause, "streamer verify DATASET")
 
 
-def _lines(file: BinaryIO, size: int, longest: int, sleep: Callable[[float], None]) -> Iterator[_Line]:
-    """Yield the lines that begin before ``size``."""
-    offset = number = 0
+def _lines(piece: Piece, size: int, number: int, longest: int, sleep: Callable[[float], None]) -> Iterator[_Line]:
+    """Yield the lines of a file that begin before ``size``; ``number`` lines stand in the files before it."""
+    file, offset = piece.file, 0
     # Nothing before ``size`` means that a daemon which has just started cut a torn last line.
     while offset < size and (data := _settled(file, offset, longest, sleep)):
         number += 1
@@ -179,7 +189,7 @@ def _lines(file: BinaryIO, size: int, longest: int, sleep: Callable[[float], Non
         if length == longest and last != b"\n":
             extra, last = _skip_line(file)
             length += extra
-        yield _Line(number, offset, length, data if length == len(data) else None, last == b"\n")
+        yield _Line(piece.path.name, number, offset, length, data if length == len(data) else None, last == b"\n")
         offset += length
 
 
@@ -216,7 +226,7 @@ class _Inspection:
         self._tally = tally
         self._by = by
         self._decode_images = decode_images
-        self._lines = 0
+        self.lines = 0
         self._problems = Findings()
         self._warnings = Findings()
         self._roles: Counter[str] = Counter()
@@ -224,16 +234,17 @@ class _Inspection:
         self._without_reward = 0
 
     def take(self, line: _Line) -> None:
-        self._lines += 1
+        self.lines += 1
         self._tally.add("length", line.length)
         for finding in self._findings(line):
             self._add(line, finding)
 
-    def report(self, dataset: str, size: int) -> Report:
+    def report(self, dataset: str, files: int, size: int) -> Report:
         return Report(
             dataset=dataset,
+            files=files,
             bytes=size,
-            lines=self._lines,
+            lines=self.lines,
             problems=self._problems,
             warnings=self._warnings,
             roles=dict(self._roles.most_common()),
@@ -248,7 +259,7 @@ class _Inspection:
 
     def _add(self, line: _Line, finding: Finding) -> None:
         findings = self._warnings if finding.kind.is_warning else self._problems
-        findings.add(Found(finding.kind, line.number, line.offset, finding.detail))
+        findings.add(Found(finding.kind, line.file, line.number, line.offset, finding.detail))
 
     def _findings(self, line: _Line) -> Iterator[Finding]:
         if not line.terminated:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from streamer.snapshot import Snapshot, open_ledger
-from streamer.sources.folder import own_files
+from streamer.sources.folder import OwnFiles
 from streamer.sources.shards import ShardFolder
 
 
@@ -23,7 +23,7 @@ def measure(ledger: Path, seen: Snapshot) -> Lag:
     """Compare the shard folder as it is now with the cursors of the ledger."""
     if not seen.shard_folder:
         return Lag()
-    ours = own_files(Path(seen.dataset), ledger)
+    ours = OwnFiles(Path(seen.dataset), ledger)
     root, follow = Path(seen.shard_folder), seen.follow_symlinks
     folder = ShardFolder(root, seen.pattern, ours, follow_symlinks=follow)
     with open_ledger(ledger) as db:

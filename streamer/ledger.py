@@ -27,6 +27,7 @@ from streamer.files import Files
 from streamer.join import JoinRule
 from streamer.ledger_file import create_or_check, explained
 from streamer.model import OPEN_STATES, Cursor, Outcome, Span, State
+from streamer.parts import Live, Part
 from streamer.session_path import IS_SESSION, is_session
 
 UNREADABLE = "unreadable"
@@ -41,6 +42,7 @@ _PARKED = 2
 _SHARD = "id, path, offset, lines, scanned, fingerprint, dev, ino, size, mtime_ns, ctime_ns"
 _SPAN = "shard, start, stop, line, lines, session, state, reason, outcome, first_us, last_us, since, rule, id"
 _OUTCOME = "id, session, total_reward, achievements_count, total_steps, created_at, created_us, qualifies, rule, ref"
+_PART = "number, start, stop, lines, sha256, closed_at"
 _LAST_US = 1 << 62
 """Stands for a created_at that is no time: after all others, as in the join."""
 
@@ -52,7 +54,7 @@ class Head(msgspec.Struct, frozen=True):
     """What the ledger says of the dataset: lengths in bytes, a digest of its end, what keys mean.
 
     ``counted`` is where the lines end that were counted when they were appended. It lies beyond
-    ``dataset_length`` only while keys are computed anew.
+    ``dataset_length`` only while keys are computed anew. All three are places (``parts``).
     """
 
     dataset_length: int
@@ -62,6 +64,7 @@ class Head(msgspec.Struct, frozen=True):
     dead_tail: bytes
     keys: str
     counted: int
+    live: Live
 
 
 class Reads(msgspec.Struct, frozen=True):
@@ -86,7 +89,8 @@ class Accounts(msgspec.Struct, frozen=True):
 class Batch(msgspec.Struct, frozen=True):
     """Everything that one batch changes, written in one transaction.
 
-    ``appended`` are (key, dataset offset); ``claimed`` are keys whose line was adopted before.
+    ``appended`` are (key, place in the dataset); ``claimed`` are keys whose line was adopted before. ``closed`` are
+    parts that were closed meanwhile; ``live`` is the live file, if the dataset rolls.
     """
 
     cursors: Sequence[Cursor] = ()
@@ -101,6 +105,8 @@ class Batch(msgspec.Struct, frozen=True):
     dead_length: int = 0
     dead_tail: bytes = b""
     appended_at: float | None = None
+    closed: Sequence[Part] = ()
+    live: Live | None = None
 
 
 class Ledger:
@@ -149,7 +155,19 @@ class Ledger:
             " max(counted, dataset_length)"
             " FROM meta"
         )
-        return Head(*row)
+        live = await self._all("SELECT number, start, opened_at FROM part WHERE stop IS NULL")
+        if not live:
+            live = await self._all("SELECT coalesce(max(number), 0) + 1, coalesce(max(stop), 0), NULL FROM part")
+        return Head(*row, live=Live(*live[0]))  # type: ignore[misc]
+
+    async def parts(self) -> list[Part]:
+        """Return the closed parts that are to be there, in order."""
+        rows = await self._all(f"SELECT {_PART} FROM part WHERE stop AND NOT removed ORDER BY number")
+        return [Part(*row) for row in rows]
+
+    async def removed_parts(self) -> list[Part]:
+        """Return the parts that were given up."""
+        return [Part(*row) for row in await self._all(f"SELECT {_PART} FROM part WHERE removed ORDER BY number")]
 
     async def cursors(self, shards: Mapping[str, int]) -> tuple[dict[str, Cursor], list[Cursor]]:
         """Return the cursors of shards by path, and those of other shards that had one of their inodes.
@@ -263,13 +281,42 @@ class Ledger:
         await self._write(_commit, batch)
         self._maybe_parked |= bool(batch.parked)
 
+    async def begin(self, live: Live) -> None:
+        """Remember which file is the live one now."""
+        await self._write(_begin, live)
+
+    async def close_parts(self, parts: Sequence[Part]) -> None:
+        """Remember parts that were closed."""
+        await self._write(_close_parts, parts)
+
+    async def remove_parts(self, parts: Sequence[Part], *, forget_keys: bool) -> None:
+        """Give up parts, durably: their files are not there any more when this is asked next.
+
+        Args:
+            parts: the ones to give up, in order.
+            forget_keys: whether their records may come in again.
+        """
+
+        def work(db: sqlite3.Connection) -> None:
+            db.executemany("UPDATE part SET removed = 1 WHERE number = ?", [(part.number,) for part in parts])
+            if forget_keys:
+                db.execute("DELETE FROM record WHERE offset < ?", (parts[-1].stop,))
+
+        # What was relaxed before becomes durable with it.
+        ((level,),) = await self._all("PRAGMA synchronous")
+        await self._all("PRAGMA synchronous=FULL")
+        try:
+            await self._write(work)
+        finally:
+            await self._all(f"PRAGMA synchronous={level}")
+
     async def adopt(
         self, keys: Sequence[tuple[bytes, int]], *, counted: int, lines: int, length: int, tail: bytes
     ) -> None:
         """Remember dataset lines whose keys the ledger does not hold.
 
         Args:
-            keys: (key, dataset offset).
+            keys: (key, place in the dataset).
             counted: lines before this offset were counted when they were appended; those after it were
                 not, and are claimed by the shard lines that they came from.
             lines: how many lines these are, with those that have no key.
@@ -296,7 +343,7 @@ class Ledger:
             db.execute("DELETE FROM record")
             db.execute(
                 "UPDATE meta SET keys = ?, counted = max(counted, dataset_length), dataset_length = 0,"
-                " dataset_lines = 0, dataset_tail = x''",
+                " dataset_lines = (SELECT coalesce(sum(lines), 0) FROM part WHERE removed), dataset_tail = x''",
                 (keys,),
             )
 
@@ -463,6 +510,27 @@ def _commit(db: sqlite3.Connection, batch: Batch) -> None:
             len(batch.appended),
             batch.appended_at,
         ),
+    )
+
+    if batch.closed:
+        _close_parts(db, batch.closed)
+    if batch.live is not None:
+        _begin(db, batch.live)
+
+
+def _close_parts(db: sqlite3.Connection, parts: Sequence[Part]) -> None:
+    db.executemany(
+        f"INSERT OR REPLACE INTO part ({_PART}) VALUES (?, ?, ?, ?, ?, ?)",
+        [msgspec.structs.astuple(part) for part in parts],
+    )
+    db.execute("DELETE FROM part WHERE stop IS NULL")
+
+
+def _begin(db: sqlite3.Connection, live: Live) -> None:
+    db.execute("DELETE FROM part WHERE stop IS NULL AND number != ?", (live.number,))
+    db.execute(
+        "INSERT OR REPLACE INTO part (number, start, opened_at) VALUES (?, ?, ?)",
+        (live.number, live.start, live.opened_at),
     )
 
 

@@ -13,6 +13,8 @@ Tables
 - ``tally``    lines by state and reason
 - ``record``   key -> offset of the line in the dataset; ``claimed`` when a shard line stands behind it
 - ``outcome``  rows of ``outcome_rewards`` as last seen
+- ``part``     parts of a dataset that rolls, with the places that they hold; ``stop`` is NULL for the live file.
+               It is missing in ledgers of 0.1.0 and added when they are opened
 """
 
 from __future__ import annotations
@@ -77,6 +79,13 @@ CREATE INDEX outcome_withdrawn ON outcome (ref) WHERE withdrawn;
 CREATE INDEX outcome_session ON outcome (session);
 """
 
+_PART = """
+CREATE TABLE IF NOT EXISTS part (
+  number INTEGER PRIMARY KEY, start INTEGER NOT NULL, stop INTEGER, lines INTEGER NOT NULL DEFAULT 0,
+  sha256 TEXT NOT NULL DEFAULT '', opened_at REAL, closed_at REAL, removed INTEGER NOT NULL DEFAULT 0
+);
+"""
+
 _ALWAYS_CHECKED = 64 << 20
 """Bytes of a ledger up to which each start looks at all of it; beyond, a start after a crash does."""
 
@@ -120,9 +129,8 @@ def _create(path: Path, files: Files) -> None:
     files.close(files.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL))
     with closing(sqlite3.connect(new, isolation_level=None)) as db:
         db.execute("PRAGMA synchronous=FULL")  # each of the next lines is on the disk when it returns
-        db.executescript(
-            f"BEGIN; PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA_VERSION};{_SCHEMA} COMMIT;"
-        )
+        identity = f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA_VERSION};"
+        db.executescript(f"BEGIN; {identity}{_SCHEMA}{_PART} COMMIT;")
         db.execute("PRAGMA journal_mode=WAL")
     files.rename(new, path)
     sync_folder(files, path.parent)
@@ -155,6 +163,7 @@ def _check(path: Path) -> None:
             if code and int(code[1]) & 0xFF == sqlite3.SQLITE_IOERR:  # the disk refused a read: it may pass
                 raise UnavailableError("read the ledger", str(path), cause, "see the disk; it is retried")
             raise RefusedError("open the ledger", str(path), f"it is damaged: {cause}", way_out(path))
+        db.executescript(_PART)
 
 
 class explained:  # noqa: N801 - reads as a phrase at the `with`

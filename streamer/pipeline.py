@@ -23,12 +23,25 @@ from streamer.config import Config
 from streamer.dataset import Dataset
 from streamer.dead_letters import DeadLetters, dead_letters_path
 from streamer.errors import UnavailableError
-from streamer.events import Committed, DatabaseReplaced, DeadLettered, Emit, NeverScored, OutcomesSeen, Quiet, Recovered
+from streamer.events import (
+    Committed,
+    DatabaseReplaced,
+    DeadLettered,
+    Emit,
+    NeverScored,
+    OutcomesSeen,
+    PartClosed,
+    PartRemoved,
+    PartsMissing,
+    Quiet,
+    Recovered,
+)
 from streamer.files import Clock, Files
 from streamer.judge import Item, Rules, Settled, count, judge, sessions, settle
 from streamer.layouts import MalformedError
 from streamer.ledger import Batch, Ledger, Reads
 from streamer.model import State
+from streamer.parts import part_path
 from streamer.session_path import is_session
 from streamer.sources.folder import shard_folder
 from streamer.sources.inbox import ShardInbox, Work
@@ -99,7 +112,7 @@ class Pipeline:
             UnavailableError: something cannot be opened now.
             RefusedError: dataset and ledger contradict each other; a person has to decide.
         """
-        dataset = Dataset(config.dataset.path, files)
+        dataset = Dataset(config.dataset.path, files, clock, config.roll)
         dead = DeadLetters(dead_letters_path(config.dataset.path), files)
         outcomes = OutcomePoller(config.source.database, config.qualify.where, clock, token=config.source.token)
         try:
@@ -139,10 +152,13 @@ class Pipeline:
         if self._dead.recover(head.dead_length, head.dead_tail):
             await self.ledger.tell_dead_again()  # first: a crash in between repeats both
             self._dead.clear()
+        await self._tidy()
         await self.describe()
         await self.ledger.relax()
         if found.adopted or found.foreign or found.cut:
             self._emit(Recovered(found.adopted, found.foreign, found.cut))
+        if found.missing:
+            self._emit(PartsMissing(found.missing))
 
     async def describe(self) -> None:
         """Tell the ledger what is read and asked now."""
@@ -191,7 +207,7 @@ class Pipeline:
             self._dead.append(settled.dead_letters)
             self._at("dead letters written")
         if settled.dataset:
-            self.dataset.append(settled.dataset)
+            self.dataset.append(settled.dataset, [place for _, place in settled.appended], self._at)
             self._at("appended")
             self.dataset.sync()
             self._at("synced")
@@ -211,11 +227,35 @@ class Pipeline:
                 dead_length=self._dead.length,
                 dead_tail=self._dead.tail_digest(),
                 appended_at=self._clock.now() if settled.appended else None,
+                closed=self.dataset.closed,
+                live=self.dataset.live if self.config.roll.is_on and settled.appended else None,
             )
         )
         self._at("committed")
+        if self.dataset.closed:
+            await self._tell_closed()
         self._tell(settled)
         self._tell_dead(settled.dead)
+
+    async def _close_old_part(self) -> None:
+        """Close the live file if it is too old; give up parts that are."""
+        if self.dataset.is_old:
+            await to_thread.run_sync(self.dataset.close_part, self._at)
+            await self.ledger.close_parts(self.dataset.closed)
+            await self._tell_closed()
+        elif self.config.retain.age is not None:
+            await self._tidy()
+
+    async def _tell_closed(self) -> None:
+        """Say which parts were closed, and make room for them."""
+        for part in self.dataset.closed:
+            self._emit(PartClosed(part_path(self.dataset.path, part.number).name, part.lines, part.bytes))
+        self.dataset.closed.clear()
+        await self._tidy()
+
+    async def _tidy(self) -> None:
+        for part in await self.dataset.tidy(self.ledger, self.config.retain, self._at):
+            self._emit(PartRemoved(part_path(self.dataset.path, part.number).name, part.lines))
 
     def _tell(self, settled: Settled) -> None:
         counts = count(settled.spans)
@@ -277,6 +317,7 @@ class Pipeline:
             self.troubles.begin(error)
         else:
             self.troubles.over("list the shard folder")
+        await self._close_old_part()
         expired = await self.ledger.expire(self._clock.now() - self.config.join.never_scored_after)
         if expired:
             self._emit(NeverScored(expired))

@@ -17,6 +17,7 @@ from streamer.errors import RefusedError, UnavailableError
 from streamer.ledger_file import APPLICATION_ID, SCHEMA_VERSION
 from streamer.lock import Holder, holder, lock_file
 from streamer.model import State
+from streamer.parts import part_path
 from streamer.session_path import IS_SESSION
 
 
@@ -27,7 +28,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     ``sessions`` are those that were read from the trace database, and ``shards`` the files.
     ``unfinished`` are shards whose last line has no newline yet. Ages are seconds. ``overwritten`` are
     lines whose bytes the producer replaced before their outcome came; they are not part of ``read``.
-    ``adopted`` are dataset lines that no shard line has been found behind.
+    ``adopted`` are dataset lines that no shard line has been found behind. Lines and bytes are those of the live file
+    and of the ``parts`` that are there; ``removed_lines`` were in parts that are not kept any more.
     """
 
     counts: dict[str, int]
@@ -35,6 +37,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     dataset: str
     dataset_lines: int = 0
     dataset_bytes: int = 0
+    parts: int = 0
+    removed_lines: int = 0
     shards: int = 0
     sessions: int = 0
     unfinished: int = 0
@@ -132,13 +136,16 @@ def _read(db: sqlite3.Connection, dataset: Path, daemon: Holder | None) -> Snaps
         "SELECT dataset_lines, dataset_length, overwritten, shards, database, appended_at, pattern, follow_symlinks"
         " FROM meta",
     )
+    parts, removed_lines, removed_bytes = _parts(db)
     waiting = _row(db, "SELECT count(DISTINCT session), min(since) FROM span WHERE state = 'waiting'")
     return Snapshot(
         counts={str(state): sum(reasons.get(state, {}).values()) for state in State},
         reasons=reasons,
         dataset=str(dataset),
-        dataset_lines=meta[0],
-        dataset_bytes=meta[1],
+        dataset_lines=meta[0] - removed_lines,
+        dataset_bytes=meta[1] - removed_bytes,
+        parts=parts,
+        removed_lines=removed_lines,
         shards=_one(db, f"SELECT count(*) FROM shard WHERE NOT replaced AND NOT {IS_SESSION}"),
         sessions=_one(db, f"SELECT count(*) FROM shard WHERE NOT replaced AND {IS_SESSION}"),
         unfinished=_one(db, "SELECT count(*) FROM shard WHERE NOT replaced AND scanned > offset"),
@@ -156,6 +163,41 @@ def _read(db: sqlite3.Connection, dataset: Path, daemon: Holder | None) -> Snaps
         database=meta[4],
         daemon=daemon,
         ledger=True,
+    )
+
+
+def file_at(db: sqlite3.Connection, dataset: Path, place: int) -> tuple[Path, int] | None:
+    """Return the file of a dataset that holds a place, and the offset in it; None if that part is not kept any more.
+
+    Args:
+        db: the dataset's ledger.
+        dataset: the live file.
+        place: where a line begins, as the ledger remembers it.
+    """
+    if not _knows_parts(db):
+        return dataset, place
+    closed = db.execute(
+        "SELECT number, start, removed FROM part WHERE stop > ? AND start <= ?", (place, place)
+    ).fetchone()
+    if closed is None:
+        return dataset, place - _one(db, "SELECT coalesce(max(stop), 0) FROM part")
+    number, start, removed = closed
+    return None if removed else (part_path(dataset, number), place - start)
+
+
+def _knows_parts(db: sqlite3.Connection) -> bool:
+    """Say whether this is no ledger of 0.1.0 that no daemon has opened since."""
+    return bool(_one(db, "SELECT count(*) FROM sqlite_master WHERE name = 'part'"))
+
+
+def _parts(db: sqlite3.Connection) -> tuple[int, int, int]:
+    """Return how many closed parts there are, and the lines and bytes of those that were removed."""
+    if not _knows_parts(db):
+        return 0, 0, 0
+    return _row(
+        db,
+        "SELECT coalesce(sum(NOT removed), 0), coalesce(sum(lines * removed), 0),"
+        " coalesce(sum((stop - start) * removed), 0) FROM part WHERE stop",
     )
 
 

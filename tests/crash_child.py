@@ -1,7 +1,8 @@
 """Work off a folder, and die by SIGKILL at the n-th pass of a point of the path.
 
-Usage: ``python -m tests.crash_child FOLDER BATCH BY POINT N [CONVERSATIONS]``. ``POINT`` is a name that the pipeline
-calls out, or ``half of a write`` or ``half of a rewrite``. Exit code 0: the point was not passed that often.
+Usage: ``python -m tests.crash_child FOLDER BATCH BY POINT N [CONVERSATIONS [ROLL [KEEP]]]``. ``POINT`` is a name that
+the pipeline calls out, or ``half of a write`` or ``half of a rewrite``. ``ROLL`` are the records of a part, ``KEEP``
+those that are kept. Exit code 0: the point was not passed that often.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import signal
 import sys
 from pathlib import Path
 
+import msgspec
+
 from streamer.config import From
 from streamer.dedup import DedupBy
 from streamer.files import Files
+from streamer.parts import RetainRules, RollRules
 from tests.producer import settings, work_off
 
 HALF_A_WRITE = "half of a write"
@@ -59,10 +63,22 @@ class DeadlyFiles(Files):
         return super().pwrite(fd, data, offset)
 
 
-def main(folder: str, batch: str, by: str, point: str, times: str, conversations: str = "shards") -> None:
+def main(
+    folder: str,
+    batch: str,
+    by: str,
+    point: str,
+    times: str,
+    conversations: str = "shards",
+    roll: str = "",
+    keep: str = "",
+) -> None:
     """Work off what is there, as far as one gets."""
     fuse = Fuse(point, int(times))
     config = settings(Path(folder), batch=int(batch), by=DedupBy(by), conversations=From(conversations))
+    if roll:
+        retain = RetainRules(records=int(keep) if keep else None)
+        config = msgspec.structs.replace(config, roll=RollRules(records=int(roll)), retain=retain)
     work_off(config, files=DeadlyFiles(fuse), at=fuse)
 
 

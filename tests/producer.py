@@ -21,6 +21,7 @@ from streamer.config import Batch, Config, Dataset, Dedup, From, Join, Qualify, 
 from streamer.dedup import DedupBy
 from streamer.files import Files
 from streamer.join import JoinRule
+from streamer.parts import opened
 from streamer.pipeline import Pipeline, nowhere
 from streamer.snapshot import Snapshot, snapshot
 
@@ -248,9 +249,15 @@ async def settle(pipeline: Pipeline, clock: FakeClock) -> None:
         clock.advance(60.0)
 
 
+def written(dataset: Path) -> bytes:
+    """Return what a dataset holds, in all of its files."""
+    with opened(dataset) as pieces:
+        return b"".join(piece.file.read() for piece in pieces)
+
+
 def records(config: Config) -> list[dict[str, Any]]:
     """Return the values of all dataset lines; each line has to be whole."""
-    data = config.dataset.path.read_bytes()
+    data = written(config.dataset.path)
     assert data.endswith(b"\n") or not data
     return [json.loads(line) for line in data.splitlines()]
 
@@ -268,10 +275,12 @@ def accounts(config: Config) -> Snapshot:
         tally = db.execute("SELECT state, reason, lines FROM tally WHERE lines").fetchall()
         keys = db.execute("SELECT count(*) FROM record").fetchone()[0]
     dead = config.dataset.path.with_name("good.jsonl.dead.jsonl")
-    written = records(config)
+    lines = len(records(config))
     assert sorted(spans) == sorted(tally)
     assert seen.read == sum(lines for _, _, lines in spans)
-    assert seen.dataset_lines == seen.counts["appended"] + seen.adopted == keys == len(written)
-    assert seen.dataset_bytes == config.dataset.path.stat().st_size
+    assert seen.counts["appended"] + seen.adopted == seen.dataset_lines + seen.removed_lines
+    assert seen.dataset_lines == lines
+    assert keys == lines + (0 if config.retain.forget_keys else seen.removed_lines)
+    assert seen.dataset_bytes == len(written(config.dataset.path))
     assert seen.counts["dead_lettered"] == (dead.read_bytes().count(b"\n") if dead.exists() else 0)
     return seen

@@ -20,7 +20,8 @@ from streamer.dead_letters import dead_letters_path
 from streamer.dedup import DedupBy
 from streamer.errors import RefusedError, StreamerError, UnavailableError
 from streamer.events import Recovered
-from streamer.files import Files
+from streamer.files import Files, SystemClock
+from streamer.parts import RollRules
 from streamer.pipeline import Pipeline
 from tests.crash_child import HALF_A_REWRITE, HALF_A_WRITE
 from tests.producer import (
@@ -564,6 +565,6 @@ def test_a_dataset_that_cannot_be_opened_is_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "good.jsonl"
     path.mkdir()
     with pytest.raises(UnavailableError) as caught:
-        Dataset(path, Files()).open()
+        Dataset(path, Files(), SystemClock(), RollRules()).open()
     assert caught.value.where == str(path)
     assert caught.value.retry

@@ -306,14 +306,18 @@ class TestSchemaVersion1:
         seen = snapshot(sample.with_name("good.jsonl"), sample)
         assert (seen.read, seen.dataset_lines, seen.adopted) == (11, 3, 0)
 
-    def test_a_new_ledger_has_the_very_same_tables(self, sample: Path, tmp_path: Path) -> None:
-        """A change of the schema needs a new version, and a new sample."""
-        with_ledger(tmp_path / "new", lambda ledger: ledger.head())
+    def test_once_opened_it_has_the_very_same_tables_as_a_new_one(self, sample: Path, tmp_path: Path) -> None:
+        """Tables that came later are added; any other change of the schema needs a new version, and a new sample."""
         found = []
+        with closing(sqlite3.connect(sample)) as db:
+            before = set(db.execute("SELECT name, sql FROM sqlite_master"))
+        for path in (sample, tmp_path / "new"):
+            with_ledger(path, lambda ledger: ledger.head())
         for path in (sample, tmp_path / "new"):
             with closing(sqlite3.connect(path)) as db:
                 found.append(db.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall())
         assert found[0] == found[1]
+        assert before <= set(found[0])
 
 
 def test_a_ledger_is_read_by_all_and_written_by_one(config: Config) -> None:

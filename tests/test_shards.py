@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from streamer.files import Files
 from streamer.model import Cursor, Line, Span, State
+from streamer.sources.folder import OwnFiles
 from streamer.sources.reader import Budget, Overwritten, ShardRead, ShardReader, Unreadable
 from streamer.sources.shards import Found, ShardFolder
 from tests.producer import FakeClock
@@ -58,9 +59,10 @@ def root(tmp_path: Path) -> Path:
     return path
 
 
-def folder(root: Path, *ours: Path, pattern: str = "*.jsonl") -> ShardFolder:
-    """Return a shard folder."""
-    return ShardFolder(root, pattern, frozenset(ours))
+def folder(root: Path, dataset: Path | None = None, pattern: str = "*.jsonl") -> ShardFolder:
+    """Return a shard folder, beside or around a dataset."""
+    dataset = dataset or root.parent / "elsewhere.jsonl"
+    return ShardFolder(root, pattern, OwnFiles(dataset, dataset.with_name("ledger")))
 
 
 def reader(
@@ -154,6 +156,18 @@ class TestScan:
             (root / name).touch()
         (root / "alias").symlink_to(root)
         assert names(folder(root, root / "alias" / "good.jsonl")) == ["a.jsonl"]
+
+    def test_closed_parts_of_our_dataset_are_no_shards(self, root: Path) -> None:
+        """As long as there is a manifest, which says that it rolls; those of another one are shards."""
+        for name in ("good-00001.jsonl", "good-00002x.jsonl", "better-00001.jsonl", "good-0001.jsonl"):
+            (root / name).touch()
+        assert "good-00001.jsonl" in names(folder(root, root / "good.jsonl"))
+        (root / "good.jsonl.manifest.json").touch()
+        expected = ["better-00001.jsonl", "good-00002x.jsonl", "good-0001.jsonl"]
+        assert names(folder(root, root / "good.jsonl")) == expected
+        (root / "sub").mkdir()
+        (root / "sub" / "good-00001.jsonl").touch()
+        assert names(folder(root, root / "good.jsonl")) == [*expected, "sub/good-00001.jsonl"]
 
     def test_a_folder_that_is_not_there_is_an_error(self, tmp_path: Path) -> None:
         """Nothing found would look like an empty folder."""

@@ -537,13 +537,15 @@ def test_the_command_can_leave_images_alone(write: Callable[..., Path]) -> None:
 
 def test_the_command_prints_json_for_programs(write: Callable[..., Path]) -> None:
     """All of the report, in ASCII."""
-    code, output = run(write(record(model="\u202eevil\u009b31m"), b"\n"), "--json")
+    path = write(record(model="\u202eevil\u009b31m"), b"\n")
+    code, output = run(path, "--json")
     report = json.loads(output)
     assert code == 1
     assert output.isascii()
     assert (report["fine"], report["lines"], report["models"]) == (False, 2, {"\u202eevil\u009b31m": 1})
     assert report["problems"]["first"][0] == {
         "kind": "not_json",
+        "file": path.name,
         "line": 2,
         "offset": len(encoded(record(model="\u202eevil\u009b31m"))),
         "detail": "an empty line",

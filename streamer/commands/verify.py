@@ -109,7 +109,8 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 def _verdict(report: Report) -> str:
     found = [_sum(report.problems, "problem"), _sum(report.warnings, "warning")]
     what = ", ".join(text for text in found if text) or "fine"
-    return f"{printable(report.dataset)}: {report.lines:,} lines, {report.bytes:,} bytes: {what}"
+    parts = f" in {report.files:,} files" if report.files > 1 else ""
+    return f"{printable(report.dataset)}: {report.lines:,} lines, {report.bytes:,} bytes{parts}: {what}"
 
 
 def _sum(findings: Findings, noun: str) -> str:
@@ -118,8 +119,8 @@ def _sum(findings: Findings, noun: str) -> str:
 
 
 def _sections(report: Report) -> Iterator[_Section]:
-    yield from _findings(report.problems, "problem")
-    yield from _findings(report.warnings, "warning")
+    yield from _findings(report.problems, "problem", report.files)
+    yield from _findings(report.warnings, "warning", report.files)
     yield _Section("contents", ("what", ""), _contents(report))
     yield _Section("total_reward", ("value", "records"), _rewards(report))
     yield _counts("messages", "role", report.roles)
@@ -127,10 +128,15 @@ def _sections(report: Report) -> Iterator[_Section]:
     yield _counts("tools called", "tool", report.tools)
 
 
-def _findings(findings: Findings, noun: str) -> Iterator[_Section]:
+def _findings(findings: Findings, noun: str, files: int) -> Iterator[_Section]:
     yield _counts(f"{noun}s", "kind", findings.counts)
     rows = [
-        (f"line {found.line}", f"byte {found.offset}", str(found.kind), printable(found.detail))
+        (
+            f"line {found.line}",
+            f"byte {found.offset}" + (f" of {printable(found.file)}" if files > 1 else ""),
+            str(found.kind),
+            printable(found.detail),
+        )
         for found in findings.first
     ]
     yield _Section(f"first {noun}s", ("line", "offset", "kind", "detail"), rows)

@@ -13,10 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from streamer.dataset import write_all
 from streamer.errors import LockedError, RefusedError, UnavailableError
 from streamer.files import PRIVATE, Files, sync_folder
 from streamer.lock import holder
+from streamer.log_file import write_all
 
 _BUFFER = 1 << 20
 

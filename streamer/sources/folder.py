@@ -1,20 +1,37 @@
 """The shard folder that a configuration names, without the files that streamer itself writes."""
 
+import os
 from pathlib import Path
 
 from streamer.config import Config
 from streamer.dead_letters import dead_letters_path
 from streamer.lock import lock_file
+from streamer.parts import manifest_path, part_names
 from streamer.sources.shards import ShardFolder
 
 
 def shard_folder(config: Config) -> ShardFolder:
     """Return the folder whose shards a daemon with this configuration reads."""
     source = config.source
-    ours = own_files(config.dataset.path, config.dataset.ledger)
+    ours = OwnFiles(config.dataset.path, config.dataset.ledger)
     return ShardFolder(source.shards, source.pattern, ours, follow_symlinks=source.follow_symlinks)
 
 
-def own_files(dataset: Path, ledger: Path) -> frozenset[Path]:
-    """Return the files of a dataset: they may lie in the shard folder, and are no shards."""
-    return frozenset({dataset, ledger, dead_letters_path(dataset), lock_file(dataset)})
+class OwnFiles:
+    """The files of a dataset: they may lie in the shard folder, and are no shards."""
+
+    def __init__(self, dataset: Path, ledger: Path) -> None:
+        files = {dataset, ledger, dead_letters_path(dataset), lock_file(dataset), manifest_path(dataset)}
+        self._paths = {os.path.realpath(path) for path in files}
+        self._names = {os.path.basename(path) for path in files} | {os.path.basename(path) for path in self._paths}
+        self._is_part = part_names(dataset).fullmatch
+        self._manifest = manifest_path(dataset)
+        self._folder = os.path.realpath(dataset.parent)
+
+    def __call__(self, name: str, path: Path) -> bool:
+        """Say whether the file of this name at ``path`` is one of them. Most names say that it is not."""
+        if name in self._names:
+            return os.path.realpath(path) in self._paths
+        if not self._is_part(name):
+            return False
+        return os.path.dirname(os.path.realpath(path)) == self._folder and self._manifest.exists()

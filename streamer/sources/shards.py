@@ -10,7 +10,7 @@ import fnmatch
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -29,14 +29,15 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class ShardFolder:
-    """All shards below ``root`` whose file name fits ``pattern``, but for the files in ``ours``."""
+    """All shards below ``root`` whose name fits ``pattern``, but for those of which ``ours`` (name, path) is true."""
 
-    def __init__(self, root: Path, pattern: str, ours: frozenset[Path], *, follow_symlinks: bool = False) -> None:
+    def __init__(
+        self, root: Path, pattern: str, ours: Callable[[str, Path], bool], *, follow_symlinks: bool = False
+    ) -> None:
         self.root = root
         self.follow_symlinks = follow_symlinks
         self._fits = re.compile(fnmatch.translate(pattern)).match
-        self._ours = {os.path.realpath(path) for path in ours}
-        self._our_names = {os.path.basename(path) for path in ours} | {os.path.basename(path) for path in self._ours}
+        self._ours = ours
 
     def scan(self) -> Iterator[Found]:
         """Yield every shard, in order of path.
@@ -93,7 +94,7 @@ class ShardFolder:
     def _found(self, path: str, state: os.stat_result) -> Found | None:
         if not stat.S_ISREG(state.st_mode):
             return None
-        if os.path.basename(path) in self._our_names and os.path.realpath(self.root / path) in self._ours:
+        if self._ours(os.path.basename(path), self.root / path):
             return None
         return Found(path, stat_of(state))
 

@@ -295,6 +295,9 @@ class Machine(Files):
         disk.old_name = os.fspath(old) if disk.named else ""
         disk.named = False
         self._disks[os.fspath(new)] = disk
+        for fd, path in self._paths.items():  # open files go with their name
+            if path == os.fspath(old):
+                self._paths[fd] = os.fspath(new)
 
     def unlink(self, path: str | os.PathLike[str]) -> None:
         """Remove a file at once, or die, or fail."""

@@ -19,11 +19,13 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import anyio
+import msgspec
 
 from streamer.dedup import DedupBy
 from streamer.errors import UnavailableError
 from streamer.follow import Follower
 from streamer.join import JoinRule
+from streamer.parts import RollRules, closed_numbers, part_path
 from streamer.pipeline import Pipeline
 from streamer.snapshot import open_ledger
 from tests.faults.machine import DiedError, Machine
@@ -38,7 +40,8 @@ LONG = 60.0
 """Seconds after which sweeps go on and nothing counts as recent."""
 
 _POINTS = ("read", "dead letters written", "appended", "appended", "synced", "synced", "committed",
-           "recovery: tail mended")  # fmt: skip
+           "recovery: tail mended", "part named", "part closed", "recovery: part closed",
+           "manifest written")  # fmt: skip
 _FAILING = ("fdatasync", "fdatasync", "write", "pwrite", "ftruncate", "fsync", "open", "pread", "db_write", "db_sync")
 _MAX_LINE = 1 << 14
 
@@ -52,6 +55,8 @@ class Simulation:
         self._world = World(folder, template, rng, join, by, wild=rng.random() < 0.6)
         batch = rng.choice((1, 2, 5, 2000))
         self._config = settings(folder, join=join, by=by, batch=batch, max_line=_MAX_LINE, never_scored_after=5 * LONG)
+        rolls = Random(seed).choice((None, None, None, 1, 2, 5))
+        self._config = msgspec.structs.replace(self._config, roll=RollRules(records=rolls))
         self._path = self._config.dataset.path
         self._path.parent.mkdir()
         self._machine = Machine(self._path.parent, rng)
@@ -63,7 +68,7 @@ class Simulation:
         self._crash: tuple[str, int] | None = None
         self._open = AsyncExitStack()
         self._pipeline: Pipeline | None = None
-        say(f"join {join}, dedup {by}, batches of {batch}, {'wild' if self._world.wild else 'tame'}")
+        say(f"join {join}, dedup {by}, batches of {batch}, parts of {rolls}, {'wild' if self._world.wild else 'tame'}")
 
     async def run(self) -> None:
         """Live, and see that every promise is kept."""
@@ -164,19 +169,20 @@ class Simulation:
         self._watch()
         self._machine.restart(power_loss=power_loss)
         if power_loss:
-            now = self._path.read_bytes() if self._path.exists() else b""
+            now = self._there()
             assert now.startswith(self._kept)
             self._say(f"  {len(self._kept)} bytes were synced of {len(self._seen)}, {len(now)} are there")
-            self._seen = self._kept
+            closed = sum(path.stat().st_size for path in self._files()[:-1])
+            self._seen = now[: max(len(self._kept), closed)]  # what has the name of a part was synced before
             self._told = self._seen.splitlines(keepends=True)
             self._reader.close()
-            self._reader = Follower(self._path, start=len(self._seen))
+            self._reader = Follower(self._path, start=len(self._seen) - closed)
 
     def _at(self, point: str) -> None:
         if not self._machine.alive:
             raise DiedError
         self._watch()
-        if point in {"synced", "committed"} and self._pipeline is not None:
+        if point in {"synced", "committed", "part named"} and self._pipeline is not None:
             self._is_durable(self._pipeline)
         if self._crash is not None and self._crash[0] == point:
             self._crash = point, self._crash[1] - 1
@@ -188,7 +194,7 @@ class Simulation:
 
     def _watch(self) -> None:
         """See that no whole line that was visible has changed (rule 2), as a reader at this moment would."""
-        now = self._path.read_bytes() if self._path.exists() else b""
+        now = self._there()
         assert now.startswith(self._seen), "a line that was visible has changed"
         self._seen = now[: now.rfind(b"\n") + 1]
         while lines := self._reader.read():
@@ -196,10 +202,21 @@ class Simulation:
 
     def _is_durable(self, pipeline: Pipeline) -> None:
         """See that the disk holds what the ledger counts on (rule 3)."""
-        for path, length in ((self._path, pipeline.dataset.length), (pipeline._dead.path, pipeline._dead.length)):
-            visible = path.read_bytes()[:length] if length else b""
-            assert self._machine.synced(path)[:length] == visible, "the ledger is ahead of the disk"
-        self._kept = self._machine.synced(self._path)[: pipeline.dataset.length]
+        dead, dead_length = pipeline._dead.path, pipeline._dead.length
+        visible = dead.read_bytes()[:dead_length] if dead_length else b""
+        assert self._machine.synced(dead)[:dead_length] == visible, "the ledger is ahead of the disk"
+        length = pipeline.dataset.length
+        synced = b"".join(self._machine.synced(path) for path in self._files())
+        assert synced[:length] == self._there()[:length], "the ledger is ahead of the disk"
+        self._kept = synced[:length]
+
+    def _files(self) -> list[Path]:
+        """Return the files of the dataset, in order, the live one last."""
+        return [*(part_path(self._path, number) for number in closed_numbers(self._path)), self._path]
+
+    def _there(self) -> bytes:
+        """Return what the dataset holds now."""
+        return b"".join(path.read_bytes() for path in self._files() if path.exists())
 
     async def _come_to_rest(self) -> None:
         """Let all trouble pass, work everything off, and compare with the model."""
@@ -222,13 +239,13 @@ class Simulation:
 
     def _all_is_there(self) -> None:
         seen = accounts(self._config)
-        written = [json.loads(line) for line in self._path.read_bytes().split(b"\n")[:-1]]
+        written = [json.loads(line) for line in self._there().split(b"\n")[:-1]]
         found = [self._world.identity_of(value) for value in written]
         self._say(f"  {len(found)} records, {len(self._world.must)} expected, {len(self._world.may)} possible")
         assert len(found) == len(set(found)), "a record is there twice"
         assert not self._world.must - set(found), "a record was lost"
         assert not set(found) - self._world.may, "a record is there that never was good"
-        assert self._told == [line + b"\n" for line in self._path.read_bytes().split(b"\n")[:-1]]
+        assert self._told == [line + b"\n" for line in self._there().split(b"\n")[:-1]]
         assert self._world.wild or (self._world.must == self._world.may and not seen.adopted)
         self._shards_are_known()
         for value in written:

@@ -1,0 +1,221 @@
+"""The parts of a dataset that rolls: their names, when they are closed and removed, and the manifest that lists them.
+
+::
+
+    good-00001.jsonl   good-00002.jsonl   good.jsonl        good.jsonl.manifest.json
+    closed: never changes again           live: grows       lists the closed ones, with their sums
+
+A *place* counts bytes from the first line that was ever appended, whatever file the line is in by now: a part holds the
+places from ``start`` to ``stop``, the live file those from the last ``stop`` on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import msgspec
+
+from streamer.files import Files, sync_folder
+from streamer.log_file import write_all
+
+MANIFEST_VERSION = 1
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One closed part. ``start`` and ``stop`` are places, ``closed_at`` is in seconds since 1970."""
+
+    number: int
+    start: int
+    stop: int
+    lines: int
+    sha256: str
+    closed_at: float
+
+    @property
+    def bytes(self) -> int:
+        """Return how long its file is."""
+        return self.stop - self.start
+
+
+class Live(msgspec.Struct, frozen=True):
+    """The live file: which number it gets when it is closed, where it begins, when its first line was appended."""
+
+    number: int = 1
+    start: int = 0
+    opened_at: float | None = None
+
+
+class RollRules(msgspec.Struct, frozen=True):
+    """When the live file is closed: before it gets longer than this, or when it is older (seconds). None: never."""
+
+    bytes: int | None = None
+    records: int | None = None
+    age: float | None = None
+
+    @property
+    def is_on(self) -> bool:
+        """Say whether the dataset rolls."""
+        return self != RollRules()
+
+
+class RetainRules(msgspec.Struct, frozen=True):
+    """How much of the dataset is kept; whole parts are removed, the oldest first, the live file never.
+
+    ``forget_keys``: whether a record of a removed part may come in again.
+    """
+
+    bytes: int | None = None
+    records: int | None = None
+    age: float | None = None
+    forget_keys: bool = False
+
+
+def part_path(dataset: Path, number: int) -> Path:
+    """Return where a part of ``dataset`` is once it is closed."""
+    return dataset.with_name(f"{dataset.stem}-{number:05}{dataset.suffix}")
+
+
+def part_names(dataset: Path) -> re.Pattern[str]:
+    """Return a pattern that matches the names of parts, and only those; its one group is the number."""
+    return re.compile(rf"{re.escape(dataset.stem)}-(\d{{5}}|[1-9]\d{{5,}}){re.escape(dataset.suffix)}", re.ASCII)
+
+
+def manifest_path(dataset: Path) -> Path:
+    """Return where the manifest of ``dataset`` is."""
+    return dataset.with_name(f"{dataset.name}.manifest.json")
+
+
+def closed_numbers(dataset: Path) -> list[int]:
+    """Return the numbers of the parts that are there now, in order; none without a manifest."""
+    if not manifest_path(dataset).exists():
+        return []
+    names = part_names(dataset)
+    return sorted(int(match[1]) for entry in os.listdir(dataset.parent) if (match := names.fullmatch(entry)))
+
+
+def first_number(dataset: Path) -> int:
+    """Return the number from which parts are counted by a ledger that knows of none: no name is used twice."""
+    there = closed_numbers(dataset)
+    if there:
+        return there[0]
+    try:
+        return max(1, msgspec.json.decode(manifest_path(dataset).read_bytes(), type=_Numbered).next)
+    except (OSError, msgspec.MsgspecError):
+        return 1
+
+
+class _Numbered(msgspec.Struct):
+    next: int
+
+
+def expired(parts: Sequence[Part], live_bytes: int, live_records: int, rules: RetainRules, now: float) -> list[Part]:
+    """Return the parts that are to be removed: the oldest ones, as few as make the rest fit. Pure.
+
+    Args:
+        parts: those that are there, in order.
+        live_bytes: bytes of the live file, which count as well.
+        live_records: its lines.
+        rules: what may be kept.
+        now: seconds since 1970.
+    """
+    size = live_bytes + sum(part.bytes for part in parts)
+    records = live_records + sum(part.lines for part in parts)
+    gone: list[Part] = []
+    for part in parts:
+        if not (
+            (rules.bytes is not None and size > rules.bytes)
+            or (rules.records is not None and records > rules.records)
+            or (rules.age is not None and now - part.closed_at > rules.age)
+        ):
+            break
+        gone.append(part)
+        size -= part.bytes
+        records -= part.lines
+    return gone
+
+
+class Piece(NamedTuple):
+    """One file of a dataset, as a reader has it open."""
+
+    path: Path
+    file: BinaryIO
+
+
+@contextmanager
+def opened(dataset: Path, buffering: int = -1) -> Iterator[list[Piece]]:
+    """Open every file of a dataset, in order, the live one last: all lines that are there now, none twice.
+
+    Raises:
+        OSError: one of them cannot be opened.
+    """
+    with ExitStack() as stack:
+        while True:
+            live = _open_if_there(dataset, stack, buffering)
+            there = ((path, _open_if_there(path, stack, buffering)) for path in _closed_paths(dataset))
+            closed = [Piece(path, file) for path, file in there if file is not None]
+            if live is None and not closed:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(dataset))
+            if live is None or not any(_is_same(live, piece.file) for piece in closed):
+                break  # else it was closed while we looked
+        yield closed if live is None else [*closed, Piece(dataset, live)]
+
+
+def _is_same(one: BinaryIO, other: BinaryIO) -> bool:
+    return os.path.samestat(os.fstat(one.fileno()), os.fstat(other.fileno()))
+
+
+def _open_if_there(path: Path, stack: ExitStack, buffering: int) -> BinaryIO | None:
+    try:
+        return stack.enter_context(path.open("rb", buffering))
+    except FileNotFoundError:  # removed while we looked, or a moment in which no live file is there
+        return None
+
+
+def _closed_paths(dataset: Path) -> list[Path]:
+    return [part_path(dataset, number) for number in closed_numbers(dataset)]
+
+
+def manifest(dataset: Path, parts: Sequence[Part], following: int) -> bytes:
+    """Return what the manifest of a dataset with these parts says, ``following`` being the number of the next one."""
+    document = {
+        "version": MANIFEST_VERSION,
+        "live": dataset.name,
+        "next": following,
+        "parts": [
+            {
+                "number": part.number,
+                "path": part_path(dataset, part.number).name,
+                "bytes": part.bytes,
+                "records": part.lines,
+                "sha256": part.sha256,
+                "closed_at": datetime.fromtimestamp(part.closed_at, UTC).isoformat(timespec="seconds"),
+            }
+            for part in parts
+        ],
+    }
+    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+
+
+def write_manifest(dataset: Path, content: bytes, files: Files, at: Callable[[str], None]) -> None:
+    """Put a manifest in the place of the one that is there, all at once and durably; equal ones are left alone."""
+    path = manifest_path(dataset)
+    if path.exists() and path.read_bytes() == content:
+        return
+    new = path.with_name(f"{path.name}.new")
+    files.unlink(new)
+    fd = files.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    try:
+        write_all(files, fd, content)
+        files.fdatasync(fd)
+    finally:
+        files.close(fd)
+    at("manifest written")
+    files.rename(new, path)
+    sync_folder(files, path.parent)
