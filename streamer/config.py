@@ -27,6 +27,7 @@ from streamer.qualify import Images, RecordRules
 from streamer.secret import NO_SECRET, Secret
 from streamer.sources.server import server_of, split_token, without_secrets
 from streamer.text import printable
+from streamer.turns import DEFAULT_REWARD_TYPE, Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -307,6 +308,20 @@ def _models(raw: object, _folder: Path) -> tuple[str, ...]:
     return tuple(_text(item, allowed) for item in raw)
 
 
+def _reward_type(raw: object, _folder: Path) -> str:
+    allowed = f'a reward_type of event_rewards such as "{DEFAULT_REWARD_TYPE}"'
+    text = _text(raw, allowed)
+    if not text.isprintable():
+        raise _UnfitError(allowed)
+    return text
+
+
+def _reward(raw: object, _folder: Path) -> float:
+    if isinstance(raw, int | float) and not isinstance(raw, bool) and -_LARGEST <= raw <= _LARGEST:
+        return float(raw)
+    raise _UnfitError("a number such as 1 or 0.5")
+
+
 def _whole(low: int, high: int) -> Reader:
     def read(raw: object, _folder: Path) -> int:
         if isinstance(raw, int) and not isinstance(raw, bool) and low <= raw <= high:
@@ -377,6 +392,9 @@ _KEYS: dict[str, dict[str, Reader]] = {
         "images": _one_of(Images),
         "min_turn": _whole(0, 1 << 53),
         "max_turn": _whole(0, 1 << 53),
+        "turns": _one_of(Turns),
+        "reward_type": _reward_type,
+        "min_turn_reward": _reward,
     },
     "dedup": {"by": _one_of(DedupBy)},
     "dataset": {"path": _file, "ledger": _file},
@@ -446,6 +464,7 @@ class _Settings:
         """Reject values that are fine alone, but not together."""
         target = Dataset(**self.table("dataset"))
         self._check_turns(**self.table("records"))
+        self._check_turn_rewards(**self.table("records"))
         self._check_ledger(target)
         if self.get("source.conversations") is From.BOTH and self.get("dedup.by") is DedupBy.NONE:
             cause = 'it cannot be "none" where source.conversations is "both"'
@@ -456,6 +475,12 @@ class _Settings:
         if max_turn is not None and min_turn > max_turn:
             origin = self._origins["records.min_turn"]
             self.reject(_Problem(origin, f"{min_turn} is above max_turn, which is {max_turn}"))
+
+    def _check_turn_rewards(self, turns: Turns = Turns.ALL, min_turn_reward: float | None = None, **_: object) -> None:
+        if turns is Turns.ALL and min_turn_reward is not None:
+            hint = f'set records.turns to "{Turns.REWARDED}" or "{Turns.UNTIL_LAST_REWARD}"'
+            cause = 'it has nothing to say where records.turns is "all"'
+            self.reject(_Problem(self._origins["records.min_turn_reward"], cause, hint))
 
     def _check_ledger(self, dataset: Dataset) -> None:
         if real_path(dataset.ledger) in (real_path(dataset.path), lock_file(dataset.path)):

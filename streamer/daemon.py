@@ -240,7 +240,7 @@ class Daemon:
         try:
             wanted = self._read_config()
             check_condition(wanted.qualify.where)
-            await pipeline.outcomes.check(wanted.qualify.where)
+            await pipeline.outcomes.check(wanted.qualify.where, wanted.records.turn_rules)
         except StreamerError as error:
             self._emit(ReloadFailed(str(error)))
         else:

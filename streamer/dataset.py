@@ -44,6 +44,7 @@ from streamer.parts import (
     part_path,
     write_manifest,
 )
+from streamer.turns import Worth
 
 _ADOPT = 2000
 """Lines adopted in one ledger transaction."""
@@ -75,11 +76,26 @@ class _Metadata(msgspec.Struct, gc=False):
     shard: str
 
 
+class _TurnMetadata(msgspec.Struct, gc=False):
+    """The keys that follow them where event rewards are read."""
+
+    turn_reward: float | None
+    turn_achievements: Sequence[str]
+
+
 _OURS = frozenset(_Metadata.__struct_fields__)
+_OURS_WITH_TURN = _OURS | frozenset(_TurnMetadata.__struct_fields__)
 
 
-def encode_line(record: Record, outcome: Outcome, shard: str) -> bytes:
-    """Return the dataset line of a record, newline included: the same metadata keys in every line."""
+def encode_line(record: Record, outcome: Outcome, shard: str, worth: Worth | None = None) -> bytes:
+    """Return the dataset line of a record, newline included: the same metadata keys in every line.
+
+    Args:
+        record: what was said.
+        outcome: how its rollout ended.
+        shard: where the record stood.
+        worth: what its turn was worth, where event rewards are read.
+    """
     metadata = _json(
         _Metadata(
             record.session,
@@ -94,7 +110,11 @@ def encode_line(record: Record, outcome: Outcome, shard: str) -> bytes:
             shard if shard.isascii() else os.fsencode(shard).decode("utf-8", "backslashreplace"),
         )
     )
-    theirs = {key: value for key, value in record.metadata.items() if key not in _OURS}
+    ours = _OURS
+    if worth is not None:
+        ours = _OURS_WITH_TURN
+        metadata = b"%b,%b" % (metadata[:-1], _json(_TurnMetadata(worth.reward, worth.achievements))[1:])
+    theirs = {key: value for key, value in record.metadata.items() if key not in ours}
     if theirs:
         metadata = b"%b,%b" % (metadata[:-1], _json(theirs)[1:])
     line = b'{"messages":%b,"metadata":%b}\n' % (record.conversation.encoded, metadata)

@@ -174,7 +174,7 @@ def _database(config: Config) -> Iterator[Finding]:
             "the producer makes it with its first session; else: --database FILE, TURSO_LOCAL_DB_URL or SQLD_DB_PATH",
         )
         return
-    rows, qualifying = anyio.run(_count_outcomes, config)
+    rows, qualifying, sessions, rewarded = anyio.run(_count_outcomes, config)
     if not rows:
         yield Finding(Level.WARNING, f"{path} has no outcome rows yet", "they come when rollouts end; is tracing on?")
     elif not qualifying:
@@ -185,6 +185,19 @@ def _database(config: Config) -> Iterator[Finding]:
         )
     else:
         yield Finding(Level.OK, f"{path} has {rows:,} outcomes, {qualifying:,} meet: {config.qualify.where}")
+        yield from _turn_rewards(config, path, sessions, rewarded)
+
+
+def _turn_rewards(config: Config, path: Path | Server, sessions: int, rewarded: int) -> Iterator[Finding]:
+    turns = config.records.turn_rules
+    if turns is None:
+        return
+    what = f"{rewarded:,} of {counted(sessions, 'session')} that qualify have rewards of the type {turns.type}"
+    if rewarded:
+        yield Finding(Level.OK, what)
+    else:
+        remedy = f"see which there are: {_shell(path)} 'SELECT reward_type, count(*) FROM event_rewards GROUP BY 1'"
+        yield Finding(Level.WARNING, what, f"set records.reward_type; {remedy}")
 
 
 def _shell(path: Path | Server) -> str:
@@ -211,18 +224,21 @@ def _conversations(config: Config) -> Iterator[Finding]:
         )
 
 
-async def _count_outcomes(config: Config) -> tuple[int, int]:
-    source = config.source
-    poller = OutcomePoller(source.database, config.qualify.where, SystemClock(), token=source.token)
+async def _count_outcomes(config: Config) -> tuple[int, int, int, int]:
+    """Return how many outcomes there are and qualify; and sessions that qualify, and have event rewards, if asked."""
+    source, turns = config.source, config.records.turn_rules
+    poller = OutcomePoller(source.database, config.qualify.where, SystemClock(), token=source.token, turns=turns)
     rows = qualifying = 0
+    has_rewards: dict[str, bool] = {}
     try:
         while not poller.caught_up:
             page = await poller.poll()
             rows += len(page)
             qualifying += sum(row.qualifies for row in page)
+            has_rewards |= {one.session: bool(one.rewards) for one in poller.rewards}
     finally:
         await poller.close()
-    return rows, qualifying
+    return rows, qualifying, len(has_rewards), sum(has_rewards.values())
 
 
 def _matches(config: Config, shards: list[Found]) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ import msgspec
 from streamer import layouts
 from streamer.dead_letters import dead_letters_path
 from streamer.dedup import DedupBy, record_key
+from streamer.explain_turns import TurnReasons
 from streamer.judge import DUE_AFTER_OUTCOMES, RULE_CHANGED
 from streamer.layouts import MalformedError
 from streamer.ledger import UNREADABLE
@@ -23,6 +24,7 @@ from streamer.model import State
 from streamer.session_path import IS_SESSION, is_session, session_path
 from streamer.snapshot import file_at, open_ledger
 from streamer.text import printable
+from streamer.turns import MAY_STILL_COME, REWARDS_UNREAD
 
 _QUOTED = 20
 """Lines of one span that are looked up in the dataset one by one."""
@@ -95,6 +97,7 @@ class _Explainer:
         self._conditions = dict(db.execute("SELECT rule, sql FROM condition"))
         name = keys.partition("/")[0]
         self._by = DedupBy(name) if name in set(DedupBy) else DedupBy.CONVERSATION
+        self._turns = TurnReasons(db)
 
     def explain(self, subject: str) -> Explanation | None:
         session = os.fsencode(subject).decode("utf-8", "backslashreplace")
@@ -165,7 +168,8 @@ class _Explainer:
     def _spans(self, where: str, values: Sequence[Any]) -> list[dict[str, Any]]:
         cursor = self._db.execute(
             "SELECT shard.path, shard.replaced, span.start, span.stop, span.line, span.lines, span.session,"
-            " span.state, span.reason, span.rule, outcome.id AS outcome_id, outcome.total_reward, outcome.withdrawn"
+            " span.state, span.reason, span.rule, span.outcome, outcome.id AS outcome_id, outcome.total_reward,"
+            " outcome.withdrawn"
             " FROM span JOIN shard ON shard.id = span.shard LEFT JOIN outcome ON outcome.ref = span.outcome"
             f" WHERE {where} ORDER BY shard.id, span.start",
             values,
@@ -194,12 +198,18 @@ class _Explainer:
         if state == State.DUPLICATE:
             return f"its rollout qualifies by {outcome}, but the dataset holds an equal record"
         if state == State.BELOW_BAR:
-            if reason == UNREADABLE:
-                return f"{outcome} qualifies since a correction, but the shard could not be read"
-            return _RULES.get(reason, f"{outcome} did not meet: {self._conditions.get(span['rule'])}")
+            return self._below_bar(span, outcome)
         if state == State.DEAD_LETTERED:
             return f"{reason}; see {dead_letters_path(self._dataset)}"
         return self._open(state, reason, outcomes)
+
+    def _below_bar(self, span: dict[str, Any], outcome: str) -> str:
+        reason = span["reason"]
+        if reason == UNREADABLE:
+            return f"{outcome} qualifies since a correction or a late reward, but the shard could not be read"
+        if reason in MAY_STILL_COME:
+            return f"its rollout qualifies by {outcome}, but {self._turns.of_rollout(span)}"
+        return _RULES.get(reason, f"{outcome} did not meet: {self._conditions.get(span['rule'])}")
 
     def _open(self, state: str, reason: str, outcomes: list[OutcomeRow]) -> str:
         still = "; still taken when its outcome comes" if state == State.NEVER_SCORED else ""
@@ -207,6 +217,8 @@ class _Explainer:
             return f"its outcome is there, but the shard could not be read then: put it back in place{still}"
         if reason == RULE_CHANGED:
             return f"its outcome has not been read under the present condition yet{still}"
+        if reason == REWARDS_UNREAD:
+            return f"its rollout qualifies, but its event rewards have not been read yet{still}"
         if reason == DUE_AFTER_OUTCOMES and outcomes:
             return (
                 f"its own time lies after the newest outcome of its session ({outcomes[-1].created_at});"
@@ -216,7 +228,8 @@ class _Explainer:
 
     def _details(self, span: dict[str, Any], line: int | None) -> Iterator[str]:
         """Say for single lines where the dataset holds them, or the record that they equal."""
-        if span["state"] not in (State.APPENDED, State.DUPLICATE) or span["replaced"]:
+        of_turns = span["state"] == State.BELOW_BAR and span["reason"] in MAY_STILL_COME
+        if (span["state"] not in (State.APPENDED, State.DUPLICATE) and not of_turns) or span["replaced"]:
             return
         if span["state"] == State.APPENDED and line is None:
             return
@@ -225,7 +238,7 @@ class _Explainer:
                 yield f"and {span['lines'] - _QUOTED:,} more lines"
                 return
             if line is None or number == line:
-                yield from self._detail(number, data, os.fsdecode(span["path"]), span["state"])
+                yield from self._detail(number, data, span)
 
     def _lines_of(self, span: dict[str, Any]) -> Iterator[tuple[int, bytes]]:
         if is_session(os.fsdecode(span["path"])):
@@ -239,10 +252,14 @@ class _Explainer:
         except OSError:
             return
 
-    def _detail(self, number: int, data: bytes, shard: str, state: str) -> Iterator[str]:
+    def _detail(self, number: int, data: bytes, span: dict[str, Any]) -> Iterator[str]:
         try:
-            record = layouts.read(data, shard)
+            record = layouts.read(data, os.fsdecode(span["path"]))
         except MalformedError:
+            return
+        state = span["state"]
+        if state == State.BELOW_BAR:
+            yield f"line {number}: {self._turns.of_turn(span, record.turn)}"
             return
         key = record_key(record.conversation, self._by, (record.session, record.turn, record.timestamp))
         found = self._db.execute("SELECT offset FROM record WHERE key = ?", (key,)).fetchone()

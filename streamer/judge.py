@@ -19,6 +19,7 @@ from streamer.layouts import Envelope, MalformedError, record_of
 from streamer.messages import Decision
 from streamer.model import Line, Outcome, Record, Span, State, Verdict
 from streamer.qualify import RecordRules, below_bar
+from streamer.turns import REWARDS_UNREAD, TurnBook, TurnReward, Worth
 
 DUE_AFTER_OUTCOMES = "after_last_outcome"
 """Reason of waiting lines whose session has outcomes, all of them older than the record."""
@@ -95,12 +96,26 @@ def sessions(items: Iterable[Item]) -> set[str]:
     return {item.content.session for item in items if not isinstance(item.content, MalformedError)}
 
 
-def judge(items: Iterable[Item], outcomes: Mapping[str, Sequence[Outcome]], rules: Rules) -> list[Judged]:
-    """Give every line a verdict, or the key on which it depends."""
-    return [_judge(item, outcomes, rules) for item in items]
+def judge(
+    items: Iterable[Item],
+    outcomes: Mapping[str, Sequence[Outcome]],
+    rules: Rules,
+    rewards: Mapping[str, Sequence[TurnReward]] | None = None,
+) -> list[Judged]:
+    """Give every line a verdict, or the key on which it depends.
+
+    Args:
+        items: the lines.
+        outcomes: all known outcomes of their sessions.
+        rules: what verdicts depend on.
+        rewards: the event rewards of those of their sessions whose were read, if the rules ask for any.
+    """
+    turn_rules = rules.records.turn_rules
+    turns = TurnBook(rewards or {}, outcomes, rules.join, turn_rules) if turn_rules else None
+    return [_judge(item, outcomes, rules, turns) for item in items]
 
 
-def _judge(item: Item, outcomes: Mapping[str, Sequence[Outcome]], rules: Rules) -> Judged:
+def _judge(item: Item, outcomes: Mapping[str, Sequence[Outcome]], rules: Rules, turns: TurnBook | None) -> Judged:
     line = item.content
     if isinstance(line, MalformedError):
         return _dead(item, line)
@@ -117,15 +132,22 @@ def _judge(item: Item, outcomes: Mapping[str, Sequence[Outcome]], rules: Rules) 
         return Judged(item, Verdict(State.WAITING, DUE_AFTER_OUTCOMES if rows else ""))
     if outcome.rule != rules.where:
         return Judged(item, Verdict(State.WAITING, RULE_CHANGED))
-    return _judge_record(item, record, outcome, rules)
+    return _judge_record(item, record, outcome, rules, turns)
 
 
-def _judge_record(item: Item, record: Record, outcome: Outcome, rules: Rules) -> Judged:
+def _judge_record(item: Item, record: Record, outcome: Outcome, rules: Rules, turns: TurnBook | None) -> Judged:
     reason = below_bar(record, rules.records)
+    worth: Worth | None = None
+    if turns is not None and reason is None:
+        rollout = turns.rollout(outcome)
+        if rollout is None:
+            return Judged(item, Verdict(State.WAITING, REWARDS_UNREAD))
+        reason = rollout.below_bar(record.turn)
+        worth = rollout.of(record.turn)
     if reason is not None:
         return Judged(item, Verdict(State.BELOW_BAR, reason, outcome.ref, outcome.rule))
     key = record_key(record.conversation, rules.by, (record.session, record.turn, record.timestamp))
-    line = encode_line(record, outcome, item.line.shard)
+    line = encode_line(record, outcome, item.line.shard, worth)
     return Judged(item, Verdict(State.APPENDED, "", outcome.ref), Offer(key, line))
 
 

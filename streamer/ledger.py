@@ -29,6 +29,8 @@ from streamer.ledger_file import create_or_check, explained
 from streamer.model import OPEN_STATES, Cursor, Outcome, Span, State
 from streamer.parts import Live, Part
 from streamer.session_path import IS_SESSION, is_session
+from streamer.turn_ledger import describe_rules, rewards_in, take_rewards
+from streamer.turns import SessionRewards, TurnReward, TurnRules
 
 UNREADABLE = "unreadable"
 """Reason of waiting lines whose shard could not be read when their outcome came."""
@@ -68,7 +70,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class Reads(msgspec.Struct, frozen=True):
-    """What a daemon reads and asks: the folder, the database, and the condition with its name."""
+    """What a daemon reads and asks: the folder, the database, the condition with its name, and what turns are worth."""
 
     shards: str
     pattern: str
@@ -76,6 +78,8 @@ class Reads(msgspec.Struct, frozen=True):
     database: str
     rule: str
     where: str
+    join: JoinRule = JoinRule.AS_OF
+    turns: TurnRules | None = None
 
 
 class Accounts(msgspec.Struct, frozen=True):
@@ -235,6 +239,19 @@ class Ledger:
             by_session.setdefault(row[1], []).append(_outcome(row))
         return by_session
 
+    async def turn_rewards(self, sessions: Iterable[str], reward_type: str) -> dict[str, Sequence[TurnReward]]:
+        """Return the event rewards of those of ``sessions`` whose rewards of this type were read."""
+        wanted = list(sessions)
+
+        def work(db: sqlite3.Connection) -> dict[str, Sequence[TurnReward]]:
+            found: dict[str, Sequence[TurnReward]] = {}
+            for chunk in _chunks(wanted):
+                found |= rewards_in(db, chunk, reward_type)
+            return found
+
+        with explained(self.path):
+            return await self._db.run(work)
+
     async def qualifying(self, after: int, rule: str, rows: int) -> tuple[list[str], int | None]:
         """Look at some outcome rows whose ``ref`` is above ``after``.
 
@@ -358,6 +375,7 @@ class Ledger:
                 (reads.shards, reads.pattern, reads.follow_symlinks, reads.database),
             )
             db.execute("INSERT OR IGNORE INTO condition (rule, sql) VALUES (?, ?)", (reads.rule, reads.where))
+            describe_rules(db, reads.turns, reads.join)
 
         await self._write(work)
 
@@ -425,19 +443,22 @@ class Ledger:
         await self._write(work)
         return sum(span.lines for span in spans)
 
-    async def take_outcomes(self, rows: Sequence[Outcome], rule: JoinRule) -> list[Outcome]:
+    async def take_outcomes(
+        self, rows: Sequence[Outcome], rule: JoinRule, rewards: Sequence[SessionRewards] = ()
+    ) -> list[Outcome]:
         """Compare outcome rows with what is known; remember what is new or changed and make its lines due.
 
         Args:
             rows: a page of rows in order of id.
             rule: how records find their outcome; it decides which verdicts a new row can change.
+            rewards: the event rewards of their sessions, as far as they were read.
 
         Returns: the rows that were new or changed.
         """
         if not rows:
             return []
         changes = self._db.total_changes
-        fresh = await self._write(_take_outcomes, rows, rule)
+        fresh = await self._write(_take_outcomes, rows, rule, rewards)
         self._maybe_due |= self._db.total_changes != changes
         return fresh
 
@@ -567,7 +588,9 @@ def _tell_dead_again(db: sqlite3.Connection) -> None:
     db.execute("UPDATE span SET due = 1 WHERE state = 'dead_lettered'")
 
 
-def _take_outcomes(db: sqlite3.Connection, rows: Sequence[Outcome], rule: JoinRule) -> list[Outcome]:
+def _take_outcomes(
+    db: sqlite3.Connection, rows: Sequence[Outcome], rule: JoinRule, rewards: Sequence[SessionRewards]
+) -> list[Outcome]:
     found = db.execute(f"SELECT {_OUTCOME} FROM outcome WHERE id BETWEEN ? AND ?", (rows[0].id, rows[-1].id))
     known = {(row[0], row[1], row[5]): _outcome(row) for row in found}
     fresh = [(row, known.get((row.id, row.session, row.created_at))) for row in rows]
@@ -580,6 +603,7 @@ def _take_outcomes(db: sqlite3.Connection, rows: Sequence[Outcome], rule: JoinRu
             "UPDATE span SET due = 1 WHERE session = ? AND reason = 'rule_changed' AND NOT due",
             [(row.session,) for row in rows],
         )
+    take_rewards(db, rewards)
     return [row for row, _ in fresh]
 
 
@@ -632,6 +656,11 @@ def _wake_below(db: sqlite3.Connection, rows: Sequence[Outcome]) -> None:
     db.executemany(
         "UPDATE span SET due = 1 WHERE session = ? AND state = 'below_bar'", [(row.session,) for row in rows]
     )
+
+
+def outcomes_in(db: sqlite3.Connection, session: str) -> list[Outcome]:
+    """Return all known outcome rows of a session."""
+    return [_outcome(row) for row in db.execute(f"SELECT {_OUTCOME} FROM outcome WHERE session = ?", (session,))]
 
 
 def mark(path: str, stat: tuple[int, ...]) -> int:

@@ -15,6 +15,7 @@ Tables
 - ``outcome``  rows of ``outcome_rewards`` as last seen
 - ``part``     parts of a dataset that rolls, with the places that they hold; ``stop`` is NULL for the live file.
                It is missing in ledgers of 0.1.0 and added when they are opened
+- ``turn_reward``, ``turn_rule``  only where event rewards are read: see ``turn_ledger``
 """
 
 from __future__ import annotations

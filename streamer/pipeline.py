@@ -12,7 +12,7 @@ Invariants
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from functools import partial
 from typing import ParamSpec, Self, TypeVar
@@ -49,6 +49,7 @@ from streamer.sources.outcomes import OutcomePoller
 from streamer.sources.reader import Budget, ShardReader
 from streamer.sources.rollouts import RolloutInbox
 from streamer.troubles import Troubles
+from streamer.turns import TurnReward
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -114,7 +115,13 @@ class Pipeline:
         """
         dataset = Dataset(config.dataset.path, files, clock, config.roll)
         dead = DeadLetters(dead_letters_path(config.dataset.path), files)
-        outcomes = OutcomePoller(config.source.database, config.qualify.where, clock, token=config.source.token)
+        outcomes = OutcomePoller(
+            config.source.database,
+            config.qualify.where,
+            clock,
+            token=config.source.token,
+            turns=config.records.turn_rules,
+        )
         try:
             dataset.open()
             async with Ledger.open(config.dataset.ledger, files) as ledger:
@@ -135,7 +142,7 @@ class Pipeline:
     def configure(self, config: Config) -> None:
         """Judge by ``config`` from now on."""
         self.config = config
-        self.outcomes.set_where(config.qualify.where)
+        self.outcomes.set_where(config.qualify.where, config.records.turn_rules)
         self._rules = Rules(self.outcomes.rule, config.join.rule, config.records, config.dedup.by)
         self.rollouts.configure(self.outcomes.rule, config.join.rule)
 
@@ -171,6 +178,8 @@ class Pipeline:
                 database=source.database,
                 rule=self.outcomes.rule,
                 where=self.config.qualify.where,
+                join=self.config.join.rule,
+                turns=self.config.records.turn_rules,
             )
         )
 
@@ -183,12 +192,17 @@ class Pipeline:
             return True
         self._at("read")
         outcomes = await self.ledger.outcomes(sessions(work.items))
-        judged = await _quickly(len(work.items), judge, work.items, outcomes, self._rules)
+        rewards = await self._turn_rewards(outcomes)
+        judged = await _quickly(len(work.items), judge, work.items, outcomes, self._rules, rewards)
         known = await self.ledger.known({one.offer.key for one in judged if one.offer is not None})
         settled = await _quickly(len(work.items), settle, judged, known, self.dataset.length)
         await to_thread.run_sync(self._write, settled)
         await self._commit(work, settled)
         return True
+
+    async def _turn_rewards(self, sessions: Iterable[str]) -> Mapping[str, Sequence[TurnReward]]:
+        turns = self.config.records.turn_rules
+        return await self.ledger.turn_rewards(sessions, turns.type) if turns else {}
 
     async def _next_work(self) -> Work | None:
         batch = self.config.batch
@@ -302,7 +316,7 @@ class Pipeline:
             self._emit(DatabaseReplaced(str(self.outcomes.path)))
         self.poll_pause = self.outcomes.pause(self.config.source.poll_interval)
         self.troubles.over("read outcomes")
-        changed = await self.ledger.take_outcomes(rows, self._rules.join)
+        changed = await self.ledger.take_outcomes(rows, self._rules.join, self.outcomes.rewards)
         self.rollouts.look(changed)
         if changed:
             self._emit(OutcomesSeen(len(changed), sum(row.qualifies for row in changed)))

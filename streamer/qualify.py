@@ -7,6 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from streamer.model import Record
+from streamer.turns import DEFAULT_REWARD_TYPE, TurnRules, Turns
 
 
 class Images(StrEnum):
@@ -18,12 +19,25 @@ class Images(StrEnum):
 
 
 class RecordRules(msgspec.Struct, frozen=True):
-    """What is asked of a record beyond its outcome. An empty rule asks nothing."""
+    """What is asked of a record beyond its outcome. An empty rule asks nothing.
+
+    ``turns``, ``reward_type`` and ``min_turn_reward`` ask for event rewards: see ``turn_rules``.
+    """
 
     models: tuple[str, ...] = ()
     images: Images = Images.ANY
     min_turn: int | None = None
     max_turn: int | None = None
+    turns: Turns = Turns.ALL
+    reward_type: str | None = None
+    min_turn_reward: float | None = None
+
+    @property
+    def turn_rules(self) -> TurnRules | None:
+        """What is asked of the event rewards of a turn; None where none are to be read."""
+        if self.turns is Turns.ALL and self.reward_type is None:
+            return None
+        return TurnRules(self.turns, self.reward_type or DEFAULT_REWARD_TYPE, self.min_turn_reward)
 
 
 def below_bar(record: Record, rules: RecordRules) -> str | None:

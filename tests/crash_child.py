@@ -1,12 +1,13 @@
 """Work off a folder, and die by SIGKILL at the n-th pass of a point of the path.
 
-Usage: ``python -m tests.crash_child FOLDER BATCH BY POINT N [CONVERSATIONS [ROLL [KEEP]]]``. ``POINT`` is a name that
-the pipeline calls out, or ``half of a write`` or ``half of a rewrite``. ``ROLL`` are the records of a part, ``KEEP``
-those that are kept. Exit code 0: the point was not passed that often.
+Usage: ``python -m tests.crash_child FOLDER BATCH BY POINT N [CONVERSATIONS [TABLES]]``. ``POINT`` is a name that the
+pipeline calls out, or ``half of a write`` or ``half of a rewrite``. ``TABLES`` is JSON that is put over tables of the
+configuration, such as ``{"roll": {"records": 3}}``. Exit code 0: the point was not passed that often.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -17,7 +18,6 @@ import msgspec
 from streamer.config import From
 from streamer.dedup import DedupBy
 from streamer.files import Files
-from streamer.parts import RetainRules, RollRules
 from tests.producer import settings, work_off
 
 HALF_A_WRITE = "half of a write"
@@ -64,21 +64,13 @@ class DeadlyFiles(Files):
 
 
 def main(
-    folder: str,
-    batch: str,
-    by: str,
-    point: str,
-    times: str,
-    conversations: str = "shards",
-    roll: str = "",
-    keep: str = "",
+    folder: str, batch: str, by: str, point: str, times: str, conversations: str = "shards", tables: str = "{}"
 ) -> None:
     """Work off what is there, as far as one gets."""
     fuse = Fuse(point, int(times))
     config = settings(Path(folder), batch=int(batch), by=DedupBy(by), conversations=From(conversations))
-    if roll:
-        retain = RetainRules(records=int(keep) if keep else None)
-        config = msgspec.structs.replace(config, roll=RollRules(records=int(roll)), retain=retain)
+    more = {name: msgspec.convert(values, type(getattr(config, name))) for name, values in json.loads(tables).items()}
+    config = msgspec.structs.replace(config, **more)
     work_off(config, files=DeadlyFiles(fuse), at=fuse)
 
 

@@ -23,6 +23,7 @@ from streamer.files import Files
 from streamer.join import JoinRule
 from streamer.parts import opened
 from streamer.pipeline import Pipeline, nowhere
+from streamer.qualify import RecordRules
 from streamer.snapshot import Snapshot, snapshot
 
 if TYPE_CHECKING:
@@ -211,6 +212,7 @@ def settings(
     max_line: int = 1 << 20,
     never_scored_after: float = 86_400.0,
     conversations: From = From.SHARDS,
+    records: RecordRules | None = None,
 ) -> Config:
     """Return the configuration of a daemon that works in ``folder``."""
     path = folder / "out" / "good.jsonl"
@@ -219,6 +221,7 @@ def settings(
         dataset=Dataset(path, path.with_name("good.jsonl.ledger")),
         join=Join(join, never_scored_after),
         qualify=Qualify(where),
+        records=records or RecordRules(),
         dedup=Dedup(by),
         batch=Batch(records=batch),
     )

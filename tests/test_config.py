@@ -35,6 +35,7 @@ from streamer.errors import ConfigError
 from streamer.join import JoinRule
 from streamer.qualify import Images, RecordRules
 from streamer.text import printable
+from streamer.turns import TurnRules, Turns
 
 EXAMPLE = Path(__file__).parent.parent / "config.toml"
 FLAGS = Flags(shards="s", database="d.db")
@@ -111,12 +112,15 @@ class TestExample:
         assert keys == {f"{table}.{key}" for table, values in config.items() for key in values}
 
     def test_the_commented_keys_work_when_they_are_uncommented(self, file: Path) -> None:
-        """Taking the `# ` away is all that has to be done."""
+        """Taking the `# ` away is all that has to be done; but that a least reward asks for a choice of turns."""
         text = re.sub(r"^# (\w+ = )", r"\1", EXAMPLE.read_text(), flags=re.MULTILINE)
+        text = text.replace('turns = "all"', 'turns = "rewarded"')
         config = loaded(file, text, flags=Flags())
         assert config.source.shards == file.parent / "ft_data"
         assert config.dataset.ledger == file.parent / "high_reward.jsonl.ledger"
-        assert config.records == RecordRules(min_turn=0, max_turn=100)
+        assert config.records == RecordRules(
+            min_turn=0, max_turn=100, turns=Turns.REWARDED, reward_type="achievement_delta", min_turn_reward=1.0
+        )
 
     def test_the_conditions_that_the_example_offers_are_taken(self, file: Path) -> None:
         """The indented alternatives are TOML, too."""
@@ -274,6 +278,36 @@ class TestValues:
         text = '[records]\nmodels = ["a", "b"]\nimages = "with"\nmin_turn = 0\nmax_turn = 3'
         rules = RecordRules(models=("a", "b"), images=Images.WITH, min_turn=0, max_turn=3)
         assert loaded(file, text).records == rules
+
+    def test_turns_are_chosen_by_their_reward(self, file: Path) -> None:
+        """Event rewards are read where turns are chosen, or a type is named; else nothing is."""
+        assert loaded(file, "").records.turn_rules is None
+        assert loaded(file, '[records]\nturns = "all"').records.turn_rules is None
+        for text, rules in (
+            ('turns = "rewarded"', TurnRules(Turns.REWARDED, "achievement_delta")),
+            ('turns = "until_last_reward"\nreward_type = "sparse"\nmin_turn_reward = 2',
+             TurnRules(Turns.UNTIL_LAST_REWARD, "sparse", 2.0)),
+            ('reward_type = "human"', TurnRules(Turns.ALL, "human")),
+        ):  # fmt: skip
+            assert loaded(file, f"[records]\n{text}").records.turn_rules == rules
+
+    @pytest.mark.parametrize(
+        ("text", "place"),
+        [
+            ('turns = "best"', r'records\.turns: "best" is not one of "all", "rewarded", "until_last_reward"'),
+            ("reward_type = 1", r"records\.reward_type"),
+            ('reward_type = " "', r"records\.reward_type"),
+            ('reward_type = "a\\u001bb"', r"records\.reward_type"),
+            ('turns = "rewarded"\nmin_turn_reward = nan', r"records\.min_turn_reward: nan is not a number"),
+            ('turns = "rewarded"\nmin_turn_reward = inf', r"records\.min_turn_reward"),
+            ('turns = "rewarded"\nmin_turn_reward = true', r"records\.min_turn_reward"),
+            ("min_turn_reward = 1", r'min_turn_reward: it has nothing to say where records\.turns is "all"'),
+        ],
+    )
+    def test_what_would_choose_no_turns_is_refused(self, file: Path, text: str, place: str) -> None:
+        """With its key, and what can be written there."""
+        with pytest.raises(ConfigError, match=place):
+            loaded(file, f"[records]\n{text}")
 
     def test_a_condition_may_span_lines(self, file: Path) -> None:
         """SQL in a TOML multi-line string is taken without the white space around it."""

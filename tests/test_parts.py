@@ -396,7 +396,7 @@ class TestRetention:
 def die(folder: Path, point: str, times: int, *, roll: int, keep: int | None = None) -> bool:
     """Work the folder off in another process that dies; say whether it came to that."""
     command = [sys.executable, "-m", "tests.crash_child", str(folder), str(BATCH), "conversation", point, str(times)]
-    command += ["shards", str(roll), str(keep or "")]
+    command += ["shards", json.dumps({"roll": {"records": roll}, "retain": {"records": keep}})]
     code = subprocess.run(command, cwd=ROOT, check=False, timeout=30).returncode
     assert code in (0, -signal.SIGKILL)
     return code != 0

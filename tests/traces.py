@@ -38,6 +38,9 @@ CREATE INDEX idx_session_created ON session_traces (created_at);
 CREATE INDEX idx_event_session_step ON events (session_id, timestep_id);
 CREATE INDEX idx_message_session_step ON messages (session_id, timestep_id);
 CREATE INDEX idx_message_type ON messages (message_type);
+CREATE INDEX idx_event_rewards_session ON event_rewards (session_id);
+CREATE INDEX idx_event_rewards_event ON event_rewards (event_id);
+CREATE INDEX idx_event_rewards_type ON event_rewards (reward_type);
 """
 SYSTEM = "You are playing Crafter."
 
@@ -136,6 +139,60 @@ def add_session(
                 "INSERT INTO events (session_id, timestep_id, event_type, model_name, provider) VALUES (?, ?, ?, ?, ?)",
                 [(session, turn + 1, "cais", model, "custom") for turn in range(turns)],
             )
+
+
+def add_reward(
+    path: Path,
+    session: str,
+    turn: object,
+    value: object,
+    *,
+    seconds: float | None = None,
+    recorded: float | None = None,
+    reward_type: str = "achievement_delta",
+    achievements: Sequence[object] = (),
+    annotation: str | None = None,
+) -> int:
+    """Add a row of ``event_rewards``, and return its id.
+
+    Args:
+        path: the database.
+        session: the session id.
+        turn: ``turn_number``.
+        value: ``reward_value``.
+        seconds: when its event happened, in seconds after ``EPOCH``; without it there is no such event.
+        recorded: when the row was written; the same time without it.
+        reward_type: its type.
+        achievements: what the annotation names.
+        annotation: the annotation instead.
+    """
+    if recorded is None:
+        recorded = seconds or 0.0
+    if annotation is None:
+        annotation = json.dumps({"achievements": achievements})
+    with closing(sqlite3.connect(path)) as db, db:
+        event = 0
+        if seconds is not None:
+            event = (
+                db.execute(
+                    "INSERT INTO events (session_id, event_type, event_time) VALUES (?, 'environment', ?)",
+                    (session, EPOCH.timestamp() + seconds),
+                ).lastrowid
+                or 0
+            )
+        row = db.execute(
+            "INSERT INTO event_rewards (event_id, session_id, turn_number, reward_value, reward_type, annotation,"
+            " source, created_at) VALUES (?, ?, ?, ?, ?, ?, 'environment', ?)",
+            (event, session, turn, value, reward_type, annotation, (EPOCH + timedelta(seconds=recorded)).isoformat()),
+        )
+        assert row.lastrowid is not None
+        return row.lastrowid
+
+
+def correct_reward(path: Path, row: int, value: object) -> None:
+    """Correct the value of an event reward."""
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE event_rewards SET reward_value = ? WHERE id = ?", (value, row))
 
 
 def add_messages(path: Path, session: str, rows: Sequence[Row], seconds: float | None = None) -> None:

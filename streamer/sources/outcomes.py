@@ -1,5 +1,8 @@
 """Poll ``outcome_rewards``: new rows at once, every row again in slow sweeps, as rows are corrected.
 
+Event rewards are read with them, where they are asked for: those of the sessions of a page, right after it, so that
+whatever the producer wrote before an outcome is seen with it. What comes later is found by the sweeps.
+
 Invariants
 - Each read is one page, fetched whole, and no lock outlives it.
 - Nothing is read while the database says that it is as it was.
@@ -26,13 +29,18 @@ from streamer.files import Clock
 from streamer.layouts import time_us
 from streamer.model import Outcome
 from streamer.secret import NO_SECRET, Secret
+from streamer.sources.event_rewards import EventRewards
 from streamer.sources.local_database import LocalDatabase
 from streamer.sources.remote_database import RemoteDatabase
 from streamer.sources.server import Server, server_of
 from streamer.sources.trace_database import Opened, StatementError, TooSlowError, TraceDatabase
+from streamer.turns import SessionRewards, TurnRules
 
 PAGE = 500
 """Rows in one read, at most: a condition that is slow to evaluate makes it fewer."""
+
+_PAGE_WITH_REWARDS = 100
+"""The same where the event rewards of their sessions are read with them."""
 
 _OPTIONAL = ("achievements_count", "total_steps", "created_at")
 _NOT_CODE = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
@@ -78,6 +86,7 @@ class OutcomePoller:
         where: the condition that is asked of each row.
         clock: what time it is.
         token: what a server is to be shown.
+        turns: which event rewards are read with the rows of sessions that qualify; None reads none.
         random: returns a number from 0 to 1, for the pauses after failures of a server.
     """
 
@@ -88,6 +97,7 @@ class OutcomePoller:
         clock: Clock,
         *,
         token: Secret = NO_SECRET,
+        turns: TurnRules | None = None,
         random: Callable[[], float] = randomness.random,
     ) -> None:
         server = server_of(database, token)
@@ -96,7 +106,7 @@ class OutcomePoller:
         self._going_on: asyncio.Task[Sequence[Outcome]] | None = None
         self._news = False
         self.replaced = False
-        self.set_where(where)
+        self.set_where(where, turns)
 
     @property
     def path(self) -> Path | Server:
@@ -108,12 +118,14 @@ class OutcomePoller:
         """Whether the last poll goes on in the background, as a server has not answered yet."""
         return self._going_on is not None
 
-    def set_where(self, where: str) -> None:
-        """Ask another condition of the rows; every row is read again under it."""
+    def set_where(self, where: str, turns: TurnRules | None = None) -> None:
+        """Ask another condition of the rows, and for other event rewards; every row is read again under it."""
         self._break_off()
         self.where = where
         self.rule = rule_name(where)
-        self._page_rows = PAGE
+        self._events = self._event_rewards(turns)
+        self._most_rows = self._page_rows = _PAGE_WITH_REWARDS if self._events else PAGE
+        self.rewards: Sequence[SessionRewards] = ()
         # The next poll opens the database again, and prepares for the condition.
         self._db.forget()
         self._start_over()
@@ -130,6 +142,7 @@ class OutcomePoller:
     async def poll(self) -> Sequence[Outcome]:
         """Return one page of rows that may be new or changed; empty when there is nothing to see.
 
+        ``rewards`` are afterwards the event rewards of those of their sessions that qualify, where they are asked for.
         ``caught_up`` says afterwards whether every row that is there now has been returned once. A poll of a server
         that is slow to answer returns nothing, and goes on: ``is_waiting``, and a later poll has its rows.
 
@@ -149,6 +162,7 @@ class OutcomePoller:
 
     async def _poll(self) -> Sequence[Outcome]:
         self._news = False
+        self.rewards = ()
         try:
             opened = await self._db.open(self._prepare)
             if opened is not Opened.AS_BEFORE:
@@ -178,15 +192,18 @@ class OutcomePoller:
         """Take note of a sign that there may be new rows."""
         self._db.hurry()
 
-    async def check(self, where: str) -> None:
-        """See that the database that is open, if one is, can evaluate a condition.
+    async def check(self, where: str, turns: TurnRules | None = None) -> None:
+        """See that the database that is open, if one is, can evaluate a condition, and has the event rewards.
 
         Raises:
-            ConfigError: it cannot.
+            ConfigError: it cannot, or has none.
             UnavailableError: the database cannot be asked now.
         """
         if self._db.is_open:
             await self._statement(where)
+            events = self._event_rewards(turns)
+            if events is not None:
+                await events.prepare()
 
     async def close(self) -> None:
         """Close the connection; the next poll opens it again and starts over."""
@@ -206,6 +223,11 @@ class OutcomePoller:
 
     async def _prepare(self) -> None:
         self._sql = await self._statement(self.where)
+        if self._events is not None:
+            await self._events.prepare()
+
+    def _event_rewards(self, turns: TurnRules | None) -> EventRewards | None:
+        return EventRewards(self._db, turns.type) if turns else None
 
     async def _page(self) -> Sequence[Outcome]:
         version = await self._db.version()
@@ -239,9 +261,15 @@ class OutcomePoller:
                 return [], False
             if rows[0] == known:
                 del rows[0]
+        await self._read_rewards(rows)
         if rows:
             self._last, self._last_row = rows[-1].id, rows[-1]
         return rows, is_last
+
+    async def _read_rewards(self, rows: Sequence[Outcome]) -> None:
+        """Read the event rewards that go with rows. No position moves before: a failure leaves the rows to be read."""
+        if self._events is not None:
+            self.rewards = await self._events.of(row.session for row in rows if row.qualifies)
 
     async def _sweep_page(self) -> Sequence[Outcome]:
         """Read one page of known rows again, if the file changed since they were last read."""
@@ -253,6 +281,7 @@ class OutcomePoller:
             return ()
         self._next_sweep = self._clock.monotonic() + self._db.sweep_pause
         rows, is_last = await self._rows_after(self._sweep_at)
+        await self._read_rewards(rows)
         self._sweep_at = None if is_last else rows[-1].id
         return rows
 
@@ -265,7 +294,7 @@ class OutcomePoller:
         """Return one page of rows, ``more`` longer than others, and whether it was the last one."""
         asked = self._page_rows + more
         rows = await self._db.fetch(self._sql, (last, asked))
-        self._page_rows = min(PAGE, 2 * self._page_rows)  # what was slow may have been a busy machine
+        self._page_rows = min(self._most_rows, 2 * self._page_rows)  # what was slow may have been a busy machine
         # One row each, even if session_traces holds a session twice.
         return list({row[0]: self._outcome(row) for row in rows}.values()), len(rows) < asked
 

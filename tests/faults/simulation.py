@@ -27,11 +27,14 @@ from streamer.follow import Follower
 from streamer.join import JoinRule
 from streamer.parts import RollRules, closed_numbers, part_path
 from streamer.pipeline import Pipeline
+from streamer.qualify import RecordRules
 from streamer.snapshot import open_ledger
+from streamer.turns import Turns
 from tests.faults.machine import DiedError, Machine
 from tests.faults.vfs import sqlite_asks
 from tests.faults.world import World
-from tests.producer import FakeClock, accounts, bare, conversation, make_traces, settings
+from tests.producer import FakeClock, accounts, bare, conversation, settings
+from tests.traces import make_conversations
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -52,9 +55,18 @@ class Simulation:
     def __init__(self, seed: int, folder: Path, template: Path, say: Callable[[str], None]) -> None:
         self._rng = Random(seed)
         rng, join, by = self._rng, self._rng.choice(list(JoinRule)), self._rng.choice(list(DedupBy))
-        self._world = World(folder, template, rng, join, by, wild=rng.random() < 0.6)
+        turns = Random(f"turns of {seed}").choice((Turns.ALL, *Turns))  # its own draw: other lives stay what they were
+        self._world = World(folder, template, rng, join, by, turns, wild=rng.random() < 0.6)
         batch = rng.choice((1, 2, 5, 2000))
-        self._config = settings(folder, join=join, by=by, batch=batch, max_line=_MAX_LINE, never_scored_after=5 * LONG)
+        self._config = settings(
+            folder,
+            join=join,
+            by=by,
+            batch=batch,
+            max_line=_MAX_LINE,
+            never_scored_after=5 * LONG,
+            records=RecordRules(turns=turns),
+        )
         rolls = Random(seed).choice((None, None, None, 1, 2, 5))
         self._config = msgspec.structs.replace(self._config, roll=RollRules(records=rolls))
         self._path = self._config.dataset.path
@@ -68,7 +80,8 @@ class Simulation:
         self._crash: tuple[str, int] | None = None
         self._open = AsyncExitStack()
         self._pipeline: Pipeline | None = None
-        say(f"join {join}, dedup {by}, batches of {batch}, parts of {rolls}, {'wild' if self._world.wild else 'tame'}")
+        kind = "wild" if self._world.wild else "tame"
+        say(f"join {join}, dedup {by}, turns {turns}, batches of {batch}, parts of {rolls}, {kind}")
 
     async def run(self) -> None:
         """Live, and see that every promise is kept."""
@@ -282,7 +295,7 @@ def fast_folder() -> Path | None:
 def live(seed: int, say: Callable[[str], None] = lambda _text: None) -> None:
     """Live the life of one seed; ``AssertionError`` if a promise is broken, ``RefusedError`` if it gives up."""
     with tempfile.TemporaryDirectory(dir=fast_folder()) as name:
-        template = make_traces(Path(name) / "template.db")
+        template = make_conversations(Path(name) / "template.db")
         anyio.run(Simulation(seed, Path(name) / "life", template, say).run)
 
 

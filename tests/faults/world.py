@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamer.dedup import DedupBy
 from streamer.join import JoinRule
+from streamer.turns import Turns
 from tests.producer import dialogue, iso, jsonl, messages
+from tests.traces import add_reward, correct_reward
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,6 +38,10 @@ GARBAGE = (
 )
 BLANK = (b"", b" ", b"\r")
 SECONDS = (None, 1, 2, 3)
+TURNS = 3
+RECORDED = 3
+"""Seconds at which all event rewards are written."""
+
 _WORDS = ("snow", "north ✓ ü", "u2028 \u2028 in a string", "🜁", 'quote " back \\ tab \t', "plain")
 _ROW = (
     "INSERT INTO outcome_rewards (session_id, total_reward, achievements_count, total_steps, created_at)"
@@ -58,6 +64,16 @@ class Row(NamedTuple):
     session: str
     seconds: int
     reward: int
+
+
+class Reward(NamedTuple):
+    """A row of ``event_rewards``; ``seconds`` is when its event happened, None where there is no such event."""
+
+    id: int
+    session: str
+    turn: int
+    value: int
+    seconds: int | None
 
 
 class Shard:
@@ -87,10 +103,13 @@ class World:
         rng: where all chance comes from.
         join: how a record finds its outcome.
         by: what makes two records the same one.
+        turns: which turns are wanted; without ``all`` the producer says what they are worth.
         wild: whether anything is ever destroyed.
     """
 
-    def __init__(self, folder: Path, template: Path, rng: Random, join: JoinRule, by: DedupBy, *, wild: bool) -> None:
+    def __init__(
+        self, folder: Path, template: Path, rng: Random, join: JoinRule, by: DedupBy, turns: Turns, *, wild: bool
+    ) -> None:
         self.folder = folder / "shards"
         self.folder.mkdir(parents=True)
         self.traces = folder / "traces.db"
@@ -98,21 +117,24 @@ class World:
         shutil.copyfile(template, self.traces)
         self.shards: dict[str, Shard] = {}
         self.rows: dict[int, Row] = {}
+        self.rewards: dict[int, Reward] = {}
         self.must: set[Any] = set()
         self.may: set[Any] = set()
         self.wild = wild
         self._rng = rng
         self._join = join
         self._by = by
+        self._turns = turns
         self._lines: dict[bytes, Record] = {}
         self._ever_there: set[Record] = set()
         self._ever_good: set[tuple[str, int | None]] = set()
+        self._ever_rewarded: set[tuple[str, int]] = set()
         self._torn_sessions: set[str] = set()
         self._sessions = [f"s{number}" for number in range(rng.randint(1, 4))]
         self._names = count()
         self._times = count(1)
         self._texts = count()
-        self._backup: dict[int, Row] | None = None
+        self._backup: tuple[dict[int, Row], dict[int, Reward]] | None = None
 
     # -- the model -------------------------------------------------------------------------------------
 
@@ -140,27 +162,58 @@ class World:
         self._ever_there |= set(present)
         for session in self._sessions:
             for seconds in SECONDS:
-                if session in self._torn_sessions or self._good(Record(session, seconds, "")):
+                row = self._outcome(session, seconds)
+                if session in self._torn_sessions or (row is not None and row.reward > 0):
                     self._ever_good.add((session, seconds))
+        self._ever_rewarded |= {(row.session, row.turn) for row in self.rewards.values() if row.value}
         self.must = {
             self.identity(record)
             for record in present
             if record.session not in self._torn_sessions and self._good(record)
         }
-        self.may = {self.identity(record) for record in self._ever_there if record[:2] in self._ever_good}
+        self.may = {
+            self.identity(record)
+            for record in self._ever_there
+            if record[:2] in self._ever_good
+            and self._wanted(record, {turn for session, turn in self._ever_rewarded if session == record.session})
+        }
+
+    def turn(self, text: str) -> int:
+        """Return which turn a record is: equal texts are of one turn."""
+        return 0 if self._turns is Turns.ALL else int(text.split(maxsplit=1)[0]) % TURNS
 
     def _good(self, record: Record) -> bool:
-        rows = [row for row in self.rows.values() if row.session == record.session]
+        outcome = self._outcome(record.session, record.seconds)
+        if outcome is None or outcome.reward <= 0:
+            return False
+        theirs = [row for row in self.rewards.values() if row.session == record.session and row.value]
+        return self._wanted(record, {row.turn for row in theirs if self._outcome_of(row) == outcome})
+
+    def _wanted(self, record: Record, rewarded: set[int]) -> bool:
+        """Say whether a record is of a turn that is wanted, if these are the turns that have a reward."""
+        if self._turns is Turns.REWARDED:
+            return self.turn(record.text) in rewarded
+        return self._turns is Turns.ALL or self.turn(record.text) <= max(rewarded, default=-1)
+
+    def _outcome_of(self, reward: Reward) -> Row | None:
+        """Return the outcome of the rollout that a reward belongs to; rows without an event are written at 3 s."""
+        if reward.seconds is not None:
+            return self._outcome(reward.session, reward.seconds)
+        return self._outcome(reward.session, RECORDED) or self._outcome(reward.session, None)
+
+    def _outcome(self, session: str, seconds: int | None) -> Row | None:
+        """Return the outcome of what a session did at a time."""
+        rows = [row for row in self.rows.values() if row.session == session]
         oldest_first = sorted(rows, key=lambda row: (row.seconds, row.id))
         if not rows:
-            return False
+            return None
         if self._join is JoinRule.MAX:
-            return max(row.reward for row in rows) > 0
+            return max(rows, key=lambda row: (row.reward, row.seconds, row.id))
         if self._join is JoinRule.FIRST:
-            return oldest_first[0].reward > 0
-        if record.seconds is None:
-            return oldest_first[-1].reward > 0
-        return next((row.reward > 0 for row in oldest_first if row.seconds >= record.seconds), False)
+            return oldest_first[0]
+        if seconds is None:
+            return oldest_first[-1]
+        return next((row for row in oldest_first if row.seconds >= seconds), None)
 
     # -- what the producer does ------------------------------------------------------------------------
 
@@ -173,6 +226,9 @@ class World:
             (2, self._overwrite), (1, self._cut), (1, self._delete), (2, self._correct), (1, self._back_up),
             (1, self._replace_database), (1, self._splice),
         ]  # fmt: skip
+        if self._turns is not Turns.ALL:
+            tame.append((5, self._reward))
+            wild.append((2, self._correct_reward))
         choices = tame + wild if self.wild else tame
         said = ""
         while not said:
@@ -199,7 +255,7 @@ class World:
         record = Record(self._rng.choice(self._sessions), seconds, text)
         make = messages if seconds is None else dialogue
         more: dict[str, Any] = {} if seconds is None else {"seconds": float(seconds)}
-        line = jsonl(make(record.session, 0, record.text, **more)).rstrip(b"\n")
+        line = jsonl(make(record.session, self.turn(record.text), record.text, **more)).rstrip(b"\n")
         self._lines[line] = record
         return line
 
@@ -334,6 +390,25 @@ class World:
         self.rows[number] = Row(number, session, seconds, reward)
         return f"score {session} at {seconds}: {reward}"
 
+    def _reward(self) -> str:
+        """Say what a turn was worth, before or after its outcome."""
+        session, turn, value = self._rng.choice(self._sessions), self._rng.randrange(TURNS), self._rng.choice((0, 1))
+        # An event that comes after an outcome belongs to the next one: that of a second run.
+        seconds = self._rng.choice((0, None, 1, 2, 4) if self.wild else (0, None))
+        number = add_reward(self.traces, session, turn, value, seconds=seconds, recorded=RECORDED)
+        self._stamp(self.traces)
+        self.rewards[number] = Reward(number, session, turn, value, seconds)
+        return f"reward turn {turn} of {session} at {seconds}: {value}"
+
+    def _correct_reward(self) -> str:
+        if not self.rewards:
+            return ""
+        number, value = self._rng.choice(list(self.rewards)), self._rng.choice((0, 2))
+        correct_reward(self.traces, number, value)
+        self._stamp(self.traces)
+        self.rewards[number] = self.rewards[number]._replace(value=value)
+        return f"correct reward {number} to {value}"
+
     def _correct(self) -> str:
         if not self.rows:
             return ""
@@ -347,7 +422,7 @@ class World:
 
     def _back_up(self) -> str:
         shutil.copyfile(self.traces, self._older)
-        self._backup = dict(self.rows)
+        self._backup = dict(self.rows), dict(self.rewards)
         return "back up the database"
 
     def _replace_database(self) -> str:
@@ -357,8 +432,9 @@ class World:
         shutil.copyfile(self._older, self._older.with_suffix(".new"))
         self._older.with_suffix(".new").rename(self.traces)
         self._stamp(self.traces)
-        self._torn_sessions |= {row.session for number, row in self.rows.items() if number not in self._backup}
-        self.rows = dict(self._backup)
+        rows, rewards = self._backup
+        self._torn_sessions |= {row.session for number, row in self.rows.items() if number not in rows}
+        self.rows, self.rewards = dict(rows), dict(rewards)
         return "replace the database with the older copy"
 
     def summary(self) -> Sequence[str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from streamer.model import Outcome
+    from streamer.turns import TurnRules
     from tests.remote.proxy import Proxy
     from tests.remote.sqld import Sqld
 
@@ -31,9 +32,9 @@ HOUR = 3600.0
 class Polling:
     """A poller in a time that stands still, and passes between two polls as the daemon would let it."""
 
-    def __init__(self, url: str, where: str = "total_reward > 0") -> None:
+    def __init__(self, url: str, where: str = "total_reward > 0", turns: TurnRules | None = None) -> None:
         self.clock = FakeClock()
-        self.poller = OutcomePoller(url, where, self.clock, random=lambda: 0.5)
+        self.poller = OutcomePoller(url, where, self.clock, turns=turns, random=lambda: 0.5)
 
     async def poll(self) -> Sequence[Outcome]:
         """Poll until there is an answer, then let the pause pass that is asked for."""
