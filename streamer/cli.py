@@ -13,7 +13,7 @@ from streamer import __version__
 from streamer.errors import StreamerError
 from streamer.text import printable
 
-COMMANDS = ("run", "status", "tail", "explain", "verify", "doctor", "filter", "demo", "soak")
+COMMANDS = ("run", "status", "tail", "explain", "verify", "report", "doctor", "filter", "demo", "soak")
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 something was found (verify, doctor, explain) or nothing was (filter);

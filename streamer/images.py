@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from enum import StrEnum
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
 """What vision models take. Pillow knows many more, and would start Ghostscript for one of them."""
+
+
+_MAGIC = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+    (b"BM", "image/bmp"),
+)
 
 
 class Fate(StrEnum):
@@ -66,6 +75,45 @@ def image_url(part: dict[str, Any]) -> str | None:
         if isinstance(value, str):
             return value
     return None
+
+
+class Embedded(msgspec.Struct, frozen=True):
+    """An image as a data URL that a browser may be given; ``why`` says why there is none."""
+
+    url: str = ""
+    why: str = ""
+
+
+def embedded(part: dict[str, Any], most: int) -> Embedded:
+    """Return an image part as a data URL, if it holds the bytes of an image of a kind that is known.
+
+    What the part itself says of its kind does not count: the bytes do, and they are encoded anew.
+
+    Args:
+        part: the part of a message's content.
+        most: bytes; a larger image is left out.
+    """
+    url = image_url(part) or ""
+    header, _, payload = url.partition(",")
+    if not header.startswith("data:") or not header.endswith(";base64"):
+        return Embedded(why="it lies elsewhere" if url.startswith(("http://", "https://")) else "it is no image data")
+    if len(payload) * 3 > most * 4 + 8:
+        return Embedded(why=f"it is larger than {most:,} bytes")
+    try:
+        data = b64decode(payload, validate=True)
+    except ValueError:
+        return Embedded(why="it is not base64")
+    kind = media_type(data)
+    if kind is None:
+        return Embedded(why="it is no PNG, JPEG, GIF, WebP or BMP")
+    return Embedded(f"data:{kind};base64,{b64encode(data).decode()}")
+
+
+def media_type(data: bytes) -> str | None:
+    """Return what kind of image the first bytes say this is; None if it is none that vision models take."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return next((kind for magic, kind in _MAGIC if data.startswith(magic)), None)
 
 
 def _inline(source: dict[str, Any]) -> str | None:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from blake3 import blake3
 
+from streamer.bins import Bin, bins, quantile
 from streamer.check import CheckedLine, Finding, Kind, check_line, image_parts, is_number, tool_calls
 from streamer.conversation import of_messages
 from streamer.dedup import DedupBy, record_key
-from streamer.errors import ConfigError, UnavailableError
+from streamer.errors import UnavailableError
 from streamer.images import check_image
 from streamer.layouts import ROLES
-from streamer.parts import Piece, closed_numbers, opened
+from streamer.lines import BLOCK, LONGEST_LINE, NumberedLine, check_is_dataset, length_of, numbered_lines
+from streamer.parts import opened
 from streamer.tally import Tally
 from streamer.text import printable
 
@@ -26,21 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FINDINGS_KEPT = 20
-LONGEST_LINE = 1 << 30
-"""Bytes. What is below is held in memory, the JSON of it too."""
-
-DISTINCT_REWARDS = 20
-"""With more different rewards than that, they are put into ten bins of equal width."""
-
-_BINS = 10
 _TOP = 10
-_BLOCK = 1 << 20
 _NAME = 200
 """Characters of a name (of a model, of a tool) that count."""
-
-_LOOKS = 10
-_PAUSE = 0.1
-"""An unterminated last line is looked at so often, after so many seconds, before it is reported."""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -67,17 +56,6 @@ class Findings(msgspec.Struct):
         self.counts[found.kind] = self.counts.get(found.kind, 0) + 1
         if len(self.first) < FINDINGS_KEPT:
             self.first.append(found)
-
-
-class RewardBin(msgspec.Struct, frozen=True):
-    """How many records have a reward from ``low`` to below ``high`` (the last bin: to ``high``).
-
-    The two are equal where the bin is one value.
-    """
-
-    low: float
-    high: float
-    records: int
 
 
 class Lengths(msgspec.Struct, frozen=True):
@@ -108,24 +86,13 @@ class Report(msgspec.Struct, frozen=True):
     problems: Findings
     warnings: Findings
     roles: dict[str, int]
-    rewards: list[RewardBin]
+    rewards: list[Bin]
     without_reward: int
     rollouts: int
     models: dict[str, int]
     tools: dict[str, int]
     images: Images
     lengths: Lengths
-
-
-class _Line(msgspec.Struct, frozen=True):
-    """A line as it lies in the file. ``data`` is None if it is too long to look into."""
-
-    file: str
-    number: int
-    offset: int
-    length: int
-    data: bytes | None
-    terminated: bool
 
 
 def inspect(
@@ -153,70 +120,20 @@ def inspect(
         UnavailableError: the file cannot be read, or the disk has no room for the temporary database.
     """
     try:
-        _check_is_file(path)
-        with opened(path, _BLOCK) as pieces, Tally() as tally:
-            sizes = [os.fstat(piece.file.fileno()).st_size for piece in pieces]
+        check_is_dataset("verify", path)
+        with opened(path, BLOCK) as pieces, Tally() as tally:
+            size = length_of(pieces)
             inspection = _Inspection(tally, by, decode_images=decode_images)
-            before = 0
-            for piece, size in zip(pieces, sizes, strict=True):
-                for line in _lines(piece, size, inspection.lines, longest_line, sleep):
-                    inspection.take(line)
-                    if _crosses_block(line):
-                        progress(before + min(line.offset + line.length, size), sum(sizes))
-                before += size
-            return inspection.report(str(path), len(pieces), before)
+            for line in numbered_lines(pieces, size, longest_line, sleep):
+                inspection.take(line)
+                if line.crosses_block:
+                    progress(min(line.before + line.offset + line.length, size), size)
+            return inspection.report(str(path), len(pieces), size)
     except OSError as error:
         raise UnavailableError("verify", printable(str(path)), error.strerror or str(error)) from error
     except sqlite3.Error as error:
         hint = "make room, or set SQLITE_TMPDIR to a folder on another disk"
         raise UnavailableError("verify", "its temporary database", str(error), hint) from error
-
-
-def _check_is_file(path: Path) -> None:
-    """Refuse a pipe too: its length is not known, so it would be an empty dataset."""
-    if not path.is_file() and (path.exists() or not closed_numbers(path)):
-        cause = "it is not a file" if path.exists() else "there is no such file"
-        raise ConfigError("verify", printable(str(path)), cause, "streamer verify DATASET")
-
-
-def _lines(piece: Piece, size: int, number: int, longest: int, sleep: Callable[[float], None]) -> Iterator[_Line]:
-    """Yield the lines of a file that begin before ``size``; ``number`` lines stand in the files before it."""
-    file, offset = piece.file, 0
-    # Nothing before ``size`` means that a daemon which has just started cut a torn last line.
-    while offset < size and (data := _settled(file, offset, longest, sleep)):
-        number += 1
-        length, last = len(data), data[-1:]
-        if length == longest and last != b"\n":
-            extra, last = _skip_line(file)
-            length += extra
-        yield _Line(piece.path.name, number, offset, length, data if length == len(data) else None, last == b"\n")
-        offset += length
-
-
-def _settled(file: BinaryIO, offset: int, longest: int, sleep: Callable[[float], None]) -> bytes:
-    """Read the line at ``offset``; give a daemon that is in the middle of writing it the time to end it."""
-    data = file.readline(longest)
-    for _ in range(_LOOKS):
-        if data.endswith(b"\n") or len(data) == longest:
-            break
-        sleep(_PAUSE)
-        # By way of the end, as a seek inside the buffer would show what was there before the tail was mended.
-        file.seek(0, os.SEEK_END)
-        file.seek(offset)
-        data = file.readline(longest)
-    return data
-
-
-def _skip_line(file: BinaryIO) -> tuple[int, bytes]:
-    """Read to the end of the line; return how many bytes that was and the last of them."""
-    length, last = 0, b""
-    while last != b"\n" and (block := file.readline(_BLOCK)):
-        length, last = length + len(block), block[-1:]
-    return length, last
-
-
-def _crosses_block(line: _Line) -> bool:
-    return line.offset // _BLOCK != (line.offset + line.length) // _BLOCK
 
 
 class _Inspection:
@@ -226,15 +143,15 @@ class _Inspection:
         self._tally = tally
         self._by = by
         self._decode_images = decode_images
-        self.lines = 0
+        self._lines = 0
         self._problems = Findings()
         self._warnings = Findings()
         self._roles: Counter[str] = Counter()
         self._images: Counter[str] = Counter()
         self._without_reward = 0
 
-    def take(self, line: _Line) -> None:
-        self.lines += 1
+    def take(self, line: NumberedLine) -> None:
+        self._lines += 1
         self._tally.add("length", line.length)
         for finding in self._findings(line):
             self._add(line, finding)
@@ -244,11 +161,11 @@ class _Inspection:
             dataset=dataset,
             files=files,
             bytes=size,
-            lines=self.lines,
+            lines=self._lines,
             problems=self._problems,
             warnings=self._warnings,
             roles=dict(self._roles.most_common()),
-            rewards=_bins(self._tally),
+            rewards=bins(self._tally, "reward"),
             without_reward=self._without_reward,
             rollouts=self._tally.distinct("run"),
             models=self._tally.top("model", _TOP),
@@ -257,11 +174,11 @@ class _Inspection:
             lengths=_lengths(self._tally),
         )
 
-    def _add(self, line: _Line, finding: Finding) -> None:
+    def _add(self, line: NumberedLine, finding: Finding) -> None:
         findings = self._warnings if finding.kind.is_warning else self._problems
         findings.add(Found(finding.kind, line.file, line.number, line.offset, finding.detail))
 
-    def _findings(self, line: _Line) -> Iterator[Finding]:
+    def _findings(self, line: NumberedLine) -> Iterator[Finding]:
         if not line.terminated:
             yield _unterminated(line)
         elif line.data is None:
@@ -308,7 +225,7 @@ class _Inspection:
             self._tally.add("run", blake3(metadata["run_id"].encode()).digest(16))
 
 
-def _unterminated(line: _Line) -> Finding:
+def _unterminated(line: NumberedLine) -> Finding:
     return Finding(
         Kind.UNTERMINATED,
         f"the last {line.length} bytes have no newline: a running daemon may be in the middle of a write"
@@ -335,26 +252,6 @@ def _roles(messages: list[dict[str, Any]]) -> Iterator[str]:
             yield role
 
 
-def _bins(tally: Tally) -> list[RewardBin]:
-    if tally.distinct("reward") <= DISTINCT_REWARDS:
-        return [RewardBin(value, value, records) for value, records in tally.in_order("reward")]
-    low, high = tally.range("reward")
-    width = high / _BINS - low / _BINS  # their difference may be more than a float holds
-    counts = [0] * _BINS
-    for value, records in tally.in_order("reward"):
-        counts[min(int(value / width - low / width), _BINS - 1)] += records
-    return [RewardBin(low + i * width, low + (i + 1) * width, records) for i, records in enumerate(counts)]
-
-
 def _lengths(tally: Tally) -> Lengths:
     shortest, longest = tally.range("length")
-    return Lengths(int(shortest), _median(tally, "length"), int(longest))
-
-
-def _median(tally: Tally, what: str) -> int:
-    left = tally.total(what) / 2
-    for value, times in tally.in_order(what):
-        left -= times
-        if left <= 0:
-            return int(value)
-    return 0
+    return Lengths(int(shortest), int(quantile(tally, "length", 1, 2)), int(longest))

@@ -25,6 +25,16 @@ class State(StrEnum):
     DEAD_LETTERED = "dead_lettered"
 
 
+STATE_NAMES = {
+    State.APPENDED: "appended",
+    State.DUPLICATE: "duplicate",
+    State.BELOW_BAR: "below the bar",
+    State.WAITING: "waiting",
+    State.NEVER_SCORED: "never scored",
+    State.DEAD_LETTERED: "dead letters",
+}
+"""What people call the states, in the order in which they are told."""
+
 OPEN_STATES = (State.WAITING, State.NEVER_SCORED)
 """States of lines whose outcome is still to come."""
 

@@ -82,6 +82,27 @@ def snapshot(dataset: Path, ledger: Path | None = None) -> Snapshot:
         return _read(db, dataset, daemon)
 
 
+class Settings(msgspec.Struct, frozen=True):
+    """What a dataset was made with: every condition that was in force, the oldest first, and ``dedup.by``."""
+
+    where: list[str] = []
+    dedup_by: str = ""
+
+
+def settings(ledger: Path) -> Settings:
+    """Return what a ledger remembers of the settings; nothing where there is no ledger.
+
+    Raises:
+        UnavailableError: it cannot be read now.
+        RefusedError: it is damaged, or no ledger of this version.
+    """
+    with open_ledger(ledger) as db:
+        if db is None:
+            return Settings()
+        where = [sql for (sql,) in db.execute("SELECT sql FROM condition ORDER BY rowid")]
+        return Settings(where, str(_one(db, "SELECT keys FROM meta")).partition("/")[0])
+
+
 def ledger_of(dataset: Path) -> Path:
     """Return where the ledger of a dataset is unless configured otherwise."""
     return dataset.with_name(f"{dataset.name}.ledger")

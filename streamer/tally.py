@@ -82,6 +82,13 @@ class Tally:
         query = "SELECT name, times FROM tally WHERE what = ? ORDER BY times DESC, name LIMIT ?"
         return dict(self._db.execute(query, (what, most)))
 
+    def times(self, what: str, name: Name) -> int:
+        """Return how often a name was counted."""
+        self._flush()
+        query = "SELECT coalesce(sum(times), 0) FROM tally WHERE what = ? AND name = ?"
+        found: int = self._db.execute(query, (what, name)).fetchone()[0]
+        return found
+
     def range(self, what: str) -> tuple[float, float]:
         """Return the smallest and the largest number counted, (0, 0) if there was none."""
         self._flush()

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 
-from streamer.commands.status import _as_text
+from streamer import snapshot_text
 from streamer.config import Flags, From, load
 from streamer.dataset import line_key
 from streamer.dedup import DedupBy
@@ -658,7 +658,7 @@ class TestWhatIsTold:
         seen = accounts(config)
         assert (seen.shards, seen.sessions, seen.unfinished) == (1, 1, 0)
         assert measure(config.dataset.ledger, seen) == Lag()
-        assert "2 lines of 1 shard and 1 session" in "\n".join(_as_text(seen, Lag()))
+        assert "2 lines of 1 shard and 1 session" in "\n".join(snapshot_text.lines(seen, Lag()))
 
     def test_without_shards_no_folder_is_needed(self, tmp_path: Path, traces: Path) -> None:
         """Neither by the configuration nor by ``doctor``; and none is looked at."""

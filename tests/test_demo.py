@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from streamer.demo.place import Place
-from streamer.demo.screen import View, drawn, sparkline
+from streamer.demo.screen import View, drawn, growth
 from streamer.demo.show import Show, newest
 from streamer.lock import DatasetLock, lock_file
 from streamer.snapshot import snapshot
@@ -38,6 +38,7 @@ def test_demo_grows_a_dataset_and_adds_up(tmp_path: Path) -> None:
     assert min(fates["appended"], fates["duplicate"], fates["below the bar"]) > 0
     assert _lines(tmp_path / "high_reward.jsonl") == fates["appended"]
     assert f"streamer verify {tmp_path / 'high_reward.jsonl'}" in done.stdout
+    assert f"streamer report {tmp_path / 'high_reward.jsonl'} --html report.html" in done.stdout
 
 
 def test_demo_refuses_a_folder_with_something_in_it(tmp_path: Path) -> None:
@@ -96,12 +97,12 @@ def test_a_reply_cannot_steer_the_terminal(tmp_path: Path) -> None:
     assert "\\x1b[2J [red]bold[/red]" in console.file.getvalue()
 
 
-def test_sparkline_shows_all_of_the_history_in_its_width() -> None:
+def test_growth_shows_all_of_the_history_in_its_width() -> None:
     """The first value is at the left, the newest at the right, the highest is a full bar."""
-    assert sparkline([0]) == "▁"
-    assert sparkline([0, 7, 7, 14]) == "▁▄▄█"
-    assert len(sparkline(range(1000))) == 40
-    assert sparkline(range(1000))[-1] == "█"
+    assert growth([0]) == "▁"
+    assert growth([0, 7, 7, 14]) == "▁▄▄█"
+    assert len(growth(range(1000))) == 40
+    assert growth(range(1000))[-1] == "█"
 
 
 def _dataset_line(turn: int, said: str = "I \x1b[2J it") -> str:

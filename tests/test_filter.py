@@ -20,11 +20,11 @@ from streamer.cli import _app
 from streamer.errors import LockedError, RefusedError, UnavailableError
 from streamer.files import Files
 from streamer.filter.config import FilterConfig, read
-from streamer.filter.output import Output
 from streamer.filter.run import Counts, run
 from streamer.inspect import inspect
 from streamer.lock import DatasetLock
 from streamer.messages import Row
+from streamer.output import Output
 from streamer.sources.conversations import Pages
 from tests.producer import make_traces
 from tests.traces import add_session, decision, make_conversations, tool_reply
@@ -375,7 +375,7 @@ def test_killed_in_the_middle_it_leaves_the_old_output_whole(folder: Path) -> No
     (folder / "out.jsonl").write_text("old\n")
     script = (
         "import os, sys; from pathlib import Path; from streamer.files import Files;"
-        "from streamer.filter.output import Output;"
+        "from streamer.output import Output;"
         "out = Output(Path(sys.argv[1]), Files()).__enter__(); out.write(b'x' * (2 << 20)); os.kill(os.getpid(), 9)"
     )
     killed = subprocess.run([sys.executable, "-c", script, str(folder / "out.jsonl")], check=False)

@@ -191,12 +191,13 @@ def test_a_dataset_that_is_replaced_by_a_shorter_one_is_told(path: Path, followi
     assert b"became shorter" in following.stderr.readline()
 
 
-def test_ctrl_c_ends_it_quietly(path: Path, following: subprocess.Popen[bytes]) -> None:
-    """That is how one stops to follow."""
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_it_quietly(path: Path, following: subprocess.Popen[bytes], end: signal.Signals) -> None:
+    """That is how one stops to follow; SIGTERM is the same to it."""
     assert following.stdout is not None
     append(path, line())
     assert following.stdout.readline() == line()
-    following.send_signal(signal.SIGINT)
+    following.send_signal(end)
     _, complaints = following.communicate(timeout=WAIT)
     assert following.returncode == 0
     assert b"Traceback" not in complaints

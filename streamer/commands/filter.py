@@ -17,8 +17,8 @@ from streamer.errors import ConfigError
 from streamer.files import Files
 from streamer.filter.config import FilterConfig, load
 from streamer.filter.daemon import daemon_config
-from streamer.filter.output import Output
 from streamer.filter.run import Counts, run
+from streamer.output import Output
 from streamer.text import printable
 
 NOTHING_MATCHED = 1

@@ -1,44 +1,137 @@
 """``streamer status``: is the daemon alive, and do the accounts add up."""
 
 import os
-import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
 from streamer import config as configuration
-from streamer.dead_letters import dead_letters_path
+from streamer import snapshot_text
+from streamer.config import Dataset
+from streamer.errors import StreamerError
 from streamer.lag import Lag, measure
 from streamer.snapshot import Snapshot, snapshot
-from streamer.text import counted, printable
+from streamer.stdout import until_enough
+from streamer.text import printable
 
-_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
+if TYPE_CHECKING:
+    from rich.text import Text
+
+Look = Callable[[], list[str]]
+
+_SECONDS = 2.0
+_LEAST_SECONDS = 0.1
+_SHARE = 20
+"""Looks that take long are followed by a pause of at least so many times their own duration."""
 
 
 def status(
+    seconds: Annotated[
+        float | None, typer.Argument(min=_LEAST_SECONDS, metavar="SECONDS", help="With --watch: how often; else 2.")
+    ] = None,
     *,
     config: Annotated[Path | None, typer.Option(help="The daemon's config.toml.")] = None,
     dataset: Annotated[str | None, typer.Option(help="The dataset; else the configured one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
 ) -> None:
     """Say whether the daemon is alive, and where every line that was read stands.
 
     Works from the ledger, with the daemon up or down. The six counts add up to the lines read.
 
+    With --watch a terminal shows the newest answer in its place; a pipe gets each one, with --json as one line.
+
     Exit code: 0 answered, 2 wrong configuration, 3 the ledger cannot be read.
 
     Example: streamer status --dataset good.jsonl --json | jq .accounting
+
+    Example: streamer status --dataset good.jsonl --watch 5
     """
+    if seconds is not None and not watch:
+        raise typer.BadParameter("it goes with --watch", param_hint="SECONDS")
     files = configuration.dataset(config, os.environ, dataset)
-    seen = snapshot(files.path, files.ledger)
-    lag = measure(files.ledger, seen)
-    if as_json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(_as_json(seen, lag)), indent=2).decode() + "\n")
+    if not watch:
+        _print(_json(files) if as_json else _text(files))
         return
-    for line in _as_text(seen, lag):
-        typer.echo(line)
+    with until_enough():
+        if as_json:
+            _print_for_ever(partial(_json_or_trouble, files), seconds or _SECONDS)
+        else:
+            _show_for_ever(partial(_text_or_trouble, files), seconds or _SECONDS)
+
+
+def _show_for_ever(look: Look, seconds: float) -> None:
+    from streamer.live.terminal import Terminal, can_draw  # noqa: PLC0415 - loading it takes longer than the answer
+
+    if not can_draw():
+        _print_for_ever(look, seconds, between="\n")
+        return
+    with Terminal() as terminal:
+        while True:
+            lines, pause = _timed(look, seconds)
+            terminal.show(partial(_drawn, lines))
+            terminal.rest(pause)
+
+
+def _print_for_ever(look: Look, seconds: float, between: str = "") -> None:
+    lines, pause = _timed(look, seconds)
+    _print(lines)
+    while True:
+        time.sleep(pause)
+        lines, pause = _timed(look, seconds)
+        _print([f"{between}{lines[0]}", *lines[1:]])
+
+
+def _print(lines: list[str]) -> None:
+    typer.echo("\n".join(lines))
+
+
+def _timed(look: Look, seconds: float) -> tuple[list[str], float]:
+    """Return what is seen, and how long to wait before the next look."""
+    start = time.monotonic()
+    lines = look()
+    return lines, max(seconds, _SHARE * (time.monotonic() - start))
+
+
+def _drawn(lines: list[str], width: int, height: int) -> "list[Text]":
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    from streamer.live.cells import fitted  # noqa: PLC0415
+
+    return [Text(fitted(line, width)) for line in lines[:height]]
+
+
+def _text_or_trouble(files: Dataset) -> list[str]:
+    """Return the answer; while one looks on, a ledger that cannot be read now is an answer, too."""
+    try:
+        return _text(files)
+    except StreamerError as error:
+        return [printable(line) for line in str(error).splitlines()]
+
+
+def _json_or_trouble(files: Dataset) -> list[str]:
+    try:
+        return [msgspec.json.encode(_as_json(*_look(files))).decode()]
+    except StreamerError as error:
+        return [msgspec.json.encode({"error": str(error)}).decode()]
+
+
+def _text(files: Dataset) -> list[str]:
+    return snapshot_text.lines(*_look(files))
+
+
+def _json(files: Dataset) -> list[str]:
+    return [msgspec.json.format(msgspec.json.encode(_as_json(*_look(files))), indent=2).decode()]
+
+
+def _look(files: Dataset) -> tuple[Snapshot, Lag]:
+    seen = snapshot(files.path, files.ledger)
+    return seen, measure(files.ledger, seen)
 
 
 def _as_json(seen: Snapshot, lag: Lag) -> dict[str, Any]:
@@ -53,65 +146,3 @@ def _as_json(seen: Snapshot, lag: Lag) -> dict[str, Any]:
         "lag": msgspec.to_builtins(lag),
         **values,
     }
-
-
-def _as_text(seen: Snapshot, lag: Lag) -> list[str]:
-    alive = f"alive, {seen.daemon}" if seen.daemon else "not running"
-    lines = [f"daemon           {alive}", f"dataset          {printable(seen.dataset)}"]
-    if not seen.ledger:
-        return [*lines, "ledger           none yet: `streamer run` makes it"]
-    last = _age(", last one", seen.last_append_seconds)
-    lines += [
-        f"                 {counted(seen.dataset_lines, 'record')}, {counted(seen.dataset_bytes, 'byte')}{last}",
-        f"read             {counted(seen.read, 'line')} of {_places(seen)}",
-        *(f"  {name:<15}{seen.counts[state]:,}{_detail(seen, state)}" for state, name in _NAMES.items()),
-        f"lag              {counted(lag.unread_bytes, 'byte')} in {counted(lag.unread_shards, 'shard')} not read yet",
-    ]
-    return [*lines, *_notes(seen)]
-
-
-def _places(seen: Snapshot) -> str:
-    """Return what was read: a dataset may be of shards, of sessions in the trace database, or of both."""
-    places = [(seen.shards, "shard")] if seen.shards or not seen.sessions else []
-    places += [(seen.sessions, "session")] if seen.sessions else []
-    return " and ".join(counted(n, noun) for n, noun in places)
-
-
-_NAMES = {
-    "appended": "appended",
-    "duplicate": "duplicate",
-    "below_bar": "below the bar",
-    "waiting": "waiting",
-    "never_scored": "never scored",
-    "dead_lettered": "dead letters",
-}
-
-
-def _detail(seen: Snapshot, state: str) -> str:
-    reasons = {reason: n for reason, n in seen.reasons.get(state, {}).items() if reason}
-    split = ", ".join(f"{n:,} {printable(reason)}" for reason, n in sorted(reasons.items()))
-    if state == "appended":
-        return f" from {counted(seen.appended_rollouts, 'rollout')}"
-    if state == "waiting" and seen.waiting_rollouts:
-        split = f"{counted(seen.waiting_rollouts, 'rollout')}{_age(', the oldest', seen.oldest_waiting_seconds)}"
-    return f" ({split})" if split else ""
-
-
-def _notes(seen: Snapshot) -> list[str]:
-    """Say what is out of the ordinary, and nothing else."""
-    dead = printable(str(dead_letters_path(Path(seen.dataset))))
-    notes = (
-        (seen.counts["dead_lettered"], "line", f"could not be taken: see {dead}"),
-        (seen.unfinished, "shard", "without a newline at the end: the last line waits for it"),
-        (seen.withdrawn_rollouts, "rollout", "in the dataset corrected below the bar later"),
-        (seen.overwritten, "waiting line", "overwritten by the producer before the outcome came"),
-        (seen.adopted, "record", "in the dataset without a shard line behind it (any more)"),
-    )
-    return [f"note             {counted(n, noun)} {text}" for n, noun, text in notes if n]
-
-
-def _age(label: str, seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    unit, size = next((u for u in _UNITS if seconds >= u[1]), _UNITS[-1])
-    return f"{label} {seconds / size:.0f} {unit} ago"

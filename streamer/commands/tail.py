@@ -1,29 +1,37 @@
 """``streamer tail``: the records of a dataset, those that are there last and those to come."""
 
 import os
-import select
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import anyio
 import typer
-from rich.console import Console
-from rich.text import Text
 
-from streamer.check import check_line, shown, tool_calls
-from streamer.config import dataset_path
+from streamer import config as configuration
+from streamer.config import Dataset
 from streamer.errors import ConfigError, UnavailableError
 from streamer.follow import DatasetLine, Follower, follow
-from streamer.text import printable
+from streamer.glimpse import START, Glimpse, cut, glimpse
+from streamer.snapshot import ledger_of
+from streamer.stdout import reader_is_gone, until_enough
+from streamer.text import counted, printable
 
-_START = 400
-"""Characters of a value or a reply that are shown where the terminal is not narrower."""
+_LAST = 10
+"""Records that plain lines begin with unless told otherwise."""
+
+_SCREENFUL = 100
+"""Records that the live view begins with: more than most terminals have lines."""
 
 _RUN_SHARE = 4
 """A run id gets at most this part of the terminal's width."""
+
+_CLOCK = 1.0
+"""Seconds after which ages are drawn anew although nothing happened."""
 
 Show = Callable[[DatasetLine], None]
 
@@ -31,34 +39,74 @@ Show = Callable[[DatasetLine], None]
 def tail(
     dataset: Annotated[Path | None, typer.Argument(help="The dataset; else the configured one.")] = None,
     *,
-    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="Begin with so many records.")] = 10,
+    lines: Annotated[
+        int | None, typer.Option("-n", "--lines", min=0, help="Begin with so many records; 10, or a screenful.")
+    ] = None,
     no_follow: Annotated[bool, typer.Option("--no-follow", help="Stop at the end.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Write the JSON lines, byte for byte.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Print lines on a terminal, too.")] = False,
     config: Annotated[Path | None, typer.Option(help="The daemon's config.toml.")] = None,
     dataset_flag: Annotated[str | None, typer.Option("--dataset", help="The same as DATASET.")] = None,
 ) -> None:
     """Show the last records of a dataset, and every new one as it is written. Ctrl-C ends it.
 
-    One line for each record: run id, turn, reward, and how the reply begins.
+    A terminal shows them live, with how the dataset grows and where all lines that were read stand. A pipe, --plain,
+    --raw and --no-follow give one line for each record: run id, turn, reward, and how the reply begins.
+
+    Exit code: 0 ended, 2 wrong usage or no such dataset (--no-follow), 3 the dataset cannot be read.
+
+    Example: streamer tail good.jsonl
 
     Example: streamer tail -n 100 --no-follow --raw | jq .metadata.total_reward
     """
     if dataset is not None and dataset_flag is not None:
         raise typer.BadParameter("give the dataset once", param_hint="--dataset")
-    path = dataset or dataset_path(config, os.environ, dataset_flag)
-    show = _write if raw else _shower()
+    files = _files(dataset, config, dataset_flag)
     try:
-        _look_for(path, wait=not no_follow)
-        if no_follow:
-            _show_end(path, lines, show)
-        else:
-            anyio.run(_show_for_ever, path, lines, show)
-    except KeyboardInterrupt:
-        pass
-    except BrokenPipeError:
-        _give_up_stdout()
+        with until_enough():
+            if plain or raw or no_follow or not sys.stdout.isatty() or not _watch(files, lines):
+                _print_lines(files.path, _LAST if lines is None else lines, for_ever=not no_follow, raw=raw)
     except OSError as error:
-        raise UnavailableError("read", printable(str(path)), error.strerror or str(error)) from error
+        raise UnavailableError("read", printable(str(files.path)), error.strerror or str(error)) from error
+
+
+def _files(dataset: Path | None, config: Path | None, dataset_flag: str | None) -> Dataset:
+    if dataset is not None and config is None:
+        return Dataset(dataset, ledger_of(dataset))
+    return configuration.dataset(config, os.environ, str(dataset) if dataset else dataset_flag)
+
+
+def _watch(files: Dataset, lines: int | None) -> bool:
+    """Show the live view until it is ended; say whether the terminal can."""
+    from streamer.live.picture import picture  # noqa: PLC0415 - rich is for terminals: a pipe need not wait for it
+    from streamer.live.terminal import TICK, Terminal, can_draw  # noqa: PLC0415
+    from streamer.live.watch import Watch  # noqa: PLC0415
+
+    if not can_draw():
+        return False
+    with Watch(files.path, files.ledger, _SCREENFUL if lines is None else lines) as watch:
+        try:
+            with Terminal() as terminal:
+                drawn = 0.0
+                while True:
+                    now = time.monotonic()
+                    if watch.look() or terminal.resized or now >= drawn + _CLOCK:
+                        terminal.show(partial(picture, watch.view()))
+                        drawn = now
+                    terminal.rest(TICK)
+        except KeyboardInterrupt:
+            came = counted(watch.view().came, "record")
+            typer.echo(f"{printable(str(files.path))}: {came} came while you looked")
+    return True
+
+
+def _print_lines(path: Path, last: int, *, for_ever: bool, raw: bool) -> None:
+    show = _write if raw else _shower()
+    _look_for(path, wait=for_ever)
+    if for_ever:
+        anyio.run(_show_for_ever, path, last, show)
+    else:
+        _show_end(path, last, show)
 
 
 def _look_for(path: Path, *, wait: bool) -> None:
@@ -90,22 +138,9 @@ def _note(text: str) -> None:
 
 async def _sleep(seconds: float) -> None:
     """Sleep, but not for a reader that has gone: without a new record no write would tell us."""
-    if _reader_is_gone():
+    if reader_is_gone():
         raise BrokenPipeError
     await anyio.sleep(seconds)
-
-
-def _reader_is_gone() -> bool:
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)  # an error or a hang-up is reported all the same
-    return bool(poll.poll(0))
-
-
-def _give_up_stdout() -> None:
-    """Let nothing that is still buffered complain at exit: `| head` had what it wanted."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
 
 
 def _write(line: DatasetLine) -> None:
@@ -115,60 +150,24 @@ def _write(line: DatasetLine) -> None:
 
 def _shower() -> Show:
     if not sys.stdout.isatty():
-        return lambda line: typer.echo(_row(line, _START).plain)
+        return lambda line: typer.echo("  ".join(_cells(glimpse(line), START)))
+    from rich.console import Console  # noqa: PLC0415 - rich is for terminals: a pipe need not wait for it
+    from rich.text import Text  # noqa: PLC0415
+
     console = Console(highlight=False)
 
     def show(line: DatasetLine) -> None:
-        row = _row(line, console.width // _RUN_SHARE)
+        """Cut a record to one line. All text from it is escaped, and none is read for markup."""
+        seen = glimpse(line)
+        styles = ("red",) if seen.problem else ("cyan", "", "green", "")
+        cells = _cells(seen, console.width // _RUN_SHARE)
+        row = Text("  ").join(Text(cell, style=style) for cell, style in zip(cells, styles, strict=True))
         console.print(row, no_wrap=True, overflow="ellipsis", crop=True)
 
     return show
 
 
-def _row(line: DatasetLine, run_width: int) -> Text:
-    """Return what people see of a line. All text from it is escaped, and none is read for markup."""
-    checked = check_line(line.data)
-    if not checked.messages:
-        why = checked.findings[0]
-        return Text(f"byte {line.offset}: not a record: {why.kind}: {printable(why.detail)}", style="red")
-    metadata = checked.metadata
-    cells = (
-        Text(_cut(_value(metadata.get("run_id")), run_width), style="cyan"),
-        Text(f"turn {_value(metadata.get('turn'))}"),
-        Text(f"reward {_value(metadata.get('total_reward'))}", style="green"),
-        Text(_cut(" ".join(filter(None, _reply(checked.messages))), _START)),
-    )
-    return Text("  ").join(cells)
-
-
-def _value(value: object) -> str:
-    if value is None:
-        return "-"
-    return printable(value[:_START] if isinstance(value, str) else shown(value))
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 1]}…"
-
-
-def _reply(messages: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield what the last message of the assistant says, then what it calls."""
-    replies = [message for message in messages if message.get("role") == "assistant"]
-    for message in replies[-1:]:
-        yield from _said(message.get("content"))
-        for name, arguments in tool_calls(message):
-            yield f"{_folded(name)}({_folded(arguments)})"
-
-
-def _said(content: object) -> Iterator[str]:
-    if isinstance(content, str):
-        yield _folded(content)
-    for part in content if isinstance(content, list) else ():
-        if isinstance(part, dict):
-            text = part.get("text")
-            yield _folded(text if isinstance(text, str) else f"[{part.get('type')}]")
-
-
-def _folded(text: str) -> str:
-    """Return the start of a text on one line."""
-    return printable(" ".join(text[:_START].split()))
+def _cells(seen: Glimpse, run_width: int) -> tuple[str, ...]:
+    if seen.problem:
+        return (f"byte {seen.offset}: {seen.problem}",)
+    return cut(seen.run_id, run_width), f"turn {seen.turn}", f"reward {seen.reward}", cut(seen.reply, START)

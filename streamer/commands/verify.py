@@ -3,8 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -12,13 +11,14 @@ import msgspec
 import typer
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 from rich.text import Text
 
+from streamer.bins import Bin
 from streamer.config import dataset_path
 from streamer.dedup import DedupBy
-from streamer.inspect import Findings, Report, RewardBin, inspect
+from streamer.inspect import Findings, Report, inspect
+from streamer.observers.progress import reading
 from streamer.text import printable
 
 PROBLEMS_FOUND = 1
@@ -40,7 +40,7 @@ def verify(
     Example: streamer verify high_reward.jsonl --json | jq .problems.counts
     """
     path = dataset or dataset_path(config, os.environ, None)
-    with _progress() as progress:
+    with reading(sys.stderr.isatty()) as progress:
         report = inspect(path, by=by, decode_images=not no_images, progress=progress)
     if as_json:
         typer.echo(_json(report))
@@ -56,18 +56,6 @@ class _Section(NamedTuple):
     title: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show bytes read of bytes to read, if a person is looking."""
-    if not sys.stderr.isatty():
-        yield lambda _done, _size: None
-        return
-    columns = BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, size: bar.update(task, completed=done, total=size)
 
 
 def _json(report: Report) -> str:
@@ -165,5 +153,5 @@ def _rewards(report: Report) -> list[tuple[str, str]]:
     return [*rows, ("none", f"{report.without_reward:,}")] if report.without_reward else rows
 
 
-def _range(reward: RewardBin) -> str:
+def _range(reward: Bin) -> str:
     return f"{reward.low:g}" if reward.low == reward.high else f"{reward.low:g} to {reward.high:g}"

@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from streamer.snapshot import Snapshot
+from streamer.sparkline import sparkline
 from streamer.text import printable
 
 PLAIN_SECONDS = 1.0
 GROWTH_COLUMNS = 40
-BARS = "▁▂▃▄▅▆▇█"
 
 FATES = {
     "appended": ("appended", "green"),
@@ -26,7 +26,6 @@ FATES = {
     "never_scored": ("never scored", "blue"),
     "dead_lettered": ("dead-lettered", "red"),
 }
-"""Name and colour of each count of a snapshot; the six sum up to the lines read."""
 """Name and colour of each count of a snapshot; the six sum up to the lines read."""
 
 
@@ -92,9 +91,9 @@ def drawn(view: View) -> Group:
     head.append(f"rollouts {view.played}/{view.rollouts} ", style="default")
     head.append_text(_bar(view.played, view.rollouts, "blue"))
     grown = f"{view.counts.dataset_lines} lines, {size(view.counts.dataset_bytes)}"
-    growth = Text("\ndataset  ").append(grown, style="bold").append(f"  {sparkline(view.growth)}", style="green")
+    grows = Text("\ndataset  ").append(grown, style="bold").append(f"  {growth(view.growth)}", style="green")
     newest = [Text(printable(reply), style="dim", no_wrap=True, overflow="ellipsis") for reply in view.newest]
-    return Group(head, Text(), _flow(view.counts), growth, *newest)
+    return Group(head, Text(), _flow(view.counts), grows, *newest)
 
 
 def _flow(counts: Snapshot) -> Table:
@@ -113,12 +112,10 @@ def _bar(part: int, whole: int, colour: str) -> Text:
     return Text.assemble(("━" * filled, colour), ("─" * (GROWTH_COLUMNS - filled), "dim"))
 
 
-def sparkline(values: Sequence[int]) -> str:
-    """Draw the whole history in a fixed width, from zero to its highest value."""
+def growth(values: Sequence[int]) -> str:
+    """Draw the whole history in a fixed width."""
     width = min(GROWTH_COLUMNS, len(values))
-    picked = [values[(i + 1) * len(values) // width - 1] for i in range(width)]
-    top = max(values) or 1
-    return "".join(BARS[value * (len(BARS) - 1) // top] for value in picked)
+    return sparkline([values[(i + 1) * len(values) // width - 1] for i in range(width)])
 
 
 def accounts(counts: Snapshot) -> str:

@@ -134,6 +134,7 @@ def _summary(place: Place, counts: Snapshot) -> Iterator[str]:
     yield f"  {streamer} verify {dataset}"
     yield f"  {streamer} tail --dataset {dataset} -n 3 --no-follow"
     yield f"  {streamer} status --dataset {dataset}"
+    yield f"  {streamer} report {dataset} --html report.html"
     yield f"  jq -r '.messages[-1].tool_calls[0].function.arguments' {dataset} | sort | uniq -c | sort -n"
 
 

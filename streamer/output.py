@@ -100,7 +100,7 @@ class Output:
         self._files.ftruncate(self._fd, 0)
 
     def _in_use(self) -> LockedError:
-        return LockedError("write the output", str(self.path), "another filter is writing it", "wait for it to end")
+        return LockedError("write the output", str(self.path), "another process is writing it", "wait for it to end")
 
     def _flush(self) -> None:
         with _saying(self.path):

@@ -1,0 +1,1 @@
+"""What a person watches on a terminal while a dataset grows."""
