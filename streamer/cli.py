@@ -13,10 +13,10 @@ from streamer import __version__
 from streamer.errors import StreamerError
 from streamer.text import printable
 
-COMMANDS = ("run", "status", "tail", "explain", "verify", "report", "doctor", "filter", "demo", "soak")
+COMMANDS = ("run", "status", "tail", "explain", "verify", "report", "doctor", "filter", "export", "demo", "soak")
 
 EXIT_CODES = """
-Exit codes: 0 done; 1 something was found (verify, doctor, explain) or nothing was (filter);
+Exit codes: 0 done; 1 something was found (verify, doctor, explain) or nothing was (filter, export);
 2 wrong usage or configuration; 3 something needed is not there; 4 another daemon holds the dataset;
 5 a person has to decide how to go on; 130 interrupted.
 """

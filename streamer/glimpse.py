@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from streamer.check import check_line, shown, tool_calls
-from streamer.follow import DatasetLine
+from streamer.follower import DatasetLine
 from streamer.text import printable
 
 START = 400

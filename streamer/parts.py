@@ -142,10 +142,11 @@ def expired(parts: Sequence[Part], live_bytes: int, live_records: int, rules: Re
 
 
 class Piece(NamedTuple):
-    """One file of a dataset, as a reader has it open."""
+    """One file of a dataset, as a reader has it open. ``number`` is that of a closed part, None for the live file."""
 
     path: Path
     file: BinaryIO
+    number: int | None
 
 
 @contextmanager
@@ -158,13 +159,12 @@ def opened(dataset: Path, buffering: int = -1) -> Iterator[list[Piece]]:
     with ExitStack() as stack:
         while True:
             live = _open_if_there(dataset, stack, buffering)
-            there = ((path, _open_if_there(path, stack, buffering)) for path in _closed_paths(dataset))
-            closed = [Piece(path, file) for path, file in there if file is not None]
+            closed = list(_closed_pieces(dataset, stack, buffering))
             if live is None and not closed:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(dataset))
             if live is None or not any(_is_same(live, piece.file) for piece in closed):
                 break  # else it was closed while we looked
-        yield closed if live is None else [*closed, Piece(dataset, live)]
+        yield closed if live is None else [*closed, Piece(dataset, live, None)]
 
 
 def _is_same(one: BinaryIO, other: BinaryIO) -> bool:
@@ -178,8 +178,12 @@ def _open_if_there(path: Path, stack: ExitStack, buffering: int) -> BinaryIO | N
         return None
 
 
-def _closed_paths(dataset: Path) -> list[Path]:
-    return [part_path(dataset, number) for number in closed_numbers(dataset)]
+def _closed_pieces(dataset: Path, stack: ExitStack, buffering: int) -> Iterator[Piece]:
+    for number in closed_numbers(dataset):
+        path = part_path(dataset, number)
+        file = _open_if_there(path, stack, buffering)
+        if file is not None:
+            yield Piece(path, file, number)
 
 
 def manifest(dataset: Path, parts: Sequence[Part], following: int) -> bytes:

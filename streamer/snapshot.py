@@ -17,7 +17,7 @@ from streamer.errors import RefusedError, UnavailableError
 from streamer.ledger_file import APPLICATION_ID, SCHEMA_VERSION
 from streamer.lock import Holder, holder, lock_file
 from streamer.model import State
-from streamer.parts import part_path
+from streamer.parts import Piece, part_path
 from streamer.session_path import IS_SESSION
 
 
@@ -204,6 +204,14 @@ def file_at(db: sqlite3.Connection, dataset: Path, place: int) -> tuple[Path, in
         return dataset, place - _one(db, "SELECT coalesce(max(stop), 0) FROM part")
     number, start, removed = closed
     return None if removed else (part_path(dataset, number), place - start)
+
+
+def first_place(db: sqlite3.Connection, pieces: Sequence[Piece]) -> int:
+    """Return the place at which the first file of a dataset begins, as its ledger ``db`` counts."""
+    if not _knows_parts(db):
+        return 0
+    known = db.execute("SELECT start FROM part WHERE number = ?", (pieces[0].number,)).fetchone()
+    return int(known[0]) if known else int(_one(db, "SELECT coalesce(max(stop), 0) FROM part"))
 
 
 def _knows_parts(db: sqlite3.Connection) -> bool:

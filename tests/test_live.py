@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wcwidth import wcswidth
 
-from streamer.follow import DatasetLine
+from streamer.follower import DatasetLine
 from streamer.glimpse import glimpse
 from streamer.live.history import MOST, History
 from streamer.live.picture import picture

@@ -21,6 +21,7 @@ from streamer.dedup import DedupBy
 from streamer.errors import RefusedError, UnavailableError
 from streamer.events import PartClosed, PartRemoved, PartsMissing
 from streamer.explain import explain
+from streamer.export.lines import Lines
 from streamer.files import Files
 from streamer.inspect import inspect
 from streamer.parts import Part, RetainRules, RollRules, closed_numbers, expired, manifest_path, opened, part_path
@@ -326,6 +327,19 @@ class TestReaders:
         (found,) = inspect(config.dataset.path).problems.first
         assert (found.file, found.line) == ("good.jsonl", LINES + 1)
         assert "the same as line 3" in found.detail
+
+    @pytest.mark.parametrize("keep", [None, 9])
+    def test_export_takes_every_file_up_to_what_is_committed(self, folder: Path, keep: int | None) -> None:
+        """In order, with or without parts that are not kept any more."""
+        config = rolling(folder, RetainRules(records=keep), records=3)
+        work_off(config)
+        with config.dataset.path.open("ab") as live:
+            live.write(b"{}\n")  # a batch that is under way
+        with Lines(config.dataset.path, config.dataset.ledger) as lines:
+            found = [line.data for line in lines]
+            again = [lines.read(line.offset, line.length) for line in lines]
+        assert again == found
+        assert b"".join(line or b"" for line in found) == written(config.dataset.path)[:-3]
 
     def test_explain_names_the_file_that_holds_a_record(self, folder: Path) -> None:
         """And says so when that part is not kept any more."""

@@ -15,7 +15,7 @@ import typer
 from streamer import config as configuration
 from streamer.config import Dataset
 from streamer.errors import ConfigError, UnavailableError
-from streamer.follow import DatasetLine, Follower, follow
+from streamer.follower import DatasetLine, Follower, follow
 from streamer.glimpse import START, Glimpse, cut, glimpse
 from streamer.snapshot import ledger_of
 from streamer.stdout import reader_is_gone, until_enough

@@ -12,7 +12,7 @@ from typing import Self
 import msgspec
 
 from streamer.errors import StreamerError
-from streamer.follow import Follower
+from streamer.follower import Follower
 from streamer.glimpse import Glimpse, glimpse
 from streamer.live.history import History
 from streamer.lock import Holder, holder, lock_file

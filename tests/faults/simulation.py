@@ -23,7 +23,7 @@ import msgspec
 
 from streamer.dedup import DedupBy
 from streamer.errors import UnavailableError
-from streamer.follow import Follower
+from streamer.follower import Follower
 from streamer.join import JoinRule
 from streamer.parts import RollRules, closed_numbers, part_path
 from streamer.pipeline import Pipeline

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from streamer.dead_letters import dead_letters_path
-from streamer.follow import Follower
+from streamer.follower import Follower
 from tests.faults.process import Executable
 from tests.producer import (
     GOOD,

@@ -100,6 +100,17 @@ class Follower:
         self.close()
         return self._next_lines() if self._open() else []
 
+    def before(self, size: int) -> bytes:
+        """Return up to ``size`` bytes that stand right before ``offset``; nothing if the file is not there."""
+        if self._fd == _NO_FILE:
+            return b""
+        start = max(0, self.offset - size)
+        return os.pread(self._fd, self.offset - start, start)
+
+    def size(self) -> int:
+        """Return the length of the file in bytes; 0 if it is not there."""
+        return 0 if self._fd == _NO_FILE else os.fstat(self._fd).st_size
+
     def _open(self) -> bool:
         try:
             # A pipe without a writer would block.

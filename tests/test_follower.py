@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.follow import POLL, DatasetLine, Follower, follow
+from streamer.follower import POLL, DatasetLine, Follower, follow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
