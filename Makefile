@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-remote test-export faults bench lint format clean
+.PHONY: help demo test test-remote test-export test-systemd faults bench lint format clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -42,6 +42,10 @@ $(VENV)/export-ready: $(VENV)/ready
 
 test-export: $(VENV)/export-ready ## Run the tests that load exports with their consumers (installs datasets, torch, trl)
 	$(BIN)/python -m pytest tests/consumers
+
+test-systemd: $(VENV)/ready ## Run the service under a real systemd, in a container (needs root and apt)
+	$(BIN)/python -m tests.systemd.prepare $(VENV)/systemd
+	STREAMER_SYSTEMD=$(CURDIR)/$(VENV)/systemd $(BIN)/python -m pytest -rs tests/systemd
 
 faults: $(VENV)/ready ## Inject the faults that streamer is to survive: 1,000 simulated lives, 200 kills
 	STREAMER_SEEDS=1000 STREAMER_KILLS=200 STREAMER_SCALE=1 $(BIN)/python -m pytest tests/faults

@@ -13,7 +13,20 @@ from streamer import __version__
 from streamer.errors import StreamerError
 from streamer.text import printable
 
-COMMANDS = ("run", "status", "tail", "explain", "verify", "report", "doctor", "filter", "export", "demo", "soak")
+COMMANDS = (
+    "run",
+    "status",
+    "tail",
+    "explain",
+    "verify",
+    "report",
+    "doctor",
+    "filter",
+    "export",
+    "demo",
+    "soak",
+    "install-service",
+)
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 something was found (verify, doctor, explain) or nothing was (filter, export);
@@ -50,7 +63,8 @@ def _app(first: list[str]) -> typer.Typer:
     )
     app.callback()(_options)
     for name in first if first and first[0] in COMMANDS else COMMANDS:
-        app.command(name)(getattr(importlib.import_module(f"streamer.commands.{name}"), name))
+        function = name.replace("-", "_")
+        app.command(name)(getattr(importlib.import_module(f"streamer.commands.{function}"), function))
     return app
 
 

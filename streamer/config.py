@@ -40,6 +40,9 @@ DEFAULT_DATASET = "high_reward.jsonl"
 
 DEFAULT_WHERE = "total_reward > 0"
 
+TOKEN_CREDENTIAL = "turso-auth-token"  # noqa: S105 - its name
+"""The systemd credential that holds the token for a server."""
+
 _OP = "use the configuration"
 _MIB = 1 << 20
 _DAY = 86_400.0
@@ -195,8 +198,41 @@ def _without_token(source: Source, environ: Mapping[str, str]) -> Source:
 
 
 def token_of(environ: Mapping[str, str]) -> Secret:
-    """Return the token that the environment has for the trace database's server."""
-    return Secret(environ.get("TURSO_AUTH_TOKEN", ""))
+    """Return the token for the trace database's server: TURSO_AUTH_TOKEN, or the credential of the service.
+
+    Raises:
+        ConfigError: the service manager has a credential, but it cannot be read.
+    """
+    token, folder = environ.get("TURSO_AUTH_TOKEN", ""), environ.get("CREDENTIALS_DIRECTORY", "")
+    if token or not folder:
+        return Secret(token)
+    file = Path(folder, TOKEN_CREDENTIAL)
+    try:
+        return Secret(file.read_text(encoding="utf-8").strip())
+    except (FileNotFoundError, PermissionError):  # what is run after a stop, systemd names the folder and shows nothing
+        return NO_SECRET
+    except (OSError, UnicodeDecodeError) as error:
+        hint = "see LoadCredential= in the unit"
+        raise ConfigError("read the token", printable(str(file)), str(error), hint) from None
+
+
+def duration(text: str, origin: str) -> float:
+    """Return the seconds of a duration such as "10m"; ``origin`` is where it was written.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return float(_seconds(_number_or_text(text), Path()))
+    except _UnfitError as unfit:
+        raise ConfigError("take the duration", origin, f"{shown_value(text)} is not {unfit}") from None
+
+
+def _number_or_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def dataset(config_file: Path | None, environ: Mapping[str, str], dataset_flag: str | None) -> Dataset:

@@ -18,26 +18,24 @@ from anyio.abc import TaskGroup, TaskStatus
 from streamer import config as configuration
 from streamer.config import Config
 from streamer.errors import StreamerError, UnavailableError
-from streamer.events import Emit, Reloaded, ReloadFailed, Started, Stopped
+from streamer.events import Emit, Idle, Reloaded, ReloadFailed, Started, Stopped
 from streamer.files import Clock, Files
 from streamer.ledger import Accounts
 from streamer.lock import DatasetLock, lock_file
-from streamer.model import State
 from streamer.observers.systemd import Notifier
 from streamer.pipeline import Pipeline, nowhere
+from streamer.pulse import Pulse
 from streamer.sources.hints import Hints, watch
 from streamer.sources.outcomes import check_condition
 from streamer.sources.trace_db import locate
+from streamer.standing import Standing
 from streamer.troubles import Troubles
 
 _ONCE_PATIENCE = 10.0
 """Seconds for which a single pass waits for a trace database that is busy."""
 
-_STATUS_PAUSE = 1.0
-"""Seconds between two status texts for the service manager."""
-
 _SHARE = 300
-"""What looks at everything (a scan, the accounts) is followed by a pause of so many times its own duration."""
+"""A look at everything is followed by a pause of so many times its own duration."""
 
 
 class Daemon:
@@ -47,6 +45,7 @@ class Daemon:
         config: what to read, how to judge, where to write.
         reload: reads the configuration again, for SIGHUP.
         on_config: told of a configuration that is in force from now on.
+        until_idle: after so many seconds without anything new the daemon ends; None for never.
         at: called with the name of each point at which a crash must be harmless.
     """
 
@@ -60,6 +59,7 @@ class Daemon:
         files: Files,
         clock: Clock,
         on_config: Callable[[Config], None] = lambda _config: None,
+        until_idle: float | None = None,
         at: Callable[[str], None] = nowhere,
     ) -> None:
         self._config = config
@@ -70,6 +70,9 @@ class Daemon:
         self._files = files
         self._clock = clock
         self._at = at
+        self._until_idle = until_idle
+        self._pulse = Pulse(notifier, clock)
+        self._standing = Standing(notifier, clock)
         database = locate(config.source.database)
         self._database_folder = database.parent if isinstance(database, Path) else None
         self._hints = Hints(config.source.shards, database.name if isinstance(database, Path) else None)
@@ -78,8 +81,7 @@ class Daemon:
         self._greeted = False
         self._stopping = False
         self._reload = False
-        self._next_beat = 0.0
-        self._next_status = 0.0
+        self._unread: UnavailableError | None = None
 
     async def once(self) -> Accounts:
         """Work off what is there and return the accounts.
@@ -99,15 +101,17 @@ class Daemon:
                 return await pipeline.ledger.accounts()
 
     async def run(self) -> None:
-        """Run until SIGTERM or SIGINT.
+        """Run until SIGTERM or SIGINT, or until nothing new has come for long enough.
 
         Raises:
-            StreamerError: a person has to decide something first.
+            StreamerError: a person has to decide something first; or the daemon would end as idle, but something that
+                it reads could not be read all the time.
         """
         with self._locked():
             failure: StreamerError | None = None
             async with anyio.create_task_group() as tasks:
                 await tasks.start(self._listen)
+                tasks.start_soon(self._pulse.run)
                 self._watch(tasks)
                 try:
                     await self._lives()
@@ -141,8 +145,10 @@ class Daemon:
                     self._emit(Stopped(pipeline.dataset.length))
             except UnavailableError as error:
                 pause = self._troubles.begin(error)
-                self._notifier.status(f"waiting: cannot {error.op}: {error.cause}")
+                self._standing.waits(error)
                 await self._pause(pause)
+        if self._unread is not None:
+            raise self._unread
 
     def _greet(self, pipeline: Pipeline) -> None:
         if self._greeted:
@@ -163,6 +169,8 @@ class Daemon:
     async def _live(self, pipeline: Pipeline) -> None:
         next_scan = next_poll = self._clock.monotonic()
         while not self._stopping:
+            self._pulse.progress()
+            more = False
             now = self._clock.monotonic()
             if self._hints.take_scan() or now >= next_scan:
                 await pipeline.scan()
@@ -176,38 +184,44 @@ class Daemon:
                 next_poll = now if more else now + pipeline.poll_pause
             worked = await pipeline.step()
             self._troubles.all_over()
-            await self._report(pipeline, worked=worked)
+            self._standing.turn(pipeline, now, worked=worked or more)
+            await self._standing.tell(pipeline)
             if self._reload:
                 await self._reconfigure(pipeline)
             if not worked:
-                await self._pause(min(next_scan, next_poll) - self._clock.monotonic())
+                self._stopping |= await self._is_over(pipeline)
+                await self._pause(min(next_scan, next_poll, self._standing.next_text) - self._clock.monotonic())
+
+    async def _is_over(self, pipeline: Pipeline) -> bool:
+        """Say whether nothing has come for so long that the daemon ends, after one more look at everything."""
+        if self._until_idle is None or self._clock.monotonic() < self._idle_end:
+            return False
+        began = self._clock.monotonic()
+        await pipeline.catch_up()
+        self._standing.turn(pipeline, began, worked=False)
+        if self._clock.monotonic() < self._idle_end:
+            return False
+        self._unread = pipeline.error
+        self._emit(Idle(self._until_idle))
+        return True
+
+    @property
+    def _idle_end(self) -> float:
+        return self._standing.idle_since + (self._until_idle or 0.0)
 
     async def _pause(self, seconds: float) -> None:
-        self._beat()
-        interval = self._notifier.watchdog_interval
+        interval = self._pulse.interval
+        if interval is not None:
+            seconds = min(seconds, interval)
+        if self._until_idle is not None:
+            seconds = min(seconds, self._idle_end - self._clock.monotonic())
         if seconds > 0 and not self._stopping:
-            await self._hints.wait(seconds if interval is None else min(seconds, interval / 2))
-        self._beat()
+            await self._hints.wait(seconds)
+        self._pulse.progress()
 
     def _pass(self, point: str) -> None:
-        self._beat()  # a long recovery is progress, too
+        self._pulse.progress()
         self._at(point)
-
-    def _beat(self) -> None:
-        """Tell the watchdog that the loop has come round again: idle or busy, but not stuck."""
-        interval, now = self._notifier.watchdog_interval, self._clock.monotonic()
-        if interval is not None and now >= self._next_beat:
-            self._next_beat = now + interval / 2
-            self._notifier.watchdog()
-
-    async def _report(self, pipeline: Pipeline, *, worked: bool) -> None:
-        self._beat()
-        if not worked or self._clock.monotonic() < self._next_status:
-            return
-        start = self._clock.monotonic()
-        self._notifier.status(_status(await pipeline.ledger.accounts()))
-        end = self._clock.monotonic()
-        self._next_status = end + max(_STATUS_PAUSE, _SHARE * (end - start))
 
     def _watch(self, tasks: TaskGroup) -> None:
         source = self._config.source
@@ -251,12 +265,4 @@ class Daemon:
             self._emit(Reloaded(", ".join(live), ", ".join(fixed)))
             await pipeline.describe()
         finally:
-            self._notifier.ready("configuration read again")
-
-
-def _status(accounts: Accounts) -> str:
-    lines = accounts.lines
-    return (
-        f"{lines[State.APPENDED]:,} records from {accounts.appended_rollouts:,} rollouts;"
-        f" {accounts.waiting_rollouts:,} waiting; {lines[State.DEAD_LETTERED]:,} dead letters"
-    )
+            self._standing.reloaded()

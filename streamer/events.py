@@ -66,7 +66,7 @@ class Recovered(Event):
 
 @dataclass(frozen=True)
 class Committed(Event):
-    """One batch is durable."""
+    """One batch is durable. ``runs`` are the first rollouts of which records were appended."""
 
     name = "committed"
     read: int
@@ -76,6 +76,7 @@ class Committed(Event):
     waiting: int
     dead_lettered: int
     dataset_bytes: int
+    runs: tuple[str, ...] = ()
 
     def message(self) -> str:
         """Say what the batch brought."""
@@ -293,6 +294,18 @@ class ReloadFailed(Event):
     def message(self) -> str:
         """Say what is wrong."""
         return f"the old configuration stays in force: {self.cause}"
+
+
+@dataclass(frozen=True)
+class Idle(Event):
+    """Nothing new has come for as long as was asked for; the daemon ends."""
+
+    name = "idle"
+    seconds: float
+
+    def message(self) -> str:
+        """Say how long it was quiet."""
+        return f"nothing new for {self.seconds:g} s: the end"
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,11 @@ class Ledger:
         self._next_shard = last + 1
         (self._maybe_parked,) = await self._one(f"SELECT EXISTS(SELECT 1 FROM span WHERE due AND due = {_PARKED})")
 
+    @property
+    def changes(self) -> int:
+        """A number that is another one after every change that was written."""
+        return self._db.total_changes
+
     # -- reading ---------------------------------------------------------------------------------------
 
     async def head(self) -> Head:

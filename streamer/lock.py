@@ -29,6 +29,7 @@ _MODE = 0o640
 _LONGEST_LINE = 4096
 _OPEN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _NO_LOCKS_HERE = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS})
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _GONE_STATES = "ZX"
 
 
@@ -89,7 +90,7 @@ class DatasetLock:
         try:
             _require_regular(fd, self._path)
             self._flock(fd)
-            _write(fd, _myself())
+            _write_if_there_is_room(fd, _myself())
         except BaseException:
             os.close(fd)
             raise
@@ -142,6 +143,15 @@ def _read(fd: int) -> Holder | None:
         return None
     shown = msgspec.structs.replace(found, host=printable(found.host), since=printable(found.since))
     return shown if newline else None
+
+
+def _write_if_there_is_room(fd: int, who: Holder) -> None:
+    """Write who has the lock: only people need to know, and a daemon waits for room on its disk, once it has begun."""
+    try:
+        _write(fd, who)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
 
 
 def _write(fd: int, who: Holder) -> None:

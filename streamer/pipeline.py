@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from functools import partial
+from itertools import islice
 from typing import ParamSpec, Self, TypeVar
 
 from anyio import to_thread
@@ -40,7 +41,7 @@ from streamer.files import Clock, Files
 from streamer.judge import Item, Rules, Settled, count, judge, sessions, settle
 from streamer.layouts import MalformedError
 from streamer.ledger import Batch, Ledger, Reads
-from streamer.model import State
+from streamer.model import Span, State
 from streamer.parts import part_path
 from streamer.session_path import is_session
 from streamer.sources.folder import shard_folder
@@ -62,11 +63,21 @@ _FEW = 64
 """Lines that are judged sooner than a thread is woken for them."""
 
 
+_RUNS_TOLD = 100
+"""Rollouts that one event names at most."""
+
+
 async def _quickly(lines: int, judge: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
     """Call a pure function: at once for a few lines, in a thread for many."""
     if lines <= _FEW:
         return judge(*args, **more)
     return await to_thread.run_sync(partial(judge, *args, **more))
+
+
+def _runs(spans: Iterable[Span]) -> tuple[str, ...]:
+    """Return the first rollouts of which records were appended."""
+    appended = dict.fromkeys(span.session for span in spans if span.state is State.APPENDED)
+    return tuple(islice(appended, _RUNS_TOLD))
 
 
 def nowhere(_point: str) -> None:
@@ -100,6 +111,7 @@ class Pipeline:
         self.troubles = Troubles(emit)
         self.poll_pause = 0.0
         self.poll_error: UnavailableError | None = None
+        self.scan_error: UnavailableError | None = None
         self.configure(config)
 
     @classmethod
@@ -129,7 +141,7 @@ class Pipeline:
                 reader = ShardReader(
                     source.shards, source.max_line_bytes, files, clock, follow_symlinks=source.follow_symlinks
                 )
-                inbox = ShardInbox(shard_folder(config), reader, ledger, source.max_line_bytes, clock, emit)
+                inbox = ShardInbox(shard_folder(config), reader, ledger, source.max_line_bytes, clock, emit, at)
                 pipeline = cls(config, ledger, dataset, dead, inbox, outcomes, clock, emit, at)
                 with closing(pipeline.rollouts):
                     await pipeline.recover()
@@ -148,8 +160,13 @@ class Pipeline:
 
     @property
     def error(self) -> UnavailableError | None:
-        """Why the trace database cannot be read now, None if it can."""
-        return self.poll_error or self.rollouts.error
+        """Why the trace database or the shard folder cannot be read now, None if they can."""
+        return self.poll_error or self.rollouts.error or self.scan_error
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Say, after a step that found nothing to do, whether all that can be read now was taken."""
+        return self.error is not None or not (self.outcomes.is_waiting or self.rollouts.has_news)
 
     async def recover(self) -> None:
         """Make dataset, ledger and dead letters agree."""
@@ -283,6 +300,7 @@ class Pipeline:
                 waiting=counts[State.WAITING],
                 dead_lettered=counts[State.DEAD_LETTERED],
                 dataset_bytes=self.dataset.length,
+                runs=_runs(settled.spans),
             )
         )
 
@@ -329,18 +347,26 @@ class Pipeline:
                 await self.inbox.scan()
         except UnavailableError as error:
             self.troubles.begin(error)
+            self.scan_error = error
         else:
             self.troubles.over("list the shard folder")
+            self.scan_error = None
         await self._close_old_part()
         expired = await self.ledger.expire(self._clock.now() - self.config.join.never_scored_after)
         if expired:
             self._emit(NeverScored(expired))
 
-    async def drain(self) -> None:
-        """Work off everything that is there now."""
+    async def catch_up(self) -> None:
+        """Take everything that is there now and can be taken now."""
         await self.scan()
         while await self.poll():
             pass
+        while await self.step():
+            pass
+
+    async def drain(self) -> None:
+        """Work off everything that is there now."""
+        await self.catch_up()
         self.rollouts.wait_no_longer()  # their shards were there now, or are not
         while await self.step():
             pass

@@ -37,7 +37,7 @@ from streamer.qualify import Images, RecordRules
 from streamer.text import printable
 from streamer.turns import TurnRules, Turns
 
-EXAMPLE = Path(__file__).parent.parent / "config.toml"
+EXAMPLE = Path(__file__).parent.parent / "streamer" / "service" / "units" / "config.toml"
 FLAGS = Flags(shards="s", database="d.db")
 
 

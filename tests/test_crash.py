@@ -46,7 +46,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BATCH = 4
 """Lines in one batch, so that there are many."""
 
-STEPS = ("read", "dead letters written", "appended", "synced", "committed", HALF_A_WRITE)
+STEPS = ("listing", "read", "dead letters written", "appended", "synced", "committed", HALF_A_WRITE)
 MENDED = "recovery: tail mended"
 ADOPTED = "recovery: some lines adopted"
 

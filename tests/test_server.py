@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.config import Flags, load
+from streamer.config import TOKEN_CREDENTIAL, Flags, load, token_of
 from streamer.errors import ConfigError, MissingExtraError
 from streamer.secret import NO_SECRET, Secret
 from streamer.sources.hints import Hints
@@ -83,6 +83,19 @@ def test_the_token_of_the_url_wins_and_the_configuration_keeps_it_apart() -> Non
     server = server_of("libsql://host", source.token)
     assert server is not None
     assert server.token.reveal() == "of the environment"
+
+
+def test_the_token_is_the_credential_of_the_service_where_the_environment_has_none(tmp_path: Path) -> None:
+    """The file has a newline at its end, as files do; one that is not there, or not shown, is no token."""
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert token_of(environ) == NO_SECRET
+    (tmp_path / TOKEN_CREDENTIAL).write_text("mine\n")
+    assert token_of(environ) == Secret("mine")
+    assert token_of(environ | {"TURSO_AUTH_TOKEN": "other"}) == Secret("other")
+    assert token_of({}) == NO_SECRET
+    (tmp_path / TOKEN_CREDENTIAL).write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match=TOKEN_CREDENTIAL):
+        token_of(environ)
 
 
 @given(token=TOKENS)

@@ -12,7 +12,7 @@ import pytest
 
 from streamer.errors import ConfigError, LockedError, RefusedError
 
-FOLDER = Path(__file__).parent.parent / "systemd"
+FOLDER = Path(__file__).parent.parent / "streamer" / "service" / "units"
 SYSTEM, USER = FOLDER / "streamer@.service", FOLDER / "streamer.service"
 # An older systemd reports these two and goes on: the pause between restarts does not grow then.
 NEWER_KEYS = ("RestartSteps", "RestartMaxDelaySec")
@@ -93,7 +93,7 @@ def test_the_unit_keeps_the_daemons_side_of_the_protocol(unit: Path) -> None:
     assert found["NotifyAccess"] == ["main"]
     assert found["WatchdogSec"] == ["60"]
     assert found["KillSignal"] == ["SIGTERM"]
-    assert found["ExecReload"][0].endswith("kill -HUP $MAINPID")
+    assert found["ExecReload"][0].endswith("kill -HUP $MAINPID'")
 
 
 def test_both_units_treat_the_daemon_alike() -> None:

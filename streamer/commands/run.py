@@ -11,7 +11,7 @@ from typing import Annotated
 import anyio
 import typer
 
-from streamer.config import Config, Flags, load
+from streamer.config import Config, Flags, duration, load
 from streamer.daemon import Daemon
 from streamer.errors import UnavailableError
 from streamer.events import Emit, Event
@@ -34,6 +34,10 @@ def run(
     *,
     config: Annotated[Path | None, typer.Option(help="config.toml; else STREAMER_CONFIG, else none.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Work off what is there, then stop.")] = False,
+    until_idle: Annotated[
+        str | None,
+        typer.Option(envvar="STREAMER_UNTIL_IDLE", help='Stop when nothing new has come for so long: "10m".'),
+    ] = None,
     shards: Annotated[str | None, typer.Option(help="Folder of the shards; else SFT_OUTPUT_DIR.")] = None,
     database: Annotated[str | None, typer.Option(help="Trace database: file, sqld folder or URL.")] = None,
     dataset: Annotated[str | None, typer.Option(help="The JSONL file to append to.")] = None,
@@ -41,8 +45,9 @@ def run(
 ) -> None:
     """Append the records of every rollout that ends well to the dataset, each exactly once.
 
-    Without --once it runs until SIGTERM or Ctrl-C; SIGHUP reads the configuration again. Flags override
-    environment variables, which override the file.
+    Without --once it runs until SIGTERM or Ctrl-C; SIGHUP reads the configuration again. With --until-idle it also ends
+    by itself, once shards and outcomes have not changed for that long. Flags override environment variables, which
+    override the file.
 
     Exit code: 0 done or stopped, 2 wrong configuration, 3 something needed is not there, 4 another daemon
     holds the dataset, 5 dataset and ledger contradict each other.
@@ -53,14 +58,15 @@ def run(
     if once:
         _once(read(), read)
     else:
-        run_daemon(read)
+        run_daemon(read, until_idle=duration(until_idle, "--until-idle") if until_idle else None)
 
 
-def run_daemon(read: Callable[[], Config]) -> None:
+def run_daemon(read: Callable[[], Config], until_idle: float | None = None) -> None:
     """Run the daemon of a configuration until SIGTERM or Ctrl-C.
 
     Args:
         read: returns the configuration; it is asked again at each SIGHUP.
+        until_idle: after so many seconds without anything new it ends; None for never.
 
     Raises:
         StreamerError: a person has to decide something first.
@@ -68,7 +74,7 @@ def run_daemon(read: Callable[[], Config]) -> None:
     settings = read()
     _tune()
     observer = _Log(settings)
-    anyio.run(_daemon(settings, read, observer, observer).run)
+    anyio.run(_daemon(settings, read, observer, observer, until_idle).run)
 
 
 class _Log:
@@ -85,7 +91,9 @@ class _Log:
         self._emit(event)
 
 
-def _daemon(config: Config, read: Callable[[], Config], observer: _Log, emit: Emit) -> Daemon:
+def _daemon(
+    config: Config, read: Callable[[], Config], observer: _Log, emit: Emit, until_idle: float | None = None
+) -> Daemon:
     return Daemon(
         config,
         emit=emit,
@@ -94,6 +102,7 @@ def _daemon(config: Config, read: Callable[[], Config], observer: _Log, emit: Em
         files=Files(),
         clock=SystemClock(),
         on_config=observer.configure,
+        until_idle=until_idle,
     )
 
 

@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from streamer.config import LogFormat
+from streamer.observers import journal
+from streamer.observers.journal import Journal
 from streamer.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
     from typing import TextIO
 
     from structlog.typing import EventDict, Processor, WrappedLogger
@@ -31,10 +34,18 @@ if TYPE_CHECKING:
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 _LONGEST_TEXT = 1000
+_LONGEST_ITEM = 200
+"""Characters of one text of several: a hundred of them still fit into one entry of the journal."""
+
+_JOURNAL_NAMES = {"name": "STREAMER_EVENT", "runs": "STREAMER_RUN_ID"}
+"""The fields of the journal that are not called as those of events are."""
+
 _PATIENCE_MS = 100
 
 
-def configure(log: Log, environ: Mapping[str, str], stream: TextIO | None) -> Emit:
+def configure(
+    log: Log, environ: Mapping[str, str], stream: TextIO | None, journal_socket: Path = journal.SOCKET
+) -> Emit:
     """Return the function that writes an event to the log.
 
     Nothing global is set; after a reload, call it again with the new level.
@@ -44,11 +55,18 @@ def configure(log: Log, environ: Mapping[str, str], stream: TextIO | None) -> Em
         environ: ``JOURNAL_STREAM`` says whether the journal reads the stream; ``NO_COLOR`` and
             ``TERM=dumb`` turn colours off.
         stream: where the lines go, as a rule ``sys.stderr``, which is None if it was closed at start.
+        journal_socket: where the journal takes entries, if it is there and the journal reads the stream.
     """
-    sink = _Sink(stream)
+    chosen = _detect(environ, stream) if log.format is LogFormat.AUTO else log.format
+    sink: _Lines | _Entries
+    rendering: list[Processor]
+    if chosen is LogFormat.JOURNALD and journal_socket.exists() and _is_journal(environ, stream):
+        sink, rendering = _Entries(Journal(journal_socket)), [_as_journal_entry]
+    else:
+        sink, rendering = _Lines(stream), _rendering(chosen, environ, stream)
     logger = structlog.wrap_logger(
         sink,
-        processors=[structlog.processors.add_log_level, _losses(sink), *_rendering(log, environ, stream)],
+        processors=[structlog.processors.add_log_level, _losses(sink), *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[log.level]),
         context_class=dict,
     ).bind()
@@ -67,16 +85,20 @@ def _fields(event: Event) -> dict[str, Any]:
 
 def _plain(value: object) -> object:
     """Return a value that every format can show: no hostile character, no endless text, no NaN."""
+    if isinstance(value, tuple):
+        return [_cut(str(item), _LONGEST_ITEM) for item in value]
     if value is None or isinstance(value, int):
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
-    text = str(value)
-    return printable(text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…")
+    return _cut(str(value), _LONGEST_TEXT)
 
 
-def _rendering(log: Log, environ: Mapping[str, str], stream: TextIO | None) -> list[Processor]:
-    chosen = _detect(environ, stream) if log.format is LogFormat.AUTO else log.format
+def _cut(text: str, longest: int) -> str:
+    return printable(text if len(text) <= longest else f"{text[:longest]}…")
+
+
+def _rendering(chosen: LogFormat, environ: Mapping[str, str], stream: TextIO | None) -> list[Processor]:
     if chosen is LogFormat.JOURNALD:
         return [_as_journal_line]
     if chosen is LogFormat.JSON:
@@ -141,13 +163,21 @@ def _as_journal_line(_logger: WrappedLogger, _method: str, entry: EventDict) -> 
     return " ".join([f"<{priority}>{message}", *(f"{key}={_quoted(value)}" for key, value in entry.items())])
 
 
+def _as_journal_entry(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
+    """Return what :meth:`_Entries.msg` takes: the message, its priority, and every field under a name of its own."""
+    priority = _PRIORITIES[entry.pop("level")]
+    message = entry.pop("event")
+    fields = {_JOURNAL_NAMES.get(key, f"STREAMER_{key}"): value for key, value in entry.items()}
+    return {"message": message, "priority": priority, "fields": {"SYSLOG_IDENTIFIER": "streamer", **fields}}
+
+
 def _quoted(value: object) -> str:
     if isinstance(value, str) and value and not any(char in ' "=' for char in value):
         return value
     return json.dumps(value, ensure_ascii=False)
 
 
-class _Sink:
+class _Lines:
     """Lines to a stream that may be slow, closed or gone. What it does not take is dropped and counted.
 
     A pipe whose reader sleeps, or a journal that is being restarted, would block the whole daemon. So
@@ -182,7 +212,22 @@ class _Sink:
         return self._fd is None or bool(self._poll.poll(0 if self.lost else _PATIENCE_MS))
 
 
-def _losses(sink: _Sink) -> Processor:
+class _Entries:
+    """Entries to the journal. What it does not take is dropped and counted, as with lines."""
+
+    def __init__(self, receiver: Journal) -> None:
+        self.lost = 0
+        self._journal = receiver
+
+    def msg(self, *, message: str, priority: int, fields: Mapping[str, journal.Field]) -> None:
+        """Send one entry, or lose it."""
+        took = self._journal.send(message, priority, fields, patient=not self.lost)
+        self.lost = 0 if took else self.lost + 1
+
+    debug = info = warning = error = msg
+
+
+def _losses(sink: _Lines | _Entries) -> Processor:
     """Return a processor that lets the first line after a loss say how many were lost."""
 
     def add(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -23,6 +23,9 @@ _CHUNK = 200
 
 _HELD = 10_000
 """Shards with news that are held at once; when they are read, the folder is looked at again for the next ones."""
+
+_LISTED = 1000
+"""Shards after which a scan tells that it gets on: a large folder on a slow file system takes minutes."""
 
 _FEW = 16
 """Shards that are compared once more before there is a look whether something new has come."""
@@ -65,7 +68,14 @@ class ShardInbox:
     """Lines of all shards of one folder, each once, as far as the ledger's cursors say."""
 
     def __init__(
-        self, folder: ShardFolder, reader: ShardReader, ledger: Ledger, max_line: int, clock: Clock, emit: Emit
+        self,
+        folder: ShardFolder,
+        reader: ShardReader,
+        ledger: Ledger,
+        max_line: int,
+        clock: Clock,
+        emit: Emit,
+        at: Callable[[str], None],
     ) -> None:
         self._folder = folder
         self._reader = reader
@@ -73,6 +83,7 @@ class ShardInbox:
         self._max_line = max_line
         self._clock = clock
         self._emit = emit
+        self._at = at
         self._fresh: dict[str, Found] = {}
         # Read while they could change once more without a trace: compared once more, when nothing else is to do.
         self._again: dict[str, Found] = {}
@@ -120,7 +131,9 @@ class ShardInbox:
         settled: set[int] = set()
         last = None
         more = False
-        for found in self._folder.scan():
+        for number, found in enumerate(self._folder.scan()):
+            if number % _LISTED == 0:
+                self._at("listing")
             its_mark = mark(found.path, found.stat)
             if its_mark in self._settled:
                 settled.add(its_mark)

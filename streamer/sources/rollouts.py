@@ -99,6 +99,11 @@ class RolloutInbox:
             self._sweep_all()
 
     @property
+    def has_news(self) -> bool:
+        """Say whether rollouts are known that are still to be looked at, or whose shard is waited for."""
+        return bool(self._wanted or self._waits) or (self._behind and self._from is not From.SHARDS)
+
+    @property
     def is_open(self) -> bool:
         """Say whether the database may be read now: after a failure there is a pause."""
         return self._clock.monotonic() >= self._try_again

@@ -17,7 +17,9 @@ from streamer.config import Config, Flags, load
 from streamer.errors import ConfigError
 from tests.faults.fuzz_lines import fuzz
 
-EXAMPLE = (Path(__file__).resolve().parents[2] / "config.toml").read_text(encoding="utf-8")
+EXAMPLE = (Path(__file__).resolve().parents[2] / "streamer" / "service" / "units" / "config.toml").read_text(
+    encoding="utf-8"
+)
 _FLAGS = Flags(shards="shards", database="traces.db")
 
 
