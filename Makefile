@@ -4,16 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-remote test-export test-systemd faults bench lint format clean
+.PHONY: help demo test test-remote test-export test-systemd test-monitoring test-browser screenshots faults bench lint format clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamer needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev,demo]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,demo,web]'
 	touch $@
 
 demo: $(VENV)/ready ## Play real Crafter episodes and watch the dataset grow
@@ -46,6 +46,40 @@ test-export: $(VENV)/export-ready ## Run the tests that load exports with their 
 test-systemd: $(VENV)/ready ## Run the service under a real systemd, in a container (needs root and apt)
 	$(BIN)/python -m tests.systemd.prepare $(VENV)/systemd
 	STREAMER_SYSTEMD=$(CURDIR)/$(VENV)/systemd $(BIN)/python -m pytest -rs tests/systemd
+
+# promtool out of Debian's package of Prometheus: nothing is installed, and no service starts.
+STREAMER_PROMTOOL ?= $(or $(shell command -v promtool),$(CURDIR)/$(VENV)/promtool)
+
+$(CURDIR)/$(VENV)/promtool: | $(VENV)/ready
+	cd $(VENV) && { apt-get download prometheus || { apt-get update && apt-get download prometheus; }; }
+	cd $(VENV) && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 ./usr/bin/promtool
+	rm $(VENV)/prometheus_*.deb
+
+test-monitoring: $(VENV)/ready $(STREAMER_PROMTOOL) ## Run the tests of metrics, alert rules and dashboard with promtool
+	STREAMER_PROMTOOL=$(STREAMER_PROMTOOL) $(BIN)/python -m pytest tests/test_metrics.py tests/test_monitoring.py
+
+# axe-core, as npm has it: one file, which is only read. The browser is Debian's.
+AXE_PACKAGE := axe-core@4.14.1
+STREAMER_AXE ?= $(CURDIR)/$(VENV)/axe/node_modules/axe-core/axe.min.js
+STREAMER_CHROMIUM ?= $(or $(shell command -v chromium),/usr/bin/chromium)
+
+$(STREAMER_AXE): | $(VENV)/ready
+	npm install --ignore-scripts --no-audit --no-fund --prefix $(VENV)/axe $(AXE_PACKAGE)
+
+$(STREAMER_CHROMIUM):
+	@[ "$$(id -u)" = 0 ] || { echo "no chromium: sudo apt-get install chromium" >&2; exit 1; }
+	apt-get update
+	DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium fonts-dejavu-core
+
+$(VENV)/browser-ready: $(VENV)/ready tests/browser/requirements.txt | $(STREAMER_CHROMIUM)
+	$(BIN)/python -m pip install --quiet --requirement tests/browser/requirements.txt
+	touch $@
+
+test-browser: $(VENV)/browser-ready $(STREAMER_AXE) ## Run the tests of the page in a real browser (needs npm and chromium)
+	STREAMER_AXE=$(STREAMER_AXE) STREAMER_CHROMIUM=$(STREAMER_CHROMIUM) $(BIN)/python -m pytest tests/browser
+
+screenshots: $(VENV)/browser-ready ## Make the pictures of the page in docs/images
+	STREAMER_CHROMIUM=$(STREAMER_CHROMIUM) $(BIN)/python -m tests.browser.screenshots
 
 faults: $(VENV)/ready ## Inject the faults that streamer is to survive: 1,000 simulated lives, 200 kills
 	STREAMER_SEEDS=1000 STREAMER_KILLS=200 STREAMER_SCALE=1 $(BIN)/python -m pytest tests/faults

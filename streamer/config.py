@@ -21,10 +21,11 @@ import msgspec
 from streamer.dedup import DedupBy
 from streamer.errors import ConfigError
 from streamer.join import JoinRule
+from streamer.listen import Address, parse_address
 from streamer.lock import lock_file
 from streamer.parts import RetainRules, RollRules
 from streamer.qualify import Images, RecordRules
-from streamer.secret import NO_SECRET, Secret
+from streamer.secret import NO_SECRET, Secret, read_secret
 from streamer.sources.server import server_of, split_token, without_secrets
 from streamer.text import printable
 from streamer.turns import DEFAULT_REWARD_TYPE, Turns
@@ -46,6 +47,7 @@ TOKEN_CREDENTIAL = "turso-auth-token"  # noqa: S105 - its name
 _OP = "use the configuration"
 _MIB = 1 << 20
 _DAY = 86_400.0
+_SHORTEST_TOKEN = 16
 
 
 class LogLevel(StrEnum):
@@ -145,6 +147,14 @@ class Log(msgspec.Struct, frozen=True):
     format: LogFormat = LogFormat.AUTO
 
 
+class Web(msgspec.Struct, frozen=True):
+    """Where the page is served; not at all where ``listen`` is None. ``token`` is what it is opened with, if any."""
+
+    listen: Address | None = None
+    token_file: Path | None = None
+    token: Secret = NO_SECRET
+
+
 class Config(msgspec.Struct, frozen=True):
     """All settings of one daemon. Each attribute is a table of config.toml."""
 
@@ -158,6 +168,7 @@ class Config(msgspec.Struct, frozen=True):
     retain: RetainRules = RetainRules()
     batch: Batch = Batch()
     log: Log = Log()
+    web: Web = Web()
 
 
 class Flags(msgspec.Struct, frozen=True):
@@ -188,13 +199,42 @@ def load(config_file: Path | None, environ: Mapping[str, str], flags: Flags) -> 
     settings.complain()
     tables = {field.name: field.type for field in msgspec.structs.fields(Config)}
     config = Config(**{name: table(**settings.table(name)) for name, table in tables.items()})
-    return msgspec.structs.replace(config, source=_without_token(config.source, environ))
+    return msgspec.structs.replace(
+        config, source=_without_token(config.source, environ), web=_with_token(config.web, environ)
+    )
 
 
 def _without_token(source: Source, environ: Mapping[str, str]) -> Source:
     """Return the source with the token taken out of the URL, or from the environment if there is none."""
     database, token = split_token(source.database)
     return msgspec.structs.replace(source, database=database, token=token or token_of(environ))
+
+
+def _with_token(web: Web, environ: Mapping[str, str]) -> Web:
+    """Return the settings of the page with its token: of the file, else of systemd's credential.
+
+    Raises:
+        ConfigError: the token cannot be read, or is none; or there is none, and others than this machine could look.
+    """
+    if web.listen is None:
+        return web
+    file = web.token_file or _credential(environ)
+    token = read_secret("read the token of the page", file, _SHORTEST_TOKEN) if file is not None else NO_SECRET
+    if not token and not web.listen.is_loopback:
+        raise ConfigError(
+            _OP,
+            "web.listen",
+            f"{web.listen} can be reached from other machines, and no token is set",
+            "listen on 127.0.0.1, or make a token: (umask 077; openssl rand -hex 32 > FILE) and web.token_file = FILE",
+        )
+    return msgspec.structs.replace(web, token=token)
+
+
+def _credential(environ: Mapping[str, str]) -> Path | None:
+    """Return the file in which systemd hands over the token (LoadCredential=web-token:FILE), if it does."""
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    file = Path(folder) / "web-token" if folder else None
+    return file if file is not None and file.exists() else None
 
 
 def token_of(environ: Mapping[str, str]) -> Secret:
@@ -265,7 +305,8 @@ def changes(old: Config, new: Config) -> tuple[list[str], list[str]]:
 def reloaded(old: Config, new: Config) -> Config:
     """Return ``new``, but for the keys that cannot change at run time: they stay as in ``old``."""
     log = Log(level=new.log.level, format=old.log.format)
-    return msgspec.structs.replace(new, source=old.source, dataset=old.dataset, dedup=old.dedup, roll=old.roll, log=log)
+    fixed = {name: getattr(old, name) for name in ("source", "dataset", "dedup", "roll", "web")}
+    return msgspec.structs.replace(new, log=log, **fixed)
 
 
 def _is_live(key: str) -> bool:
@@ -358,6 +399,13 @@ def _reward(raw: object, _folder: Path) -> float:
     raise _UnfitError("a number such as 1 or 0.5")
 
 
+def _address(raw: object, _folder: Path) -> Address:
+    address = parse_address(raw) if isinstance(raw, str) else None
+    if address is None:
+        raise _UnfitError('an address such as "127.0.0.1:8765", "[::1]:8765" or "localhost:8765"')
+    return address
+
+
 def _whole(low: int, high: int) -> Reader:
     def read(raw: object, _folder: Path) -> int:
         if isinstance(raw, int) and not isinstance(raw, bool) and low <= raw <= high:
@@ -438,6 +486,7 @@ _KEYS: dict[str, dict[str, Reader]] = {
     "retain": {"bytes": _size, "records": _whole(1, 1 << 53), "age": _seconds, "forget_keys": _boolean},
     "batch": {"records": _whole(1, 1_000_000), "milliseconds": _whole(1, 60_000)},
     "log": {"level": _one_of(LogLevel), "format": _one_of(LogFormat)},
+    "web": {"listen": _address, "token_file": _file},
 }
 _DOTTED = {f"{table}.{key}": reader for table, keys in _KEYS.items() for key, reader in keys.items()}
 _VARIABLES = {

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
@@ -29,13 +30,27 @@ from streamer.sources.hints import Hints, watch
 from streamer.sources.outcomes import check_condition
 from streamer.sources.trace_db import locate
 from streamer.standing import Standing
-from streamer.troubles import Troubles
+from streamer.troubles import SourceTroubles, Troubles
 
 _ONCE_PATIENCE = 10.0
 """Seconds for which a single pass waits for a trace database that is busy."""
 
+_LONGEST_PAUSE = 10.0
+"""Seconds after which the loop comes round although nothing is to be done, to show that it can."""
+
 _SHARE = 300
 """A look at everything is followed by a pause of so many times its own duration."""
+
+
+class Listeners(NamedTuple):
+    """Who is told of what is no event.
+
+    ``configure`` gets a configuration that is in force from now on; ``beat`` is called whenever the loop has come round
+    or recovery is a step further, at rest every 10 s.
+    """
+
+    configure: Callable[[Config], None] = lambda _config: None
+    beat: Callable[[], None] = lambda: None
 
 
 class Daemon:
@@ -44,7 +59,7 @@ class Daemon:
     Args:
         config: what to read, how to judge, where to write.
         reload: reads the configuration again, for SIGHUP.
-        on_config: told of a configuration that is in force from now on.
+        listeners: told of what is no event of the log.
         until_idle: after so many seconds without anything new the daemon ends; None for never.
         at: called with the name of each point at which a crash must be harmless.
     """
@@ -58,25 +73,26 @@ class Daemon:
         notifier: Notifier,
         files: Files,
         clock: Clock,
-        on_config: Callable[[Config], None] = lambda _config: None,
+        listeners: Listeners | None = None,
         until_idle: float | None = None,
         at: Callable[[str], None] = nowhere,
     ) -> None:
         self._config = config
         self._emit = emit
         self._read_config = reload
-        self._on_config = on_config
+        self._listeners = listeners or Listeners()
         self._notifier = notifier
         self._files = files
         self._clock = clock
         self._at = at
         self._until_idle = until_idle
-        self._pulse = Pulse(notifier, clock)
+        self._pulse = Pulse(notifier, clock, self._listeners.beat)
         self._standing = Standing(notifier, clock)
         database = locate(config.source.database)
         self._database_folder = database.parent if isinstance(database, Path) else None
         self._hints = Hints(config.source.shards, database.name if isinstance(database, Path) else None)
         self._troubles = Troubles(emit)
+        self._source_troubles = SourceTroubles(emit)
         self._watch_no_more = anyio.Event()
         self._greeted = False
         self._stopping = False
@@ -100,14 +116,17 @@ class Daemon:
                     await pipeline.drain()
                 return await pipeline.ledger.accounts()
 
-    async def run(self) -> None:
+    async def run(self, beside: AbstractContextManager[object] | None = None) -> None:
         """Run until SIGTERM or SIGINT, or until nothing new has come for long enough.
+
+        Args:
+            beside: entered when the dataset is ours, left when everything has ended.
 
         Raises:
             StreamerError: a person has to decide something first; or the daemon would end as idle, but something that
                 it reads could not be read all the time.
         """
-        with self._locked():
+        with self._locked(), beside or nullcontext():
             failure: StreamerError | None = None
             async with anyio.create_task_group() as tasks:
                 await tasks.start(self._listen)
@@ -134,7 +153,7 @@ class Daemon:
         return DatasetLock(lock_file(path))
 
     def _open(self) -> AbstractAsyncContextManager[Pipeline]:
-        return Pipeline.open(self._config, self._files, self._clock, self._emit, self._pass)
+        return Pipeline.open(self._config, self._files, self._clock, self._emit, self._pass, self._source_troubles)
 
     async def _lives(self) -> None:
         while not self._stopping:
@@ -210,6 +229,7 @@ class Daemon:
         return self._standing.idle_since + (self._until_idle or 0.0)
 
     async def _pause(self, seconds: float) -> None:
+        seconds = min(seconds, _LONGEST_PAUSE)
         interval = self._pulse.interval
         if interval is not None:
             seconds = min(seconds, interval)
@@ -261,7 +281,7 @@ class Daemon:
             live, fixed = configuration.changes(self._config, wanted)
             self._config = configuration.reloaded(self._config, wanted)
             pipeline.configure(self._config)
-            self._on_config(self._config)
+            self._listeners.configure(self._config)
             self._emit(Reloaded(", ".join(live), ", ".join(fixed)))
             await pipeline.describe()
         finally:

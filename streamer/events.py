@@ -7,8 +7,8 @@ wrote. ``level`` is how much a person should care: debug, info, warning, error.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
 
 from streamer.errors import StreamerError
 from streamer.text import counted
@@ -27,6 +27,16 @@ class Event:
 
 
 Emit = Callable[[Event], None]
+
+
+def fan_out(*observers: Emit) -> Emit:
+    """Return a function that tells each of ``observers`` of every event, in order."""
+
+    def emit(event: Event) -> None:
+        for tell in observers:
+            tell(event)
+
+    return emit
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,12 @@ class Recovered(Event):
 
 @dataclass(frozen=True)
 class Committed(Event):
-    """One batch is durable. ``runs`` are the first rollouts of which records were appended."""
+    """One batch is durable. ``runs`` are the first rollouts of which records were appended.
+
+    ``sync_seconds`` is how long the dataset's sync took, None where nothing was written to it;
+    ``commit_seconds`` is the ledger's transaction. ``latencies`` are the ages in seconds of the outcomes by
+    which records were appended; the log leaves them out.
+    """
 
     name = "committed"
     read: int
@@ -75,8 +90,12 @@ class Committed(Event):
     below_bar: int
     waiting: int
     dead_lettered: int
+    appended_bytes: int
     dataset_bytes: int
+    sync_seconds: float | None
+    commit_seconds: float
     runs: tuple[str, ...] = ()
+    latencies: tuple[float, ...] = field(default=(), repr=False)
 
     def message(self) -> str:
         """Say what the batch brought."""
@@ -222,24 +241,38 @@ class NeverScored(Event):
 
 
 @dataclass(frozen=True)
-class Trouble(Event):
-    """Something outside cannot be used now; it is tried again."""
+class Failure(Event):
+    """Something outside could not be used; it is tried again. ``op`` is one of a few phrases of the code."""
 
-    name = "trouble"
-    level = "warning"
     op: str
     where: str
     cause: str
     hint: str
 
     @classmethod
-    def of(cls, error: StreamerError) -> Trouble:
+    def of(cls, error: StreamerError) -> Self:
         """Make the event of an error."""
         return cls(error.op, error.where, error.cause, error.hint)
 
     def message(self) -> str:
         """Say what, where, why, and what to do."""
         return f"cannot {self.op}: {self.where}: {self.cause} ({self.hint})"
+
+
+@dataclass(frozen=True)
+class Trouble(Failure):
+    """A failure that is new, or has another cause than the one before."""
+
+    name = "trouble"
+    level = "warning"
+
+
+@dataclass(frozen=True)
+class StillTrouble(Failure):
+    """The same failure once more."""
+
+    name = "still_trouble"
+    level = "debug"
 
 
 @dataclass(frozen=True)
@@ -253,6 +286,32 @@ class TroubleOver(Event):
     def message(self) -> str:
         """Say what works again."""
         return f"can {self.op} again: {self.where}"
+
+
+@dataclass(frozen=True)
+class PageServed(Event):
+    """The page can be opened. Its token, if it has one, is not part of ``url``."""
+
+    name = "page_served"
+    url: str
+
+    def message(self) -> str:
+        """Say where."""
+        return f"the page is at {self.url}"
+
+
+@dataclass(frozen=True)
+class PageFault(Event):
+    """A request of the page ended with an error that was not expected; the dataset is not concerned."""
+
+    name = "page_fault"
+    level = "error"
+    request: str
+    fault: str
+
+    def message(self) -> str:
+        """Say which kind of request, and which kind of error."""
+        return f"the page could not answer {self.request}: {self.fault}"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from streamer.explain_turns import TurnReasons
 from streamer.judge import DUE_AFTER_OUTCOMES, RULE_CHANGED
 from streamer.layouts import MalformedError
 from streamer.ledger import UNREADABLE
-from streamer.model import State
+from streamer.model import Record, State
 from streamer.session_path import IS_SESSION, is_session, session_path
 from streamer.snapshot import file_at, open_ledger
 from streamer.text import printable
@@ -47,20 +47,43 @@ class OutcomeRow(msgspec.Struct, frozen=True):
     id: int
     created_at: str
     total_reward: float | int | None
+    achievements_count: int | None
+    total_steps: int | None
     qualifies: bool
     withdrawn: bool
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """Why consecutive lines of a shard stand where they stand. ``details`` speak of single lines."""
+    """Why consecutive lines of a shard stand where they stand. ``details`` speak of single lines.
+
+    ``reason`` is the counted name, ``because`` says it in a sentence.
+    """
 
     shard: str
     first_line: int
     lines: int
     session: str
     state: str
+    reason: str
     because: str
     details: list[str]
+
+
+class LineFound(msgspec.Struct, frozen=True):
+    """One line and where it stands.
+
+    ``shard_id`` is the ledger's number of its shard. ``data`` is the line with its newline, None where it cannot be
+    read any more or never was a line of a file. ``offset`` is where the dataset holds it, or the record it equals.
+    """
+
+    shard_id: int
+    shard: str
+    number: int
+    state: str
+    reason: str
+    because: str
+    data: bytes | None
+    offset: int | None
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -83,14 +106,31 @@ def explain(ledger: Path, dataset: Path, subject: str) -> Explanation | None:
     with open_ledger(ledger) as db:
         if db is None:
             return None
+        return Explainer(db, dataset).explain(subject)
+
+
+class _Found(msgspec.Struct, frozen=True):
+    """What a subject turned out to be: spans, and if it was a single line, its number."""
+
+    subject: str
+    outcomes: list[OutcomeRow]
+    spans: list[dict[str, Any]]
+    note: str = ""
+    line: int | None = None
+
+
+class Explainer:
+    """Answers from one moment of one ledger.
+
+    Args:
+        db: the ledger, opened for reading only.
+        dataset: its dataset.
+        most: spans that are looked at for one answer, all of them without it.
+    """
+
+    def __init__(self, db: sqlite3.Connection, dataset: Path, most: int = -1) -> None:
         db.execute("BEGIN")
-        return _Explainer(db, dataset).explain(subject)
-
-
-class _Explainer:
-    """Answers from one moment of one ledger."""
-
-    def __init__(self, db: sqlite3.Connection, dataset: Path) -> None:
+        self._most = most
         self._db = db
         self._dataset = dataset
         keys, self._folder = db.execute("SELECT keys, shards FROM meta").fetchone()
@@ -99,16 +139,60 @@ class _Explainer:
         self._by = DedupBy(name) if name in set(DedupBy) else DedupBy.CONVERSATION
         self._turns = TurnReasons(db)
 
-    def explain(self, subject: str) -> Explanation | None:
+    def explain(self, subject: str, *, details: bool = True) -> Explanation | None:
+        """Return all that is known of a subject, None for a stranger.
+
+        Args:
+            subject: a session id, a shard, or ``SHARD:LINE``.
+            details: also say for single lines where the dataset holds them, which takes reading them.
+        """
+        found = self._find(subject)
+        if found is None:
+            return None
+        reasons = [self._reason(span, found, details=details) for span in found.spans]
+        return Explanation(found.subject, found.outcomes, reasons, found.note)
+
+    def lines(self, subject: str) -> Iterator[LineFound]:
+        """Yield the lines of a subject in order, one in memory at a time; none for a stranger."""
+        found = self._find(subject)
+        if found is None:
+            return
+        for span in found.spans:
+            because = self._because(span, self._outcomes_of(span, found))
+            for number, data in self._lines_of(span):
+                if found.line in (None, number):
+                    yield self._line_found(span, number, data, because)
+
+    def line(self, shard_id: int, number: int) -> LineFound | None:
+        """Return one line by the numbers that :meth:`lines` gave; None if there is none."""
+        where = "span.shard = ? AND span.line <= ? AND span.line + span.lines > ?"
+        for span in self._spans(where, (shard_id, number, number)):
+            because = self._because(span, self._outcomes(span["session"]))
+            for each, data in self._lines_of(span):
+                if each == number:
+                    return self._line_found(span, number, data, because)
+        return None
+
+    def examples(self, where: str, values: Sequence[Any]) -> Iterator[tuple[int, float, Reason]]:
+        """Yield the number of the shard, the time of the first reading, and why, for the newest spans of a condition.
+
+        Args:
+            where: SQL over the tables ``span`` and ``shard``.
+            values: its parameters.
+        """
+        for span in self._spans(where, values, order="span.id DESC"):
+            found = _Found("", self._outcomes(span["session"]), [span])
+            yield span["shard_id"], span["since"], self._reason(span, found, details=False)
+
+    def _find(self, subject: str) -> _Found | None:
         session = os.fsencode(subject).decode("utf-8", "backslashreplace")
         outcomes = self._outcomes(session)
         # What cannot be taken says no session of its own.
         where = "(span.session = ? OR span.shard IN (SELECT id FROM shard WHERE NOT replaced AND path = ?))"
         spans = self._spans(where, (session, os.fsencode(session_path(session))))
         if outcomes or spans:
-            note = "" if spans else self._why_unread(outcomes)
-            return Explanation(subject, outcomes, [self._reason(span, outcomes) for span in spans], note)
-        return self._explain_shard(subject, None) or self._explain_line(subject)
+            return _Found(subject, outcomes, spans, "" if spans else self._why_unread(outcomes))
+        return self._find_shard(subject, None) or self._find_line(subject)
 
     def _why_unread(self, outcomes: list[OutcomeRow]) -> str:
         if self._folder:
@@ -117,15 +201,15 @@ class _Explainer:
             return "no decision of this session was read: has it rows in the table messages of the trace database?"
         return "its messages are not read while none of its outcome rows qualifies"
 
-    def _explain_line(self, subject: str) -> Explanation | None:
+    def _find_line(self, subject: str) -> _Found | None:
         shard, _, number = subject.rpartition(":")
         return (
-            self._explain_shard(shard, int(number))
+            self._find_shard(shard, int(number))
             if shard and number.isdecimal() and len(number) <= _LONGEST_NUMBER
             else None
         )
 
-    def _explain_shard(self, name: str, line: int | None) -> Explanation | None:
+    def _find_shard(self, name: str, line: int | None) -> _Found | None:
         shards = self._shards_named(name)
         if not shards:
             return None
@@ -133,9 +217,12 @@ class _Explainer:
         spans = self._spans(where, shards)
         if line is not None:
             spans = [span for span in spans if span["line"] <= line < span["line"] + span["lines"]]
-        reasons = [self._reason(span, self._outcomes(span["session"]), line) for span in spans]
-        note = "" if reasons else "no finished line with this number was read"
-        return Explanation(name if line is None else f"{name}:{line}", [], reasons, note)
+        note = "" if spans else "no finished line with this number was read"
+        return _Found(name if line is None else f"{name}:{line}", [], spans, note, line)
+
+    def _outcomes_of(self, span: dict[str, Any], found: _Found) -> list[OutcomeRow]:
+        """Return the outcomes of a span's session; those of a session that was asked for are known already."""
+        return found.outcomes or self._outcomes(span["session"])
 
     def _shards_named(self, name: str) -> list[int]:
         """Return the shard at a path below the folder or elsewhere, or all of that file name."""
@@ -156,40 +243,45 @@ class _Explainer:
 
     def _outcomes(self, session: str) -> list[OutcomeRow]:
         rows = self._db.execute(
-            "SELECT id, created_at, total_reward, qualifies, withdrawn FROM outcome WHERE session = ?"
-            " ORDER BY created_us, id",
+            "SELECT id, created_at, total_reward, achievements_count, total_steps, qualifies, withdrawn"
+            " FROM outcome WHERE session = ? ORDER BY created_us, id",
             (session,),
         )
         return [
-            OutcomeRow(number, created_at, reward, bool(qualifies), bool(withdrawn))
-            for number, created_at, reward, qualifies, withdrawn in rows
+            OutcomeRow(*facts, bool(qualifies), bool(withdrawn))  # type: ignore[call-arg]  # of six columns
+            for *facts, qualifies, withdrawn in rows
         ]
 
-    def _spans(self, where: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+    def _spans(self, where: str, values: Sequence[Any], order: str = "shard.id, span.start") -> list[dict[str, Any]]:
         cursor = self._db.execute(
-            "SELECT shard.path, shard.replaced, span.start, span.stop, span.line, span.lines, span.session,"
-            " span.state, span.reason, span.rule, span.outcome, outcome.id AS outcome_id, outcome.total_reward,"
+            "SELECT shard.id AS shard_id, shard.path, shard.replaced, span.start, span.stop, span.line, span.lines,"
+            " span.session, span.state, span.reason, span.rule, span.since, span.outcome, outcome.id AS outcome_id,"
+            " outcome.total_reward,"
             " outcome.withdrawn"
             " FROM span JOIN shard ON shard.id = span.shard LEFT JOIN outcome ON outcome.ref = span.outcome"
-            f" WHERE {where} ORDER BY shard.id, span.start",
-            values,
+            f" WHERE {where} ORDER BY {order} LIMIT ?",
+            (*values, self._most),
         )
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor]
 
-    def _reason(self, span: dict[str, Any], outcomes: list[OutcomeRow], line: int | None = None) -> Reason:
-        first, lines = (span["line"], span["lines"]) if line is None else (line, 1)
+    def _reason(self, span: dict[str, Any], found: _Found, *, details: bool) -> Reason:
+        first, lines = (span["line"], span["lines"]) if found.line is None else (found.line, 1)
         return Reason(
             shard=os.fsdecode(span["path"]),
             first_line=first,
             lines=lines,
             session=span["session"],
             state=span["state"],
-            because=self._because(span, outcomes) + (_OVERWRITTEN if span["replaced"] else ""),
-            details=list(self._details(span, line)),
+            reason=span["reason"],
+            because=self._because(span, self._outcomes_of(span, found)),
+            details=list(self._details(span, found.line)) if details else [],
         )
 
     def _because(self, span: dict[str, Any], outcomes: list[OutcomeRow]) -> str:
+        return self._verdict(span, outcomes) + (_OVERWRITTEN if span["replaced"] else "")
+
+    def _verdict(self, span: dict[str, Any], outcomes: list[OutcomeRow]) -> str:
         outcome = f"outcome row {span['outcome_id']} (total_reward {span['total_reward']})"
         state, reason = span["state"], span["reason"]
         if state == State.APPENDED:
@@ -233,6 +325,8 @@ class _Explainer:
             return
         if span["state"] == State.APPENDED and line is None:
             return
+        if is_session(os.fsdecode(span["path"])):
+            return
         for number, data in self._lines_of(span):
             if line is None and number >= span["line"] + _QUOTED:
                 yield f"and {span['lines'] - _QUOTED:,} more lines"
@@ -240,32 +334,47 @@ class _Explainer:
             if line is None or number == line:
                 yield from self._detail(number, data, span)
 
-    def _lines_of(self, span: dict[str, Any]) -> Iterator[tuple[int, bytes]]:
-        if is_session(os.fsdecode(span["path"])):
+    def _line_found(self, span: dict[str, Any], number: int, data: bytes | None, because: str) -> LineFound:
+        shard = os.fsdecode(span["path"])
+        record = _record_of(data, span) if span["state"] in (State.APPENDED, State.DUPLICATE) else None
+        offset = self._place_of(record) if record is not None else None
+        return LineFound(span["shard_id"], shard, number, span["state"], span["reason"], because, data, offset)
+
+    def _lines_of(self, span: dict[str, Any]) -> Iterator[tuple[int, bytes | None]]:
+        """Yield the numbers of a span's lines, with what the shard still holds of them."""
+        numbers = range(span["line"], span["line"] + span["lines"])
+        path = os.path.join(self._folder, os.fsdecode(span["path"]))
+        if span["replaced"] or is_session(os.fsdecode(span["path"])):
+            yield from ((number, None) for number in numbers)
             return
+        told = 0
         try:
-            path = os.path.join(self._folder, os.fsdecode(span["path"]))
             with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as shard:
                 shard.seek(span["start"])  # which a FIFO put in its place refuses
-                for i in range(span["lines"]):
-                    yield span["line"] + i, shard.readline(_LONGEST_LINE)
+                for number in numbers:
+                    data = shard.readline(_LONGEST_LINE)
+                    told += 1
+                    yield number, data if data.endswith(b"\n") else None
         except OSError:
-            return
+            yield from ((number, None) for number in numbers[told:])
 
-    def _detail(self, number: int, data: bytes, span: dict[str, Any]) -> Iterator[str]:
-        try:
-            record = layouts.read(data, os.fsdecode(span["path"]))
-        except MalformedError:
+    def _detail(self, number: int, data: bytes | None, span: dict[str, Any]) -> Iterator[str]:
+        record = _record_of(data, span)
+        if record is None:
             return
-        state = span["state"]
-        if state == State.BELOW_BAR:
+        if span["state"] == State.BELOW_BAR:
             yield f"line {number}: {self._turns.of_turn(span, record.turn)}"
             return
+        place = self._place_of(record)
+        if place is not None:
+            is_it = "is" if span["state"] == State.APPENDED else "equals"
+            yield f"line {number} {is_it} the line at {self._at_place(place)}"
+
+    def _place_of(self, record: Record) -> int | None:
+        """Return where the dataset holds a record that was taken, or the one that it equals."""
         key = record_key(record.conversation, self._by, (record.session, record.turn, record.timestamp))
         found = self._db.execute("SELECT offset FROM record WHERE key = ?", (key,)).fetchone()
-        if found is not None:
-            is_it = "is" if state == State.APPENDED else "equals"
-            yield f"line {number} {is_it} the line at {self._at_place(found[0])}"
+        return found[0] if found is not None else None
 
     def _at_place(self, place: int) -> str:
         found = file_at(self._db, self._dataset, place)
@@ -280,3 +389,11 @@ class _Explainer:
             return f"{text}, from {metadata['shard']}, run {metadata['run_id']}, turn {metadata['turn']}"
         except (OSError, msgspec.MsgspecError, KeyError, TypeError):
             return text
+
+
+def _record_of(data: bytes | None, span: dict[str, Any]) -> Record | None:
+    """Return the record of a line that the shard still holds, if it is one."""
+    try:
+        return layouts.read(data, os.fsdecode(span["path"])) if data is not None else None
+    except MalformedError:
+        return None

@@ -24,6 +24,7 @@ import msgspec
 from anyio import to_thread
 
 from streamer.files import Files
+from streamer.history import History
 from streamer.join import JoinRule
 from streamer.ledger_file import create_or_check, explained
 from streamer.model import OPEN_STATES, Cursor, Outcome, Span, State
@@ -95,6 +96,8 @@ class Batch(msgspec.Struct, frozen=True):
 
     ``appended`` are (key, place in the dataset); ``claimed`` are keys whose line was adopted before. ``closed`` are
     parts that were closed meanwhile; ``live`` is the live file, if the dataset rolls.
+    ``appended`` are (key, dataset offset); ``claimed`` are keys whose line was adopted before. ``at`` is the time
+    (seconds since 1970), a label and never a criterion.
     """
 
     cursors: Sequence[Cursor] = ()
@@ -108,6 +111,7 @@ class Batch(msgspec.Struct, frozen=True):
     dataset_tail: bytes = b""
     dead_length: int = 0
     dead_tail: bytes = b""
+    at: float = 0.0
     appended_at: float | None = None
     closed: Sequence[Part] = ()
     live: Live | None = None
@@ -122,6 +126,7 @@ class Ledger:
         self._next_shard = 1
         self._maybe_due = True  # spares an idle daemon the question
         self._maybe_parked = True
+        self._history = History()
 
     @classmethod
     @asynccontextmanager
@@ -149,6 +154,7 @@ class Ledger:
         (last,) = await self._one("SELECT coalesce(max(id), 0) FROM shard")
         self._next_shard = last + 1
         (self._maybe_parked,) = await self._one(f"SELECT EXISTS(SELECT 1 FROM span WHERE due AND due = {_PARKED})")
+        await self._db.run(self._history.resume)
 
     @property
     def changes(self) -> int:
@@ -284,6 +290,7 @@ class Ledger:
         tally = dict(await self._all("SELECT state, sum(lines) FROM tally GROUP BY state"))
         waiting = await self._one("SELECT count(DISTINCT session) FROM span WHERE state = 'waiting'")
         sessions = await self._one("SELECT count(DISTINCT session) FROM span WHERE state = 'appended'")
+        self._history.rollouts = sessions[0]
         return Accounts({state: tally.get(state, 0) for state in State}, waiting[0], sessions[0])
 
     async def known(self, keys: Iterable[bytes]) -> dict[bytes, bool]:
@@ -300,7 +307,7 @@ class Ledger:
 
     async def commit(self, batch: Batch) -> None:
         """Write one batch. When this returns, the batch has happened; before, nothing of it has."""
-        await self._write(_commit, batch)
+        await self._write(_commit, batch, self._history)
         self._maybe_parked |= bool(batch.parked)
 
     async def begin(self, live: Live) -> None:
@@ -512,7 +519,8 @@ class _Connection(aiosqlite.Connection):
 # -- inside a transaction --------------------------------------------------------------------------------
 
 
-def _commit(db: sqlite3.Connection, batch: Batch) -> None:
+def _commit(db: sqlite3.Connection, batch: Batch, history: History) -> None:
+    history.note(db, batch.at)
     if batch.cursors:
         db.executemany(
             f"INSERT OR REPLACE INTO shard ({_SHARD}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -534,7 +542,7 @@ def _commit(db: sqlite3.Connection, batch: Batch) -> None:
             batch.dead_length,
             batch.dead_tail,
             len(batch.appended),
-            batch.appended_at,
+            batch.at if batch.appended else None,
         ),
     )
 

@@ -16,6 +16,7 @@ Tables
 - ``part``     parts of a dataset that rolls, with the places that they hold; ``stop`` is NULL for the live file.
                It is missing in ledgers of 0.1.0 and added when they are opened
 - ``turn_reward``, ``turn_rule``  only where event rewards are read: see ``turn_ledger``
+- ``history``  how the dataset grew (``history``); an older ledger gets it when it is opened
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pathlib import Path
 
 from streamer.errors import RefusedError, UnavailableError
 from streamer.files import Files, sync_folder
+from streamer.history import SCHEMA as HISTORY
 
 APPLICATION_ID = 0x73747231
 SCHEMA_VERSION = 1
@@ -131,7 +133,7 @@ def _create(path: Path, files: Files) -> None:
     with closing(sqlite3.connect(new, isolation_level=None)) as db:
         db.execute("PRAGMA synchronous=FULL")  # each of the next lines is on the disk when it returns
         identity = f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA_VERSION};"
-        db.executescript(f"BEGIN; {identity}{_SCHEMA}{_PART} COMMIT;")
+        db.executescript(f"BEGIN; {identity}{_SCHEMA}{_PART}{HISTORY} COMMIT;")
         db.execute("PRAGMA journal_mode=WAL")
     files.rename(new, path)
     sync_folder(files, path.parent)
@@ -165,6 +167,7 @@ def _check(path: Path) -> None:
                 raise UnavailableError("read the ledger", str(path), cause, "see the disk; it is retried")
             raise RefusedError("open the ledger", str(path), f"it is damaged: {cause}", way_out(path))
         db.executescript(_PART)
+        db.executescript(HISTORY)
 
 
 class explained:  # noqa: N801 - reads as a phrase at the `with`

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from functools import partial
 from itertools import islice
-from typing import ParamSpec, Self, TypeVar
+from typing import NamedTuple, ParamSpec, Self, TypeVar
 
 from anyio import to_thread
 
@@ -41,7 +41,7 @@ from streamer.files import Clock, Files
 from streamer.judge import Item, Rules, Settled, count, judge, sessions, settle
 from streamer.layouts import MalformedError
 from streamer.ledger import Batch, Ledger, Reads
-from streamer.model import Span, State
+from streamer.model import Outcome, Span, State
 from streamer.parts import part_path
 from streamer.session_path import is_session
 from streamer.sources.folder import shard_folder
@@ -49,7 +49,7 @@ from streamer.sources.inbox import ShardInbox, Work
 from streamer.sources.outcomes import OutcomePoller
 from streamer.sources.reader import Budget, ShardReader
 from streamer.sources.rollouts import RolloutInbox
-from streamer.troubles import Troubles
+from streamer.troubles import SourceTroubles
 from streamer.turns import TurnReward
 
 T = TypeVar("T")
@@ -84,6 +84,15 @@ def nowhere(_point: str) -> None:
     """Pass a named point at which a crash must be harmless; tests crash there."""
 
 
+class Sources(NamedTuple):
+    """Where lines and outcomes come from, and what does not work of that."""
+
+    shards: ShardInbox
+    rollouts: RolloutInbox
+    outcomes: OutcomePoller
+    troubles: SourceTroubles
+
+
 class Pipeline:
     """One life of the path, from a recovery to the next failure or the end."""
 
@@ -93,22 +102,21 @@ class Pipeline:
         ledger: Ledger,
         dataset: Dataset,
         dead: DeadLetters,
-        inbox: ShardInbox,
-        outcomes: OutcomePoller,
+        sources: Sources,
         clock: Clock,
         emit: Emit,
         at: Callable[[str], None],
     ) -> None:
         self.ledger = ledger
         self.dataset = dataset
-        self.inbox = inbox
-        self.rollouts = RolloutInbox(config.source, ledger, clock, emit)
-        self.outcomes = outcomes
+        self.inbox = sources.shards
+        self.rollouts = sources.rollouts
+        self.outcomes = sources.outcomes
         self._dead = dead
         self._clock = clock
         self._emit = emit
         self._at = at
-        self.troubles = Troubles(emit)
+        self._troubles = sources.troubles.inputs
         self.poll_pause = 0.0
         self.poll_error: UnavailableError | None = None
         self.scan_error: UnavailableError | None = None
@@ -117,9 +125,23 @@ class Pipeline:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, config: Config, files: Files, clock: Clock, emit: Emit, at: Callable[[str], None] = nowhere
+        cls,
+        config: Config,
+        files: Files,
+        clock: Clock,
+        emit: Emit,
+        at: Callable[[str], None] = nowhere,
+        troubles: SourceTroubles | None = None,
     ) -> AsyncIterator[Self]:
         """Open everything, recover, and close everything in the end.
+
+        Args:
+            config: what to read, how to judge, where to write.
+            files: the system calls.
+            clock: ages and pauses; no verdict depends on it.
+            emit: is told of every event.
+            at: called with the name of each point at which a crash must be harmless.
+            troubles: what did not work in an earlier pipeline; without it, nothing.
 
         Raises:
             UnavailableError: something cannot be opened now.
@@ -141,8 +163,14 @@ class Pipeline:
                 reader = ShardReader(
                     source.shards, source.max_line_bytes, files, clock, follow_symlinks=source.follow_symlinks
                 )
-                inbox = ShardInbox(shard_folder(config), reader, ledger, source.max_line_bytes, clock, emit, at)
-                pipeline = cls(config, ledger, dataset, dead, inbox, outcomes, clock, emit, at)
+                troubles = troubles or SourceTroubles(emit)
+                sources = Sources(
+                    ShardInbox(shard_folder(config), reader, ledger, source.max_line_bytes, clock, emit, at),
+                    RolloutInbox(source, ledger, clock, emit, troubles.conversations),
+                    outcomes,
+                    troubles,
+                )
+                pipeline = cls(config, ledger, dataset, dead, sources, clock, emit, at)
                 with closing(pipeline.rollouts):
                     await pipeline.recover()
                     yield pipeline
@@ -213,8 +241,13 @@ class Pipeline:
         judged = await _quickly(len(work.items), judge, work.items, outcomes, self._rules, rewards)
         known = await self.ledger.known({one.offer.key for one in judged if one.offer is not None})
         settled = await _quickly(len(work.items), settle, judged, known, self.dataset.length)
-        await to_thread.run_sync(self._write, settled)
+        sync_seconds = await to_thread.run_sync(self._write, settled)
+        began = self._clock.monotonic()
         await self._commit(work, settled)
+        commit_seconds = self._clock.monotonic() - began
+        self._at("committed")
+        self._tell(settled, sync_seconds, commit_seconds, self._latencies(settled, outcomes))
+        self._tell_dead(settled.dead)
         return True
 
     async def _turn_rewards(self, sessions: Iterable[str]) -> Mapping[str, Sequence[TurnReward]]:
@@ -233,15 +266,20 @@ class Pipeline:
                 return work
         return await self.inbox.new(budget) or await self.rollouts.new(budget)
 
-    def _write(self, settled: Settled) -> None:
+    def _write(self, settled: Settled) -> float | None:
+        """Make a batch durable but for its commit; return the seconds of the dataset's sync, if there was one."""
         if settled.dead_letters:
             self._dead.append(settled.dead_letters)
             self._at("dead letters written")
-        if settled.dataset:
-            self.dataset.append(settled.dataset, [place for _, place in settled.appended], self._at)
-            self._at("appended")
-            self.dataset.sync()
-            self._at("synced")
+        if not settled.dataset:
+            return None
+        self.dataset.append(settled.dataset, [place for _, place in settled.appended], self._at)
+        self._at("appended")
+        began = self._clock.monotonic()
+        self.dataset.sync()
+        seconds = self._clock.monotonic() - began
+        self._at("synced")
+        return seconds
 
     async def _commit(self, work: Work, settled: Settled) -> None:
         await self.ledger.commit(
@@ -257,16 +295,11 @@ class Pipeline:
                 dataset_tail=self.dataset.tail_digest(),
                 dead_length=self._dead.length,
                 dead_tail=self._dead.tail_digest(),
-                appended_at=self._clock.now() if settled.appended else None,
+                at=self._clock.now(),
                 closed=self.dataset.closed,
                 live=self.dataset.live if self.config.roll.is_on and settled.appended else None,
             )
         )
-        self._at("committed")
-        if self.dataset.closed:
-            await self._tell_closed()
-        self._tell(settled)
-        self._tell_dead(settled.dead)
 
     async def _close_old_part(self) -> None:
         """Close the live file if it is too old; give up parts that are."""
@@ -288,7 +321,18 @@ class Pipeline:
         for part in await self.dataset.tidy(self.ledger, self.config.retain, self._at):
             self._emit(PartRemoved(part_path(self.dataset.path, part.number).name, part.lines))
 
-    def _tell(self, settled: Settled) -> None:
+    def _latencies(self, settled: Settled, outcomes: Mapping[str, Sequence[Outcome]]) -> tuple[float, ...]:
+        """Return the ages in seconds of the outcomes by which records were appended, as far as they are known."""
+        if not settled.appended:
+            return ()
+        now = self._clock.now()
+        refs = {span.outcome for span in settled.spans if span.state is State.APPENDED}
+        rows = (row for session in outcomes.values() for row in session if row.ref in refs)
+        return tuple(max(0.0, now - row.created_us / 1e6) for row in rows if row.created_us is not None)
+
+    def _tell(
+        self, settled: Settled, sync_seconds: float | None, commit_seconds: float, latencies: tuple[float, ...]
+    ) -> None:
         counts = count(settled.spans)
         event = Committed if counts[State.APPENDED] else Quiet
         self._emit(
@@ -299,8 +343,12 @@ class Pipeline:
                 below_bar=counts[State.BELOW_BAR],
                 waiting=counts[State.WAITING],
                 dead_lettered=counts[State.DEAD_LETTERED],
+                appended_bytes=len(settled.dataset),
                 dataset_bytes=self.dataset.length,
                 runs=_runs(settled.spans),
+                sync_seconds=None if sync_seconds is None else round(sync_seconds, 6),
+                commit_seconds=round(commit_seconds, 6),
+                latencies=latencies,
             )
         )
 
@@ -323,7 +371,7 @@ class Pipeline:
         try:
             rows = await self.outcomes.poll()
         except UnavailableError as error:
-            self.poll_pause = self.outcomes.pause_after_failure(self.troubles.begin(error))
+            self.poll_pause = self.outcomes.pause_after_failure(self._troubles.begin(error))
             self.poll_error = error
             return False
         if self.outcomes.is_waiting:
@@ -333,7 +381,7 @@ class Pipeline:
             self.outcomes.replaced = False
             self._emit(DatabaseReplaced(str(self.outcomes.path)))
         self.poll_pause = self.outcomes.pause(self.config.source.poll_interval)
-        self.troubles.over("read outcomes")
+        self._troubles.over("read outcomes")
         changed = await self.ledger.take_outcomes(rows, self._rules.join, self.outcomes.rewards)
         self.rollouts.look(changed)
         if changed:
@@ -346,10 +394,10 @@ class Pipeline:
             if self.config.source.reads_shards:
                 await self.inbox.scan()
         except UnavailableError as error:
-            self.troubles.begin(error)
+            self._troubles.begin(error)
             self.scan_error = error
         else:
-            self.troubles.over("list the shard folder")
+            self._troubles.over("list the shard folder")
             self.scan_error = None
         await self._close_old_part()
         expired = await self.ledger.expire(self._clock.now() - self.config.join.never_scored_after)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from streamer.files import Clock
 from streamer.observers.systemd import Notifier
 
@@ -16,9 +18,11 @@ class Pulse:
     Args:
         notifier: knows how often the manager wants to hear of us, if at all.
         clock: what waits between two beats.
+        on_progress: called at each step, from any thread.
     """
 
-    def __init__(self, notifier: Notifier, clock: Clock) -> None:
+    def __init__(self, notifier: Notifier, clock: Clock, on_progress: Callable[[], None] = lambda: None) -> None:
+        self._on_progress = on_progress
         self._notifier = notifier
         self._clock = clock
         self._steps = 0
@@ -29,6 +33,7 @@ class Pulse:
     def progress(self) -> None:
         """Note that work got on, from any thread: of two at the same time one may be lost, the other one is seen."""
         self._steps += 1
+        self._on_progress()
 
     async def run(self) -> None:
         """Send beats until cancelled; return at once where no one waits for them."""

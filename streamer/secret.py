@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
+import stat
+from pathlib import Path
+
+from streamer.errors import ConfigError
+from streamer.text import printable
+
+_LONGEST = 4096
+_WORD = re.compile(rb"[!-~]+")
+
 
 class Secret:
     """Holds a secret; whoever prints it, logs it or puts it into an error gets ``***``.
@@ -37,3 +48,34 @@ class Secret:
 
 
 NO_SECRET = Secret()
+
+
+def read_secret(op: str, file: Path, shortest: int) -> Secret:
+    """Return the secret that a file holds, without the white space around it.
+
+    Args:
+        op: what it is read for, for the error.
+        file: where it is.
+        shortest: characters below which it is too easy to guess.
+
+    Raises:
+        ConfigError: the file cannot be read, others can read it, or it does not hold one word that is long enough.
+    """
+    place = printable(str(file))
+    try:
+        with file.open("rb") as opened:
+            mode = os.fstat(opened.fileno()).st_mode
+            data = opened.read(_LONGEST + 1)
+    except OSError as error:
+        raise ConfigError(op, place, error.strerror or str(error), "see its path and its rights") from error
+    if mode & stat.S_IROTH:
+        raise ConfigError(op, place, "every user of this machine can read it", f"chmod 640 '{place}'")
+    word = data.strip()
+    if len(data) > _LONGEST or len(word) < shortest or not _WORD.fullmatch(word):
+        raise ConfigError(
+            op,
+            place,
+            f"it does not hold one word of {shortest} to {_LONGEST:,} printable ASCII characters",
+            f"openssl rand -hex 32 > '{place}'",
+        )
+    return Secret(word.decode("ascii"))

@@ -68,6 +68,38 @@ class Snapshot(msgspec.Struct, frozen=True):
         return self.daemon.pid if self.daemon else None
 
 
+class Standing(msgspec.Struct, frozen=True):
+    """The part of a ledger that takes no longer to read as it grows, but for the lines that wait.
+
+    ``reasons`` are lines by state and reason, for every state. ``appended_at`` and ``waiting_since`` are wall-clock
+    seconds, of the last append and of the line that has waited longest.
+    """
+
+    reasons: dict[str, dict[str, int]]
+    dataset_lines: int = 0
+    dataset_bytes: int = 0
+    parts: int = 0
+    removed_lines: int = 0
+    overwritten: int = 0
+    appended_at: float | None = None
+    waiting_rollouts: int = 0
+    waiting_since: float | None = None
+
+
+def standing(ledger: Path) -> Standing:
+    """Return how the lines of a ledger stand now; all zero where there is none yet.
+
+    Raises:
+        UnavailableError: the ledger is there and cannot be read.
+        RefusedError: the file is damaged or no ledger of this version.
+    """
+    with open_ledger(ledger) as db:
+        if db is None:
+            return Standing({state: {} for state in State})
+        db.execute("BEGIN")  # one moment for all that follows
+        return _standing(db)
+
+
 def snapshot(dataset: Path, ledger: Path | None = None) -> Snapshot:
     """Return what the ledger of ``dataset`` says now; all zero where there is none yet.
 
@@ -146,42 +178,56 @@ def _is_ledger(db: sqlite3.Connection, path: Path) -> bool:
     return True
 
 
-def _read(db: sqlite3.Connection, dataset: Path, daemon: Holder | None) -> Snapshot:
-    db.execute("BEGIN")  # one moment for all that follows
-    now = time.time()
-    reasons: dict[str, dict[str, int]] = {}
+def _standing(db: sqlite3.Connection) -> Standing:
+    reasons: dict[str, dict[str, int]] = {str(state): {} for state in State}
     for state, reason, lines in db.execute("SELECT state, reason, lines FROM tally WHERE lines"):
         reasons.setdefault(state, {})[reason] = lines
-    meta = _row(
-        db,
-        "SELECT dataset_lines, dataset_length, overwritten, shards, database, appended_at, pattern, follow_symlinks"
-        " FROM meta",
+    lines, length, overwritten, appended_at = _row(
+        db, "SELECT dataset_lines, dataset_length, overwritten, appended_at FROM meta"
     )
     parts, removed_lines, removed_bytes = _parts(db)
     waiting = _row(db, "SELECT count(DISTINCT session), min(since) FROM span WHERE state = 'waiting'")
-    return Snapshot(
-        counts={str(state): sum(reasons.get(state, {}).values()) for state in State},
+    return Standing(
         reasons=reasons,
-        dataset=str(dataset),
-        dataset_lines=meta[0] - removed_lines,
-        dataset_bytes=meta[1] - removed_bytes,
+        dataset_lines=lines - removed_lines,
+        dataset_bytes=length - removed_bytes,
         parts=parts,
         removed_lines=removed_lines,
+        overwritten=overwritten,
+        appended_at=appended_at,
+        waiting_rollouts=waiting[0],
+        waiting_since=waiting[1],
+    )
+
+
+def _read(db: sqlite3.Connection, dataset: Path, daemon: Holder | None) -> Snapshot:
+    db.execute("BEGIN")  # one moment for all that follows
+    now = time.time()
+    stand = _standing(db)
+    meta = _row(db, "SELECT shards, database, pattern, follow_symlinks FROM meta")
+    return Snapshot(
+        counts={state: sum(split.values()) for state, split in stand.reasons.items()},
+        reasons={state: split for state, split in stand.reasons.items() if split},
+        dataset=str(dataset),
+        dataset_lines=stand.dataset_lines,
+        dataset_bytes=stand.dataset_bytes,
+        parts=stand.parts,
+        removed_lines=stand.removed_lines,
         shards=_one(db, f"SELECT count(*) FROM shard WHERE NOT replaced AND NOT {IS_SESSION}"),
         sessions=_one(db, f"SELECT count(*) FROM shard WHERE NOT replaced AND {IS_SESSION}"),
         unfinished=_one(db, "SELECT count(*) FROM shard WHERE NOT replaced AND scanned > offset"),
-        waiting_rollouts=waiting[0],
-        oldest_waiting_seconds=max(0.0, now - waiting[1]) if waiting[1] is not None else None,
+        waiting_rollouts=stand.waiting_rollouts,
+        oldest_waiting_seconds=_age(now, stand.waiting_since),
         appended_rollouts=_one(db, "SELECT count(DISTINCT session) FROM span WHERE state = 'appended'"),
         withdrawn_rollouts=_one(db, "SELECT count(*) FROM outcome WHERE withdrawn"),
         outcomes=_one(db, "SELECT count(*) FROM outcome"),
-        overwritten=meta[2],
+        overwritten=stand.overwritten,
         adopted=_one(db, "SELECT count(*) FROM record WHERE NOT claimed"),
-        last_append_seconds=max(0.0, now - meta[5]) if meta[5] is not None else None,
-        shard_folder=meta[3],
-        pattern=meta[6],
-        follow_symlinks=bool(meta[7]),
-        database=meta[4],
+        last_append_seconds=_age(now, stand.appended_at),
+        shard_folder=meta[0],
+        pattern=meta[2],
+        follow_symlinks=bool(meta[3]),
+        database=meta[1],
         daemon=daemon,
         ledger=True,
     )
@@ -228,6 +274,10 @@ def _parts(db: sqlite3.Connection) -> tuple[int, int, int]:
         "SELECT coalesce(sum(NOT removed), 0), coalesce(sum(lines * removed), 0),"
         " coalesce(sum((stop - start) * removed), 0) FROM part WHERE stop",
     )
+
+
+def _age(now: float, since: float | None) -> float | None:
+    return None if since is None else max(0.0, now - since)
 
 
 def _one(db: sqlite3.Connection, sql: str, values: Sequence[Any] = ()) -> Any:

@@ -1,9 +1,9 @@
-"""What does not work just now, each said once when it begins and once when it is over."""
+"""What does not work just now, each warned of once when it begins, and told once when it is over."""
 
 from __future__ import annotations
 
 from streamer.errors import StreamerError
-from streamer.events import Emit, Trouble, TroubleOver
+from streamer.events import Emit, StillTrouble, Trouble, TroubleOver
 
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 5.0
@@ -20,8 +20,7 @@ class Troubles:
         """Note a trouble; return the seconds to wait before the next try (each longer than the last)."""
         trouble = Trouble.of(error)
         known, pause = self._known.get(error.op, (None, _FIRST_PAUSE / 2))
-        if known != trouble:
-            self._emit(trouble)
+        self._emit(trouble if known != trouble else StillTrouble.of(error))
         pause = min(_LONGEST_PAUSE, 2 * pause)
         self._known[error.op] = (trouble, pause)
         return pause
@@ -36,3 +35,14 @@ class Troubles:
         """Note that everything works."""
         for op in list(self._known):
             self.over(op)
+
+
+class SourceTroubles:
+    """Troubles with the sources. They outlive the pipeline in which they began, and end in another one.
+
+    ``inputs`` are those of the shard folder and of outcomes, ``conversations`` those of reading rollouts.
+    """
+
+    def __init__(self, emit: Emit) -> None:
+        self.inputs = Troubles(emit)
+        self.conversations = Troubles(emit)

@@ -108,13 +108,16 @@ class TestExample:
         for table, body in re.findall(r"^\[(\w+)\](.*?)(?=^\[|\Z)", EXAMPLE.read_text(), re.MULTILINE | re.DOTALL):
             keys |= {f"{table}.{key}" for key in re.findall(r"^(?:# )?(\w+) = ", body, re.MULTILINE)}
         config = msgspec.to_builtins(load(None, {}, FLAGS), builtin_types=[], enc_hook=str)
-        del config["source"]["token"]  # it is no key: a file is no place for it
+        del config["source"]["token"], config["web"]["token"]  # they are no keys: a file is no place for them
         assert keys == {f"{table}.{key}" for table, values in config.items() for key in values}
 
     def test_the_commented_keys_work_when_they_are_uncommented(self, file: Path) -> None:
         """Taking the `# ` away is all that has to be done; but that a least reward asks for a choice of turns."""
         text = re.sub(r"^# (\w+ = )", r"\1", EXAMPLE.read_text(), flags=re.MULTILINE)
         text = text.replace('turns = "all"', 'turns = "rewarded"')
+        token = file.with_name("web-token")
+        token.write_text("0123456789abcdef\n")
+        token.chmod(0o600)
         config = loaded(file, text, flags=Flags())
         assert config.source.shards == file.parent / "ft_data"
         assert config.dataset.ledger == file.parent / "high_reward.jsonl.ledger"
@@ -645,3 +648,75 @@ class TestAnything:
         file = tmp_path_factory.getbasetemp() / "keys.toml"
         survives(file, f"{toml(key)} = {toml(value)}")
         survives(file, f"batch.{toml(key)} = {toml(value)}")
+
+
+class TestPage:
+    """Where the page is served, and who may open it."""
+
+    @pytest.mark.parametrize(
+        ("text", "host", "port"),
+        [
+            ("127.0.0.1:8765", "127.0.0.1", 8765),
+            ("127.1.2.3:1", "127.1.2.3", 1),
+            ("[::1]:0", "::1", 0),
+            ("LocalHost:80", "localhost", 80),
+        ],
+    )
+    def test_an_address_of_this_machine_needs_no_token(self, file: Path, text: str, host: str, port: int) -> None:
+        """Nobody else can reach it."""
+        listen = loaded(file, f'[web]\nlisten = "{text}"').web.listen
+        assert listen is not None
+        assert (listen.host, listen.port) == (host, port)
+
+    @pytest.mark.parametrize("text", ["0.0.0.0:8765", "[::]:8765", "192.168.1.4:8765", "trainer1:8765"])
+    def test_any_other_address_needs_one(self, file: Path, text: str) -> None:
+        """It is refused at start, with the way to make a token."""
+        said = complaint(file, f'[web]\nlisten = "{text}"')
+        assert text in said
+        assert "web.token_file" in said
+
+    @pytest.mark.parametrize(
+        "value", ["8765", '"8765"', '"127.0.0.1"', '"127.0.0.1:65536"', '"::1:8765"', '"[x]:1"', '""', '"a b:1"']
+    )
+    def test_what_is_no_address_is_named(self, file: Path, value: str) -> None:
+        """With some that would be."""
+        said = complaint(file, f"[web]\nlisten = {value}")
+        assert "web.listen" in said
+        assert "127.0.0.1:8765" in said
+
+    def test_a_token_comes_from_a_file_or_from_systemd(self, file: Path) -> None:
+        """The file wins; nothing shows it."""
+        for name, token in (("mine", "m" * 16), ("web-token", "s" * 16)):
+            path = file.with_name(name)
+            path.write_text(f"{token}\n")
+            path.chmod(0o600)
+        listen, credentials = '[web]\nlisten = "0.0.0.0:1"\n', {"CREDENTIALS_DIRECTORY": str(file.parent)}
+        config = loaded(file, listen, credentials)
+        assert config.web.token.reveal() == "s" * 16
+        assert "s" * 16 not in repr(config)
+        assert loaded(file, f'{listen}token_file = "mine"', credentials).web.token.reveal() == "m" * 16
+
+    @pytest.mark.parametrize(
+        ("content", "mode", "named"),
+        [
+            (b"too short", 0o600, "16"),
+            (b"two words are not one", 0o600, "one word"),
+            (b"", 0o600, "16"),
+            (b"\xff" * 20, 0o600, "ASCII"),
+            (b"x" * 5000, 0o600, "4,096"),
+            (b"x" * 20, 0o644, "chmod"),
+        ],
+    )
+    def test_a_token_that_is_none_is_refused(self, file: Path, content: bytes, mode: int, named: str) -> None:
+        """What it holds is not shown."""
+        token = file.with_name("token")
+        token.write_bytes(content)
+        token.chmod(mode)
+        said = complaint(file, '[web]\nlisten = "127.0.0.1:1"\ntoken_file = "token"')
+        assert named in said
+        assert "xxxx" not in said
+
+    def test_a_token_file_that_is_missing_is_named(self, file: Path) -> None:
+        """But only where there is a page."""
+        assert "No such file" in complaint(file, '[web]\nlisten = "127.0.0.1:1"\ntoken_file = "nowhere"')
+        assert loaded(file, '[web]\ntoken_file = "nowhere"').web.listen is None

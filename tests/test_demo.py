@@ -37,6 +37,8 @@ def test_demo_grows_a_dataset_and_adds_up(tmp_path: Path) -> None:
     assert fates["waiting"] == 0
     assert min(fates["appended"], fates["duplicate"], fates["below the bar"]) > 0
     assert _lines(tmp_path / "high_reward.jsonl") == fates["appended"]
+    assert "watch it grow: http://127.0.0.1:" in done.stdout
+    assert '"page_served"' in (tmp_path / "daemon.log").read_text()
     assert f"streamer verify {tmp_path / 'high_reward.jsonl'}" in done.stdout
     assert f"streamer report {tmp_path / 'high_reward.jsonl'} --html report.html" in done.stdout
 

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from streamer.events import Event
 
 COMMITTED = Committed(
-    read=3, appended=2, duplicate=0, below_bar=1, waiting=0, dead_lettered=0, dataset_bytes=99, runs=("a", "b")
+    read=3,
+    appended=2,
+    duplicate=0,
+    below_bar=1,
+    waiting=0,
+    dead_lettered=0,
+    appended_bytes=9,
+    dataset_bytes=99,
+    sync_seconds=0.25,
+    commit_seconds=0.5,
+    runs=("a", "b"),
 )
 
 

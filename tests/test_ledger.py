@@ -314,6 +314,7 @@ class TestSchemaVersion1:
         for path in (sample, tmp_path / "new"):
             with_ledger(path, lambda ledger: ledger.head())
         for path in (sample, tmp_path / "new"):
+            with_ledger(path, lambda ledger: ledger.head())
             with closing(sqlite3.connect(path)) as db:
                 found.append(db.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall())
         assert found[0] == found[1]

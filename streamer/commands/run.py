@@ -3,25 +3,33 @@
 import gc
 import os
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import typer
 
 from streamer.config import Config, Flags, duration, load
-from streamer.daemon import Daemon
-from streamer.errors import UnavailableError
-from streamer.events import Emit, Event
+from streamer.daemon import Daemon, Listeners
+from streamer.errors import MissingExtraError, UnavailableError
+from streamer.events import Emit, Event, fan_out
 from streamer.files import Files, SystemClock
 from streamer.ledger import Accounts
 from streamer.model import State
 from streamer.observers import log, progress
+from streamer.observers.health import Health
 from streamer.observers.systemd import Notifier
 from streamer.sources.trace_db import locate
 from streamer.text import counted, printable
+
+if TYPE_CHECKING:
+    from streamer.web.server import Page
+
+_WEB_EXTRA = frozenset({"starlette", "uvicorn", "prometheus_client", "h11"})
+"""What the extra `web` installs and the page imports."""
 
 _GC_THRESHOLDS = (50_000, 20, 20)
 """A batch makes tens of thousands of objects, none of them in cycles: to look for those cost a tenth of the time."""
@@ -74,7 +82,14 @@ def run_daemon(read: Callable[[], Config], until_idle: float | None = None) -> N
     settings = read()
     _tune()
     observer = _Log(settings)
-    anyio.run(_daemon(settings, read, observer, observer, until_idle).run)
+    health = Health(time.monotonic)
+    if settings.web.listen is None:
+        anyio.run(_daemon(settings, read, observer, fan_out(observer, health), health, until_idle=until_idle).run)
+        return
+    page = _page(settings, health, observer)
+    emit = fan_out(observer, health, page)
+    daemon = _daemon(settings, read, observer, emit, health, page.configure, until_idle=until_idle)
+    anyio.run(daemon.run, page.served())
 
 
 class _Log:
@@ -91,9 +106,34 @@ class _Log:
         self._emit(event)
 
 
+def _page(config: Config, health: Health, emit: Emit) -> "Page":
+    try:
+        from streamer.web.server import Page  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in _WEB_EXTRA:
+            raise
+        raise MissingExtraError(
+            "serve the page",
+            str(config.web.listen),
+            f"{error.name} is not installed",
+            "install the extra `web` (in a checkout: pip install '.[web]'), or leave web.listen out",
+        ) from None
+    return Page(config, health, emit)
+
+
 def _daemon(
-    config: Config, read: Callable[[], Config], observer: _Log, emit: Emit, until_idle: float | None = None
+    config: Config,
+    read: Callable[[], Config],
+    observer: _Log,
+    emit: Emit,
+    health: Health,
+    *others: Callable[[Config], None],
+    until_idle: float | None = None,
 ) -> Daemon:
+    def configure(config: Config) -> None:
+        for told in (observer.configure, *others):
+            told(config)
+
     return Daemon(
         config,
         emit=emit,
@@ -101,7 +141,7 @@ def _daemon(
         notifier=Notifier(os.environ),
         files=Files(),
         clock=SystemClock(),
-        on_config=observer.configure,
+        listeners=Listeners(configure, health.beat),
         until_idle=until_idle,
     )
 
@@ -117,7 +157,7 @@ def _once(config: Config, read: Callable[[], Config]) -> None:
     _require_inputs(config)
     observer = _Log(config)
     with progress.shown(sys.stderr.isatty(), observer) as emit:
-        accounts = anyio.run(_daemon(config, read, observer, emit).once)
+        accounts = anyio.run(_daemon(config, read, observer, emit, Health(time.monotonic)).once)
     for line in summary(accounts, config.dataset.path):
         typer.echo(line)
 

@@ -25,6 +25,11 @@ class Place(msgspec.Struct, frozen=True):
         """What the daemon makes of both."""
         return self.folder / "high_reward.jsonl"
 
+    @property
+    def config(self) -> Path:
+        """How the daemon is configured."""
+        return self.folder / "config.toml"
+
     def log(self, name: str) -> Path:
         """Return the file with what a child of this name said."""
         return self.folder / f"{name}.log"

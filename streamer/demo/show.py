@@ -4,9 +4,11 @@ import contextlib
 import json
 import shlex
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from streamer.errors import UnavailableError
 from streamer.snapshot import Snapshot, snapshot
 from streamer.text import printable
 
+PAGE_PORT = 8765
 POLL_SECONDS = 0.25
 SETTLE_SECONDS = 10.0
 """Without a change for so long, the counts are as settled as they will get."""
@@ -45,6 +48,8 @@ class Show:
     def __init__(self, place: Place, rollouts: int, seed: int, pace: float) -> None:
         self.place = place
         self._rollouts = rollouts
+        self._page = f"127.0.0.1:{_free_port()}" if _can_serve() else ""
+        place.config.write_text(_config(place, self._page), "utf-8")
         self._producer = Child("producer", place.log("producer"), _producer(place, rollouts, seed, pace))
         self._daemon = Child("daemon", place.log("daemon"), _daemon(place))
         self._started = time.monotonic()
@@ -54,6 +59,7 @@ class Show:
     def run(self) -> list[str]:
         """Start both, watch, stop both, sum up; return what went wrong."""
         typer.echo(f"everything is in {_shown(self.place.folder)}")
+        typer.echo(_where_to_look(self._page))
         with self._daemon:
             with self._producer, screen.screen() as shown_on:
                 faults = self._watch(shown_on)
@@ -120,8 +126,33 @@ def _producer(place: Place, rollouts: int, seed: int, pace: float) -> list[str]:
 
 
 def _daemon(place: Place) -> list[str]:
-    where = ["--shards", str(place.shards), "--database", str(place.database)]
-    return [sys.executable, "-m", "streamer", "run", *where, "--dataset", str(place.dataset)]
+    return [sys.executable, "-m", "streamer", "run", "--config", str(place.config)]
+
+
+def _config(place: Place, page: str) -> str:
+    """Return the daemon's configuration, with paths that hold wherever the folder is moved."""
+    lines = ["[source]", f'shards = "{place.shards.name}"', f'database = "{place.database.name}"']
+    lines += ["[dataset]", f'path = "{place.dataset.name}"']
+    lines += ["[web]", f'listen = "{page}"'] if page else []
+    return "\n".join(lines) + "\n"
+
+
+def _can_serve() -> bool:
+    return all(find_spec(name) is not None for name in ("starlette", "uvicorn", "prometheus_client"))
+
+
+def _free_port() -> int:
+    """Return the usual port of the page, or any other one if that is taken."""
+    for port in (PAGE_PORT, 0):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)) as found:
+            return int(found.getsockname()[1])
+    return PAGE_PORT
+
+
+def _where_to_look(page: str) -> str:
+    if page:
+        return f"watch it grow: http://{page}/"
+    return "no page: install the extra `web` to watch it grow in a browser (in a checkout: pip install '.[web]')"
 
 
 def _summary(place: Place, counts: Snapshot) -> Iterator[str]:
@@ -135,6 +166,7 @@ def _summary(place: Place, counts: Snapshot) -> Iterator[str]:
     yield f"  {streamer} tail --dataset {dataset} -n 3 --no-follow"
     yield f"  {streamer} status --dataset {dataset}"
     yield f"  {streamer} report {dataset} --html report.html"
+    yield f"  {streamer} run --config {shlex.quote(_shown(place.config))}  # serves the page again"
     yield f"  jq -r '.messages[-1].tool_calls[0].function.arguments' {dataset} | sort | uniq -c | sort -n"
 
 

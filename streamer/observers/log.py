@@ -80,7 +80,7 @@ def configure(
 
 
 def _fields(event: Event) -> dict[str, Any]:
-    return {field.name: _plain(getattr(event, field.name)) for field in dataclasses.fields(event)}
+    return {field.name: _plain(getattr(event, field.name)) for field in dataclasses.fields(event) if field.repr}
 
 
 def _plain(value: object) -> object:

@@ -48,14 +48,14 @@ _LAST_US = 1 << 62
 class RolloutInbox:
     """Decisions of rollouts that qualify, each once, as far as the ledger's cursors say."""
 
-    def __init__(self, source: Source, ledger: Ledger, clock: Clock, emit: Emit) -> None:
+    def __init__(self, source: Source, ledger: Ledger, clock: Clock, emit: Emit, troubles: Troubles) -> None:
         self._from = source.conversations
         self._patience = source.database_after if self._from is From.BOTH else 0.0
         self._reader = RolloutReader(source.database, source.max_line_bytes, token=source.token)
         self._ledger = ledger
         self._clock = clock
         self._emit = emit
-        self._troubles = Troubles(emit)
+        self._troubles = troubles
         self._try_again = 0.0
         self.error: UnavailableError | None = None
         self._rule = ""

@@ -1,0 +1,252 @@
+"""The endpoints of the page: each reads something in a worker thread and answers it as JSON, an image or a file.
+
+Nothing runs on the event loop but the passing on of requests and answers. At most a few readings run at a time; the
+rest wait, so that a page that asks too much slows itself down, and not the daemon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from streamer.config import Config
+from streamer.errors import StreamerError
+from streamer.events import Emit, PageFault
+from streamer.model import State
+from streamer.web import records, rollouts
+from streamer.web.distributions import DistributionReader
+from streamer.web.encoding import encode
+from streamer.web.errors import RefusedRequestError, not_found
+from streamer.web.files import StaticFile, static_files
+from streamer.web.pictures import Picture
+from streamer.web.state import StateReader
+from streamer.web.stream import Publisher
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+_READINGS = 2
+"""Readings that run at the same time: what they hold in memory, so many times."""
+
+_LISTED = 20
+_LONGEST_NUMBER = 18
+_JSON = "application/json"
+_PICTURE = {
+    "content-security-policy": "default-src 'none'; sandbox",
+    "cache-control": "private, max-age=300",
+}
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Api:
+    """What the endpoints answer.
+
+    Args:
+        config: the present configuration.
+        state: reads the state.
+        distributions: reads the distributions.
+    """
+
+    def __init__(self, config: Config, state: StateReader, distributions: DistributionReader) -> None:
+        self.config = config
+        self._state = state
+        self._distributions = distributions
+        self._limiter = CapacityLimiter(_READINGS)
+        self.publisher = Publisher(lambda: self._thread(state.read))
+
+    async def _thread(self, work: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
+        return await to_thread.run_sync(partial(work, *args, **more), limiter=self._limiter, abandon_on_cancel=True)
+
+    async def _json(self, work: Callable[P, Any], *args: P.args, **more: P.kwargs) -> Response:
+        """Read and encode off the event loop: a record may be megabytes."""
+        body = await self._thread(lambda: encode(work(*args, **more)))
+        return Response(body, media_type=_JSON)
+
+    async def state(self, _request: Request) -> Response:
+        """Answer how everything stands."""
+        return Response(encode(await self.publisher.current()), media_type=_JSON)
+
+    async def events(self, request: Request) -> Response:
+        """Answer the state now and whenever it changes."""
+        headers = {"content-type": "text/event-stream"}
+        if request.method == "HEAD":
+            return Response(headers=headers)
+        return StreamingResponse(self.publisher.subscribe(), headers=headers)
+
+    async def history(self, request: Request) -> Response:
+        """Answer how the dataset grew."""
+        return await self._json(self._state.history, _time(request.query_params.get("since", "0")))
+
+    async def distributions(self, _request: Request) -> Response:
+        """Answer how rewards are distributed."""
+        return await self._json(self._distributions.read)
+
+    async def records(self, request: Request) -> Response:
+        """Answer the newest records."""
+        before = request.query_params.get("before")
+        limit = _number(request.query_params.get("limit", str(_LISTED)), "limit")
+        if not 1 <= limit <= records.MOST_LISTED:
+            raise RefusedRequestError(400, f"limit is a number from 1 to {records.MOST_LISTED}")
+        offset = None if before is None else _number(before, "before")
+        return await self._json(records.newest, self.config.dataset, offset, limit)
+
+    async def record(self, request: Request) -> Response:
+        """Answer one whole record."""
+        return await self._json(records.at, self.config.dataset, _path_number(request, "offset"))
+
+    async def record_image(self, request: Request) -> Response:
+        """Answer an image of a record."""
+        offset, image = _path_number(request, "offset"), _path_number(request, "image")
+        return _picture(await self._thread(records.image_of, self.config.dataset, offset, image))
+
+    async def rollouts(self, request: Request) -> Response:
+        """Answer a rollout by its exact id, or those whose id begins with a text."""
+        session = request.query_params.get("session")
+        if session is not None:
+            return await self._rollout(session)
+        return await self._json(rollouts.search, self.config, _subject(request.query_params.get("prefix", "")))
+
+    async def rollout(self, request: Request) -> Response:
+        """Answer a rollout by its exact id."""
+        return await self._rollout(request.path_params["session"])
+
+    async def _rollout(self, subject: str) -> Response:
+        if not subject:  # so the lines that cannot be taken call themselves
+            raise RefusedRequestError(400, "name a session, a shard or SHARD:LINE")
+        return await self._json(rollouts.rollout, self.config, _subject(subject))
+
+    async def line(self, request: Request) -> Response:
+        """Answer the record of a line of a shard."""
+        shard_id, number = _path_number(request, "shard"), _path_number(request, "line")
+        return await self._json(rollouts.line, self.config, shard_id, number)
+
+    async def line_image(self, request: Request) -> Response:
+        """Answer an image of a line of a shard."""
+        numbers = [_path_number(request, name) for name in ("shard", "line", "image")]
+        return _picture(await self._thread(rollouts.line_image, self.config, *numbers))
+
+    async def examples(self, request: Request) -> Response:
+        """Answer examples of lines in one state."""
+        state = request.query_params.get("state", "")
+        if state not in tuple(State):
+            raise RefusedRequestError(400, f"state is one of {', '.join(State)}")
+        return await self._json(rollouts.examples, self.config, State(state), request.query_params.get("reason"))
+
+
+def create_app(api: Api, emit: Emit, more: Sequence[BaseRoute] = ()) -> Starlette:
+    """Return the application.
+
+    Args:
+        api: answers the endpoints under ``/api``.
+        emit: told of errors that nobody expects.
+        more: routes that are served beside them.
+    """
+    endpoints: dict[str, Endpoint] = {
+        "/api/state": api.state,
+        "/api/events": api.events,
+        "/api/history": api.history,
+        "/api/distributions": api.distributions,
+        "/api/records": api.records,
+        "/api/records/{offset}": api.record,
+        "/api/records/{offset}/images/{image}": api.record_image,
+        "/api/rollouts": api.rollouts,
+        "/api/rollouts/{session:path}": api.rollout,
+        "/api/lines/{shard}/{line}": api.line,
+        "/api/lines/{shard}/{line}/images/{image}": api.line_image,
+        "/api/examples": api.examples,
+    }
+    routes = [Route(path, _answered(path, endpoint, emit)) for path, endpoint in endpoints.items()]
+    return Starlette(routes=[*routes, *more, *_static_routes()], exception_handlers={HTTPException: _http_error})
+
+
+def _answered(path: str, endpoint: Endpoint, emit: Emit) -> Endpoint:
+    """Return an endpoint whose errors are answered in words."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except RefusedRequestError as error:
+            return _error(error.status, error.words)
+        except StreamerError as error:
+            return _error(503, f"cannot {error.op}: {error.cause}")
+        except Exception as error:  # noqa: BLE001 - a fault of ours must end neither the page nor the daemon
+            emit(PageFault(path, type(error).__name__))
+            return _error(500, "this could not be answered; the daemon's log names the fault")
+
+    return answer
+
+
+async def _http_error(_request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return _error(status, "there is nothing at this address")
+
+
+def _error(status: int, words: str) -> Response:
+    return Response(encode({"error": words}), status, media_type=_JSON)
+
+
+def _picture(found: Picture) -> Response:
+    return Response(found.data, media_type=found.media, headers=_PICTURE)
+
+
+def _static_routes() -> list[Route]:
+    files = static_files()
+    routes = [Route(f"/static/{name}", _static(file)) for name, file in files.items()]
+    index = files.get("index.html")
+    if index is None:
+        return routes
+    # The page finds out by itself what an address that can be kept means.
+    return [*routes, *(Route(path, _static(index)) for path in ("/", "/rollouts/{rest:path}", "/records/{rest:path}"))]
+
+
+def _static(file: StaticFile) -> Endpoint:
+    headers = {"etag": file.etag, "cache-control": "no-cache"}
+
+    async def answer(request: Request) -> Response:
+        if request.headers.get("if-none-match") == file.etag:
+            return Response(status_code=304, headers=headers)
+        return Response(file.data, media_type=file.media, headers=headers)
+
+    return answer
+
+
+def _path_number(request: Request, name: str) -> int:
+    text: str = request.path_params[name]
+    if not _is_number(text):
+        raise not_found("there is nothing at this address")
+    return int(text)
+
+
+def _number(text: str, name: str) -> int:
+    if not _is_number(text):
+        raise RefusedRequestError(400, f"{name} is a whole number")
+    return int(text)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= _LONGEST_NUMBER
+
+
+def _time(text: str) -> float:
+    try:
+        time = float(text)
+    except ValueError:
+        time = float("nan")
+    if not abs(time) < float("inf"):
+        raise RefusedRequestError(400, "since is a number of seconds since 1970")
+    return time
+
+
+def _subject(text: str) -> str:
+    if len(text) > rollouts.LONGEST_SUBJECT:
+        raise RefusedRequestError(400, f"an id has at most {rollouts.LONGEST_SUBJECT:,} characters")
+    return text

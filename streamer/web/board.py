@@ -1,0 +1,58 @@
+"""What only the running daemon knows: when the last batch was, and how late records come. Of bounded size."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+
+import msgspec
+
+from streamer.events import Committed, Event
+
+LATENCIES_KEPT = 1000
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """Seconds from an outcome to its records in the dataset, over the newest ``count`` rollouts."""
+
+    count: int
+    median: float
+    p99: float
+
+
+class Board:
+    """An observer that adds up what batches bring. Told in the daemon's thread, asked in the page's.
+
+    Args:
+        on_change: called after every event.
+        now: returns seconds since 1970.
+
+    ``last_batch`` is when the last batch was durable, None if there was none in this life.
+    """
+
+    def __init__(self, on_change: Callable[[], None], now: Callable[[], float] = time.time) -> None:
+        self.last_batch: float | None = None
+        self._now = now
+        self._on_change = on_change
+        self._lock = threading.Lock()
+        self._latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an event."""
+        if isinstance(event, Committed):
+            self.last_batch = self._now()
+            with self._lock:
+                self._latencies.extend(islice(event.latencies, LATENCIES_KEPT))
+        self._on_change()
+
+    def latency(self) -> Latency | None:
+        """Return how late records were lately; None where there were none."""
+        with self._lock:
+            found = sorted(self._latencies)
+        if not found:
+            return None
+        last = len(found) - 1
+        return Latency(len(found), found[last // 2], found[-(-last * 99 // 100)])

@@ -1,0 +1,209 @@
+"""Lines by their places: one, or the ones before a place. Nothing of a file is kept.
+
+The places of a dataset are those of its ledger: they stay when the live file is closed, and when old parts are removed.
+A dataset grows at its end and may be cut back there while it is read: a line without its newline is no line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import msgspec
+
+from streamer.config import Dataset
+from streamer.parts import opened
+from streamer.snapshot import first_place, open_ledger
+from streamer.web.errors import RefusedRequestError, not_found
+
+LONGEST_LINE = 32 << 20
+"""Bytes. A longer line is not shown."""
+
+_LONGEST_LISTED = 8 << 20
+_LISTED_BYTES = 16 << 20
+"""So much is read for one list, but always one line."""
+
+_BLOCK = 256 << 10
+_SEARCHED = 4 << 20
+
+
+class PlacedLine(msgspec.Struct, frozen=True):
+    """A line with its newline; ``data`` is None if it is too long to be listed."""
+
+    offset: int
+    length: int
+    data: bytes | None
+
+
+class Stretch:
+    """Files that are open for reading, as one stretch of bytes from ``start`` to ``stop``.
+
+    Args:
+        files: descriptors, in order.
+        start: the place of the first byte.
+    """
+
+    def __init__(self, files: Sequence[int], start: int = 0) -> None:
+        self.start = start
+        self._files: list[tuple[int, int, int]] = []
+        for fd in files:
+            size = os.fstat(fd).st_size
+            self._files.append((start, start + size, fd))
+            start += size
+        self.stop = start
+
+    def read(self, length: int, place: int) -> bytes:
+        """Return the bytes from ``place`` on, fewer only at the end."""
+        found: list[bytes] = []
+        for start, stop, fd in self._files:
+            if start <= place < stop and length:
+                found.append(os.pread(fd, min(length, stop - place), place - start))
+                place += len(found[-1])
+                length -= len(found[-1])
+        return b"".join(found)
+
+
+@contextmanager
+def file_stretch(path: str | Path) -> Iterator[Stretch]:
+    """Open one file; a pipe in its place does not block.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        RefusedRequestError: it cannot be read.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _cannot_read(error) from error
+    try:
+        yield Stretch([fd])
+    except OSError as error:
+        raise _cannot_read(error) from error
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def dataset_stretch(target: Dataset) -> Iterator[Stretch]:
+    """Open all files of a dataset.
+
+    Raises:
+        FileNotFoundError: there is none.
+        RefusedRequestError: it cannot be read.
+    """
+    with ExitStack() as stack:
+        try:
+            pieces = stack.enter_context(opened(target.path))
+            with open_ledger(target.ledger) as db:
+                start = first_place(db, pieces) if db is not None else 0
+            stretch = Stretch([piece.file.fileno() for piece in pieces], start)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise _cannot_read(error) from error
+        try:
+            yield stretch
+        except OSError as error:
+            raise _cannot_read(error) from error
+
+
+def _cannot_read(error: OSError) -> RefusedRequestError:
+    return RefusedRequestError(503, f"the file cannot be read: {error.strerror}")
+
+
+def line_at(stretch: Stretch, place: int, longest: int = LONGEST_LINE) -> bytes:
+    """Return the line that begins at ``place``, with its newline.
+
+    Raises:
+        RefusedRequestError: no line begins there, it has no end yet, or it is longer than ``longest`` bytes.
+    """
+    if not _is_start(stretch, place):
+        raise not_found(f"no line begins at byte {place}")
+    blocks: list[bytes] = []
+    position, read = place, 0
+    while read <= longest:
+        block = stretch.read(_BLOCK, position)
+        if not block:
+            raise not_found(f"the line at byte {place} has no end yet")
+        end = block.find(b"\n") + 1
+        blocks.append(block[:end] if end else block)
+        read += len(blocks[-1])
+        position += len(block)
+        if end:
+            break
+    if read > longest:
+        raise RefusedRequestError(413, f"the line at byte {place} is longer than {longest:,} bytes")
+    return b"".join(blocks)
+
+
+def lines_before(stretch: Stretch, before: int | None, limit: int) -> list[PlacedLine]:
+    """Return up to ``limit`` lines that end at or before a line's start, newest first; fewer if they are long.
+
+    Args:
+        stretch: where the lines are.
+        before: where a line begins or the last one ends; None for the end.
+        limit: at least 1.
+
+    Raises:
+        RefusedRequestError: ``before`` is neither.
+    """
+    stop = stretch.stop if before is None else before
+    if stop == stretch.start:
+        return []
+    if not stretch.start < stop <= stretch.stop or (before and stretch.read(1, before - 1) != b"\n"):
+        raise not_found(f"no line begins at byte {before}")
+    return list(_listed(stretch, stop, limit))
+
+
+def lines_with(stretch: Stretch, text: bytes, most: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the place and the bytes of lines that hold a text, oldest first, within the newest ``most`` bytes."""
+    place = max(stretch.start, stretch.stop - most)
+    rest = b""
+    while block := stretch.read(_SEARCHED, place + len(rest)):
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            # The first line after a place in the middle is a part of one.
+            if text in line and _is_start(stretch, place):
+                yield place, line
+            place += len(line) + 1
+        if len(rest) > LONGEST_LINE:
+            return
+
+
+def _listed(stretch: Stretch, stop: int, limit: int) -> Iterator[PlacedLine]:
+    read = 0
+    starts = _starts(stretch, stop)
+    end = next(starts, 0)  # what lies after it has no newline
+    for listed, start in enumerate(starts):
+        length = end - start
+        if listed == limit or (listed and read + length > _LISTED_BYTES):
+            return
+        data = stretch.read(length, start) if length <= _LONGEST_LISTED else None
+        if data is not None and not (len(data) == length and data.endswith(b"\n")):
+            return  # cut back while it was read
+        read += length if data is not None else 0
+        yield PlacedLine(start, length, data)
+        end = start
+
+
+def _starts(stretch: Stretch, stop: int) -> Iterator[int]:
+    """Yield the ends of the whole lines before ``stop``, the last one first, and the start of all."""
+    while stop > stretch.start:
+        begin = max(stretch.start, stop - _BLOCK)
+        block = stretch.read(stop - begin, begin)
+        end = len(block)
+        while (found := block.rfind(b"\n", 0, end)) >= 0:
+            yield begin + found + 1
+            end = found
+        stop = begin
+    yield stretch.start
+
+
+def _is_start(stretch: Stretch, place: int) -> bool:
+    if not stretch.start <= place < stretch.stop:
+        return False
+    return place == stretch.start or stretch.read(1, place - 1) == b"\n"

@@ -1,0 +1,255 @@
+"""What Prometheus is told: counts and durations of this process, and the accounts as the ledger has them.
+
+The accounts are read from the ledger at each scrape, with a connection of their own that only reads. So they are
+those of ``streamer status``, at any moment and across restarts, and nothing is counted twice. What costs more as
+the dataset grows (the shard folder is looked through for it) is measured seldom.
+
+No label holds anything but phrases of the code: states, reasons, operations, names of events.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from streamer import __version__
+from streamer.errors import StreamerError
+from streamer.events import Committed, Event, Failure, NeverScored, OutcomesSeen
+from streamer.lag import Lag, measure
+from streamer.model import State
+from streamer.observers.health import Health
+from streamer.snapshot import Snapshot, snapshot, standing
+from streamer.web.seldom import Seldom
+
+_DISK_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_LATENCY_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600, 21600, 86400)
+_BATCH_LINES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
+_BATCH_BYTES = tuple(1 << bits for bits in range(10, 28, 2))
+
+_ALARMING = frozenset({"warning", "error"})
+
+
+class Metrics:
+    """An observer that counts what happens, and the registry that all of it can be collected from.
+
+    Args:
+        dataset: the dataset file.
+        ledger: its ledger, which is read at each scrape.
+        health: knows the troubles of the present, and when the loop came round.
+        monotonic: returns seconds that never go back.
+    """
+
+    def __init__(
+        self, dataset: Path, ledger: Path, health: Health, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.registry = CollectorRegistry()
+        self._judged = Counter(
+            "streamer_judged_lines",
+            "Lines judged since the start, by verdict. A line that waited is judged again when its outcome comes.",
+            ["state"],
+            registry=self.registry,
+        )
+        for state in State:
+            self._judged.labels(state)
+        self._outcomes = Counter(
+            "streamer_outcomes_seen",
+            "Outcome rows since the start that were new or had changed, by whether they qualify.",
+            ["qualifies"],
+            registry=self.registry,
+        )
+        for qualifies in ("true", "false"):
+            self._outcomes.labels(qualifies)
+        self._failures = Counter(
+            "streamer_failures",
+            "Tries since the start that failed and are made again, by what was being done.",
+            ["op"],
+            registry=self.registry,
+        )
+        self._failures.labels("read outcomes")
+        self._warnings = Counter(
+            "streamer_warnings",
+            "Events since the start that a person should know of, by name.",
+            ["event"],
+            registry=self.registry,
+        )
+        self._batch_lines = self._histogram("streamer_batch_lines", "Lines in a batch.", _BATCH_LINES)
+        self._batch_bytes = self._histogram(
+            "streamer_batch_appended_bytes",
+            "Bytes that a batch appended to the dataset, of those that did.",
+            _BATCH_BYTES,
+        )
+        self._sync = self._histogram(
+            "streamer_dataset_sync_seconds", "Duration of an fdatasync of the dataset.", _DISK_SECONDS
+        )
+        self._commit = self._histogram(
+            "streamer_ledger_commit_seconds", "Duration of a transaction of the ledger.", _DISK_SECONDS
+        )
+        self._latency = self._histogram(
+            "streamer_outcome_latency_seconds",
+            "Time from the creation of an outcome until a batch with records of its rollout was durable.",
+            _LATENCY_SECONDS,
+        )
+        self.registry.register(_Accounts(ledger))
+        self.registry.register(_Survey(dataset, ledger, monotonic))
+        self.registry.register(_Present(dataset, ledger, health))
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: Iterable[float]) -> Histogram:
+        return Histogram(name, text, registry=self.registry, buckets=tuple(buckets))
+
+    def __call__(self, event: Event) -> None:
+        """Count an event; a batch costs some ten microseconds, whatever its size."""
+        if isinstance(event, Committed):
+            self._count_batch(event)
+        elif isinstance(event, Failure):
+            self._failures.labels(event.op).inc()
+        elif isinstance(event, OutcomesSeen):
+            self._outcomes.labels("true").inc(event.qualifying)
+            self._outcomes.labels("false").inc(event.rows - event.qualifying)
+        elif isinstance(event, NeverScored):
+            self._judged.labels(State.NEVER_SCORED).inc(event.lines)
+        if event.level in _ALARMING:
+            self._warnings.labels(event.name).inc()
+
+    def _count_batch(self, batch: Committed) -> None:
+        self._judged.labels(State.APPENDED).inc(batch.appended)
+        self._judged.labels(State.DUPLICATE).inc(batch.duplicate)
+        self._judged.labels(State.BELOW_BAR).inc(batch.below_bar)
+        self._judged.labels(State.WAITING).inc(batch.waiting)
+        self._judged.labels(State.DEAD_LETTERED).inc(batch.dead_lettered)
+        self._batch_lines.observe(batch.read)
+        self._commit.observe(batch.commit_seconds)
+        if batch.sync_seconds is not None:
+            self._batch_bytes.observe(batch.appended_bytes)
+            self._sync.observe(batch.sync_seconds)
+        for seconds in batch.latencies:
+            self._latency.observe(seconds)
+
+
+class _Accounts(Collector):
+    """Where every line stands, read from the ledger at each scrape."""
+
+    def __init__(self, ledger: Path) -> None:
+        self._ledger = ledger
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the accounts; where the ledger cannot be read now, only that."""
+        readable = "streamer_ledger_readable", "Whether the ledger could be read for this scrape."
+        try:
+            stand = standing(self._ledger)
+        except StreamerError:
+            yield GaugeMetricFamily(*readable, 0)
+            return
+        yield GaugeMetricFamily(*readable, 1)
+        lines = GaugeMetricFamily(
+            "streamer_lines",
+            "Lines that were read, by where they stand and why. Their sum is the lines read.",
+            labels=["state", "reason"],
+        )
+        for state, split in stand.reasons.items():
+            for reason, number in {"": 0, **split}.items():
+                lines.add_metric([state, reason], number)
+        yield lines
+        yield GaugeMetricFamily("streamer_dataset_lines", "Lines in the dataset.", stand.dataset_lines)
+        yield GaugeMetricFamily("streamer_dataset_bytes", "Length of the dataset.", stand.dataset_bytes)
+        yield GaugeMetricFamily(
+            "streamer_last_append_timestamp_seconds",
+            "When records were appended last, 0 if never.",
+            stand.appended_at or 0,
+        )
+        yield GaugeMetricFamily(
+            "streamer_waiting_rollouts", "Rollouts with lines that wait for an outcome.", stand.waiting_rollouts
+        )
+        yield GaugeMetricFamily(
+            "streamer_waiting_since_timestamp_seconds",
+            "When the line was read that has waited longest, 0 if none waits.",
+            stand.waiting_since or 0,
+        )
+        yield CounterMetricFamily(
+            "streamer_overwritten_lines",
+            "Lines that the producer overwrote before their outcome came. They are no lines read any more.",
+            stand.overwritten,
+        )
+
+
+class _Survey(Collector):
+    """What costs more as the dataset grows: measured for a small share of the time."""
+
+    def __init__(self, dataset: Path, ledger: Path, monotonic: Callable[[], float]) -> None:
+        def find() -> tuple[Snapshot, Lag]:
+            seen = snapshot(dataset, ledger)
+            return seen, measure(ledger, seen)
+
+        self._found = Seldom(find, monotonic)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what was measured last; nothing where the ledger cannot be read."""
+        try:
+            seen, lag = self._found.get()
+        except StreamerError:
+            return
+        yield GaugeMetricFamily("streamer_lag_bytes", "Bytes in the shard folder that were not read.", lag.unread_bytes)
+        yield GaugeMetricFamily("streamer_lag_shards", "Shards with bytes that were not read.", lag.unread_shards)
+        yield GaugeMetricFamily("streamer_shards", "Shards that were read.", seen.shards)
+        yield GaugeMetricFamily("streamer_sessions", "Sessions read from the trace database.", seen.sessions)
+        yield GaugeMetricFamily("streamer_outcomes", "Outcome rows that are known.", seen.outcomes)
+        yield GaugeMetricFamily(
+            "streamer_appended_rollouts", "Rollouts with records in the dataset.", seen.appended_rollouts
+        )
+        yield GaugeMetricFamily(
+            "streamer_withdrawn_rollouts",
+            "Rollouts in the dataset whose outcome was corrected below the bar later.",
+            seen.withdrawn_rollouts,
+        )
+
+
+class _Present(Collector):
+    """How the daemon, its files and its disks are at this moment."""
+
+    def __init__(self, dataset: Path, ledger: Path, health: Health) -> None:
+        self._dataset = dataset
+        self._ledger = ledger
+        self._health = health
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield it."""
+        yield InfoMetricFamily("streamer_build", "The streamer that runs.", {"version": __version__})
+        yield GaugeMetricFamily(
+            "streamer_loop_silence_seconds", "Time since the loop came round; at rest at most 10.", self._health.silence
+        )
+        yield GaugeMetricFamily(
+            "streamer_ready", "Whether everything is there that is read and written.", not self._health.missing()
+        )
+        troubles = GaugeMetricFamily(
+            "streamer_trouble", "1 for each thing that cannot be done at present, and is tried again.", labels=["op"]
+        )
+        for op in self._health.troubles:
+            troubles.add_metric([op], 1)
+        yield troubles
+        wal = self._ledger.with_name(f"{self._ledger.name}-wal")
+        yield GaugeMetricFamily(
+            "streamer_ledger_bytes", "Size of the ledger with its write-ahead log.", _size(self._ledger) + _size(wal)
+        )
+        free = GaugeMetricFamily(
+            "streamer_disk_free_bytes", "Free room for the daemon's user where a file lies.", labels=["file"]
+        )
+        for file, path in (("dataset", self._dataset), ("ledger", self._ledger)):
+            with suppress(OSError):
+                disk = os.statvfs(path.parent)
+                free.add_metric([file], disk.f_bavail * disk.f_frsize)
+        yield free
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,39 @@
+"""``/metrics`` for Prometheus, ``/healthz`` and ``/readyz`` for whoever restarts things.
+
+Nothing here waits for the daemon: metrics are collected in a worker thread, health is a look at a few values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from anyio import to_thread
+from prometheus_client.exposition import choose_encoder
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from streamer.observers.health import Health
+from streamer.web.metrics import Metrics
+
+
+def routes(metrics: Metrics, health: Health) -> list[Route]:
+    """Return the three routes; all of them GET and HEAD."""
+
+    async def expose(request: Request) -> Response:
+        encode, media_type = choose_encoder(request.headers.get("accept", ""))
+        body = await to_thread.run_sync(encode, metrics.registry)
+        return Response(body, media_type=media_type)
+
+    async def healthz(_request: Request) -> Response:
+        return _answer([health.stuck()], 503) if health.is_stuck else _answer(["alive"], 200)
+
+    async def readyz(_request: Request) -> Response:
+        missing = health.missing()
+        return _answer(["not ready", *missing], 503) if missing else _answer(["ready"], 200)
+
+    return [Route("/metrics", expose), Route("/healthz", healthz), Route("/readyz", readyz)]
+
+
+def _answer(lines: Sequence[str], status: int) -> Response:
+    return PlainTextResponse("".join(f"{line}\n" for line in lines), status)

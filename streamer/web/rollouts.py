@@ -1,0 +1,354 @@
+"""One rollout: its turns in order, its outcomes and rewards, and why each of its lines is in the dataset or not."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from streamer import layouts
+from streamer.config import Config, Dataset
+from streamer.errors import StreamerError
+from streamer.explain import Explainer, LineFound, OutcomeRow, Reason
+from streamer.layouts import MalformedError
+from streamer.model import State
+from streamer.session_path import is_session
+from streamer.snapshot import open_ledger
+from streamer.sources.trace_db import locate, open_for_batch
+from streamer.web.errors import not_found
+from streamer.web.pictures import Picture
+from streamer.web.records import Preview, RecordView, image_of_shard, of_session, of_shard, preview
+
+LONGEST_SUBJECT = 4096
+"""Characters of an id or of the name of a shard."""
+
+_TURNS_SHOWN = 200
+_REASONS_SHOWN = 500
+_EVENTS_SHOWN = 200
+_FOUND_SHOWN = 20
+_SHARDS_LOOKED_AT = 10_000
+_EXAMPLES_SHOWN = 20
+_EXAMPLES_AMONG = 200_000
+"""Newest spans among which examples are looked for: some hundredths of a second."""
+
+_BYTES_READ = 64 << 20
+_LONGEST_READ = 0.1
+"""Seconds after which a read of the trace database is broken off, as it would hold up the producer."""
+
+_BUSY_SECONDS = 0.25
+_STEPS = 10_000
+_LEDGER_SECONDS = 2.0
+"""Seconds after which a search in the ledger is broken off."""
+
+_LAST = "\U0010ffff"
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """One line of a rollout. ``src`` gives its whole conversation, None where it cannot be read any more."""
+
+    shard_id: int
+    shard: str
+    line: int
+    turn: Any
+    state: str
+    reason: str
+    because: str
+    offset: int | None
+    src: str | None
+    preview: Preview | None
+
+
+class EventReward(msgspec.Struct, frozen=True):
+    """One row of ``event_rewards``."""
+
+    turn: int | None
+    value: float | None
+    type: str | None
+    key: str | None
+    annotation: str | None
+    source: str | None
+    created_at: str | None
+
+
+class RolloutView(msgspec.Struct, frozen=True):
+    """All that is known of a rollout, or of a shard or a line that was asked for."""
+
+    session: str
+    outcomes: list[OutcomeRow]
+    reasons: list[Reason]
+    note: str
+    turns: list[Turn]
+    more_turns: int
+    events: list[EventReward]
+    events_note: str
+
+
+class SessionFound(msgspec.Struct, frozen=True):
+    """A session that a search found, and how many of its lines stand where."""
+
+    session: str
+    lines: int
+    states: dict[str, int]
+
+
+class ShardFound(msgspec.Struct, frozen=True):
+    """A shard that a search found, and how many of its lines that are of no session stand where."""
+
+    shard: str
+    lines: int
+    states: dict[str, int]
+
+
+class Search(msgspec.Struct, frozen=True):
+    """Sessions in order of their ids; ``more`` says that there are others.
+
+    ``shards`` are the newest ones with lines that could not be taken, which say no session of their own.
+    """
+
+    sessions: list[SessionFound]
+    shards: list[ShardFound]
+    more: bool
+
+
+class Example(msgspec.Struct, frozen=True):
+    """Consecutive lines with one verdict, read first at ``since``."""
+
+    shard_id: int
+    shard: str
+    first_line: int
+    lines: int
+    session: str
+    state: str
+    reason: str
+    because: str
+    since: float
+
+
+class Examples(msgspec.Struct, frozen=True):
+    """Newest examples of one state; not ``complete`` where older ones were not looked for."""
+
+    state: str
+    reason: str | None
+    complete: bool
+    examples: list[Example]
+
+
+def search(config: Config, prefix: str) -> Search:
+    """Return sessions whose id begins with a text, and shards whose name does and that hold lines of no session.
+
+    Raises:
+        StreamerError: the ledger cannot be read, or not within two seconds.
+    """
+    with _reading(config) as db:
+        if db is None:
+            return Search([], [], more=False)
+        found = sorted({*_sessions(db, "span", prefix), *_sessions(db, "outcome", prefix)})
+        shown = [_session(db, session) for session in found[:_FOUND_SHOWN]]
+        shards = _shards(db, prefix)
+    return Search(shown, shards, more=len(found) > _FOUND_SHOWN)
+
+
+def rollout(config: Config, subject: str) -> RolloutView:
+    """Return all that is known of a session, a shard, or ``SHARD:LINE``.
+
+    Raises:
+        RefusedRequestError: nothing is known of it.
+        StreamerError: the ledger cannot be read.
+    """
+    with _reading(config) as db:
+        explainer = Explainer(db, config.dataset.path, _REASONS_SHOWN) if db is not None else None
+        found = explainer.explain(subject, details=False) if explainer is not None else None
+        if explainer is None or found is None:
+            raise not_found("nothing is known of it: no line of such a session or shard was read, and no such outcome")
+        turns = list(_turns(explainer, subject))
+        lines = sum(reason.lines for reason in found.reasons)
+    session = found.subject if found.outcomes or not found.reasons else found.reasons[0].session
+    turns = _with_records(turns, config.dataset, session)
+    events, note = _events(config, session)
+    return RolloutView(
+        session=found.subject,
+        outcomes=found.outcomes,
+        reasons=found.reasons,
+        note=found.note,
+        turns=turns,
+        more_turns=lines - len(turns),
+        events=events,
+        events_note=note,
+    )
+
+
+def line(config: Config, shard_id: int, number: int) -> RecordView:
+    """Return the record of one line of a shard, by the numbers that a rollout's turns have.
+
+    Raises:
+        RefusedRequestError: there is no such line, or it cannot be read any more.
+    """
+    data, shard = _line(config, shard_id, number)
+    return of_shard(data, shard, f"/api/lines/{shard_id}/{number}")
+
+
+def line_image(config: Config, shard_id: int, number: int, image: int) -> Picture:
+    """Return an image of one line of a shard.
+
+    Raises:
+        RefusedRequestError: there is none, or it is not shown.
+    """
+    data, shard = _line(config, shard_id, number)
+    return image_of_shard(data, shard, image)
+
+
+def examples(config: Config, state: State, reason: str | None) -> Examples:
+    """Return newest examples of lines in a state, if wanted for one reason.
+
+    Raises:
+        StreamerError: the ledger cannot be read.
+    """
+    with _reading(config) as db:
+        if db is None:
+            return Examples(state, reason, complete=True, examples=[])
+        (last,) = db.execute("SELECT coalesce(max(id), 0) FROM span").fetchone()
+        among, values = "span.state = ? AND span.id > ?", [state, last - _EXAMPLES_AMONG]
+        if reason is not None:
+            among, values = f"{among} AND span.reason = ?", [*values, reason]
+        explainer = Explainer(db, config.dataset.path, _EXAMPLES_SHOWN)
+        found = [
+            Example(shard_id, why.shard, why.first_line, why.lines, why.session, why.state, why.reason, why.because, at)
+            for shard_id, at, why in explainer.examples(among, values)
+        ]
+    complete = len(found) == _EXAMPLES_SHOWN or last <= _EXAMPLES_AMONG
+    return Examples(state, reason, complete=complete, examples=found)
+
+
+def _sessions(db: sqlite3.Connection, table: str, prefix: str) -> list[str]:
+    """Return the first sessions of a table, each found by one step into its index."""
+    found: list[str] = []
+    after, includes = prefix, ">="
+    while len(found) <= _FOUND_SHOWN:
+        row = db.execute(
+            f"SELECT min(session) FROM {table} WHERE session {includes} ? AND session < ?", (after, prefix + _LAST)
+        ).fetchone()
+        if row[0] is None:
+            break
+        after, includes = row[0], ">"
+        if after:  # what cannot be taken says no session of its own
+            found.append(after)
+    return found
+
+
+def _shards(db: sqlite3.Connection, prefix: str) -> list[ShardFound]:
+    """Return the newest shards with lines of no session whose path or name begins with a text."""
+    rows = db.execute(
+        "SELECT shard.path, span.state, sum(span.lines) FROM span JOIN shard ON shard.id = span.shard"
+        " WHERE span.session = '' AND NOT shard.replaced GROUP BY shard.id, span.state ORDER BY shard.id DESC LIMIT ?",
+        (_SHARDS_LOOKED_AT,),
+    )
+    found: dict[str, dict[str, int]] = {}
+    for path, state, lines in rows:
+        shard = os.fsdecode(path)
+        if shard.startswith(prefix) or os.path.basename(shard).startswith(prefix):
+            found.setdefault(shard, {})[state] = lines
+    return [ShardFound(shard, sum(states.values()), states) for shard, states in list(found.items())[:_FOUND_SHOWN]]
+
+
+def _session(db: sqlite3.Connection, session: str) -> SessionFound:
+    rows = db.execute("SELECT state, sum(lines) FROM span WHERE session = ? GROUP BY state", (session,))
+    states = dict(rows.fetchall())
+    return SessionFound(session, sum(states.values()), states)
+
+
+def _turns(explainer: Explainer, subject: str) -> Iterator[Turn]:
+    read = 0
+    for shown, found in enumerate(explainer.lines(subject)):
+        read += len(found.data or b"")
+        if shown == _TURNS_SHOWN or read > _BYTES_READ:
+            return
+        yield _turn(found)
+
+
+def _turn(found: LineFound) -> Turn:
+    turn, short = None, None
+    if found.data is not None:
+        try:
+            record = layouts.read(found.data, found.shard)
+        except MalformedError:
+            pass
+        else:
+            turn, short = record.turn, preview(record.messages)
+    src = f"/api/lines/{found.shard_id}/{found.number}" if short is not None else None
+    if found.offset is not None and found.state == State.APPENDED:
+        src = f"/api/records/{found.offset}"
+    return Turn(
+        found.shard_id, found.shard, found.number, turn, found.state, found.reason, found.because, found.offset, src,
+        short,
+    )  # fmt: skip
+
+
+def _with_records(turns: list[Turn], dataset: Dataset, session: str) -> list[Turn]:
+    """Return turns of a session that was read from the database with their records: the dataset alone has those here.
+
+    They were appended in order, so if there are as many of them, each is that of its turn.
+    """
+    missing = [i for i, turn in enumerate(turns) if turn.state == State.APPENDED and is_session(turn.shard)]
+    if not missing:
+        return turns
+    found = of_session(dataset, session, _BYTES_READ)
+    if len(found) != len(missing):
+        return turns
+    told = list(turns)
+    for i, (offset, number, short) in zip(missing, found, strict=True):
+        told[i] = msgspec.structs.replace(
+            turns[i], turn=number, offset=offset, src=f"/api/records/{offset}", preview=short
+        )
+    return told
+
+
+def _line(config: Config, shard_id: int, number: int) -> tuple[bytes, str]:
+    with _reading(config) as db:
+        found = Explainer(db, config.dataset.path).line(shard_id, number) if db is not None else None
+    if found is None:
+        raise not_found("no such line was read")
+    if found.data is None:
+        raise not_found("the line cannot be read any more: it is not in a shard, or the shard has changed")
+    return found.data, found.shard
+
+
+def _events(config: Config, session: str) -> tuple[list[EventReward], str]:
+    """Return rows of ``event_rewards``, by one short read; or none, and why."""
+    place = locate(config.source.database, config.source.token)
+    if not isinstance(place, Path):
+        return [], "the trace database is on a server, which is not asked for single rollouts"
+    try:
+        with open_for_batch(place, _BUSY_SECONDS) as db:
+            deadline = time.monotonic() + _BUSY_SECONDS + _LONGEST_READ
+            db.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
+            rows = db.execute(
+                'SELECT turn_number, reward_value, reward_type, "key", substr(annotation, 1, 2000), source, created_at'
+                " FROM event_rewards WHERE session_id = ? ORDER BY id LIMIT ?",
+                (session, _EVENTS_SHOWN),
+            ).fetchall()
+    except StreamerError as error:
+        return [], f"the trace database cannot be read now: {error.cause}"
+    except sqlite3.Error as error:
+        missing = "no such table" in str(error)
+        return [], "the trace database has no event rewards" if missing else f"they cannot be read now: {error}"
+    return [EventReward(*(_plain(value) for value in row)) for row in rows], "" if rows else "there are none"
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, bytes) else value
+
+
+@contextmanager
+def _reading(config: Config) -> Iterator[sqlite3.Connection | None]:
+    """Open the ledger for one look that does not take long."""
+    with open_ledger(config.dataset.ledger) as db:
+        if db is not None:
+            deadline = time.monotonic() + _LEDGER_SECONDS
+            db.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
+        yield db

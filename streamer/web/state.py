@@ -1,0 +1,318 @@
+"""What the page shows at its top: how all lines stand, how fast they come, what does not work."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from streamer import __version__
+from streamer.config import Config
+from streamer.events import Failure
+from streamer.history import Point, held_at, points
+from streamer.lag import Lag, measure
+from streamer.model import State
+from streamer.observers.health import Health
+from streamer.snapshot import Snapshot, Standing, open_ledger, snapshot, standing
+from streamer.sources.trace_db import locate
+from streamer.web.board import Board, Latency
+from streamer.web.condition import Bar, bars
+from streamer.web.seldom import Seldom
+
+WAITING_SHOWN = 20
+RATE_SECONDS = 60
+_OUTCOMES = "read outcomes"
+"""What the daemon is doing when its trace database fails it."""
+
+ORDER = (
+    State.APPENDED,
+    State.DUPLICATE,
+    State.BELOW_BAR,
+    State.WAITING,
+    State.NEVER_SCORED,
+    State.DEAD_LETTERED,
+)
+
+
+class Daemon(msgspec.Struct, frozen=True):
+    """The process. Here as everywhere in the page, times are seconds since 1970."""
+
+    pid: int
+    version: str
+    host: str
+    alive_since: float
+
+
+class DatasetNow(msgspec.Struct, frozen=True):
+    """The dataset as last committed."""
+
+    path: str
+    name: str
+    records: int
+    bytes: int
+    rollouts: int
+    last_append_at: float | None
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """Lines read and records appended within the last ``seconds``."""
+
+    seconds: int
+    lines: int
+    records: int
+
+
+class Flow(msgspec.Struct, frozen=True):
+    """Lines by state, and by reason within each; ``read`` is their sum."""
+
+    read: int
+    states: list[FlowState]
+
+
+class FlowState(msgspec.Struct, frozen=True):
+    """The lines in one state."""
+
+    state: State
+    lines: int
+    reasons: dict[str, int]
+
+
+class Sources(msgspec.Struct, frozen=True):
+    """What is read, and how many shards and sessions of the trace database that were."""
+
+    shards: int
+    sessions: int
+    shard_folder: str
+    database: str
+    conversations: str
+
+
+class LagNow(msgspec.Struct, frozen=True):
+    """Bytes that lie in the shard folder and were not read."""
+
+    bytes: int
+    shards: int
+
+
+class WaitingRollout(msgspec.Struct, frozen=True):
+    """A rollout whose outcome is still to come."""
+
+    session: str
+    lines: int
+    since: float
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """Rollouts that wait, and those that have waited longest."""
+
+    rollouts: int
+    oldest_since: float | None
+    oldest: list[WaitingRollout]
+
+
+class Outcomes(msgspec.Struct, frozen=True):
+    """Outcome rows seen, and those that were corrected after their records had been written."""
+
+    rows: int
+    withdrawn: int
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """What an outcome has to meet."""
+
+    where: str
+    bars: list[Bar]
+
+
+class TroubleNow(msgspec.Struct, frozen=True):
+    """Something that does not work at present."""
+
+    op: str
+    where: str
+    cause: str
+    hint: str
+
+
+class TraceDatabaseNow(msgspec.Struct, frozen=True):
+    """Whether outcomes can be read."""
+
+    place: str
+    state: str
+    cause: str
+
+
+class PageState(msgspec.Struct, frozen=True):
+    """Everything that the top of the page shows, at one moment.
+
+    ``revision`` is another text whenever anything but the moment differs.
+    """
+
+    at: float
+    revision: str
+    daemon: Daemon
+    dataset: DatasetNow
+    rate: Rate
+    flow: Flow
+    sources: Sources
+    lag: LagNow | None
+    latency: Latency | None
+    waiting: Waiting
+    outcomes: Outcomes
+    condition: Condition
+    troubles: list[TroubleNow]
+    trace_database: TraceDatabaseNow
+
+
+class Columns(msgspec.Struct, frozen=True):
+    """History as columns, as plots take it; every value holds until the next one."""
+
+    at: list[float]
+    records: list[int]
+    rollouts: list[int]
+    bytes: list[int]
+    appended: list[int]
+    duplicate: list[int]
+    below_bar: list[int]
+    waiting: list[int]
+    never_scored: list[int]
+    dead_lettered: list[int]
+
+
+class StateReader:
+    """Reads the state; from the threads of the page, never from the daemon's.
+
+    Args:
+        config: the present configuration.
+        board: what the daemon's events said.
+        health: the troubles of the present.
+        now: returns seconds since 1970.
+    """
+
+    def __init__(self, config: Config, board: Board, health: Health, now: Callable[[], float] = time.time) -> None:
+        self.config = config
+        self._board = board
+        self._health = health
+        self._now = now
+        target = config.dataset
+        self._sums: Seldom[Snapshot] = Seldom(lambda: snapshot(target.path, target.ledger), time.monotonic)
+        self._lag: Seldom[LagNow] = Seldom(self._measure, time.monotonic, pause=2.0)
+        self._oldest: Seldom[list[WaitingRollout]] = Seldom(self._longest_waiting, time.monotonic)
+        self._daemon = Daemon(os.getpid(), __version__, socket.gethostname(), now())
+
+    def read(self) -> PageState:
+        """Return the state now.
+
+        Raises:
+            StreamerError: the ledger cannot be read.
+        """
+        config, sums, now = self.config, self._sums.get(), self._now()
+        stand = standing(config.dataset.ledger)
+        flow = _flow(stand)
+        return PageState(
+            at=now,
+            revision="",
+            daemon=self._daemon,
+            dataset=_dataset(config.dataset.path, stand, sums.appended_rollouts),
+            rate=self._rate(flow.read, stand.dataset_lines, now),
+            flow=flow,
+            sources=self._sources(sums),
+            lag=self._lag.get() if config.source.reads_shards else None,
+            latency=self._board.latency(),
+            waiting=Waiting(stand.waiting_rollouts, stand.waiting_since, self._oldest.get()),
+            outcomes=Outcomes(sums.outcomes, sums.withdrawn_rollouts),
+            condition=Condition(config.qualify.where, bars(config.qualify.where)),
+            troubles=[TroubleNow(t.op, t.where, t.cause, t.hint) for t in self._health.troubles.values()],
+            trace_database=_database(config, self._health.troubles),
+        )
+
+    def history(self, since: float) -> Columns:
+        """Return how the dataset grew after ``since``, and how it is now.
+
+        Raises:
+            StreamerError: the ledger cannot be read.
+        """
+        with open_ledger(self.config.dataset.ledger) as db:
+            past = points(db, since) if db else []
+        now = self.read()
+        present = Point(
+            now.at,
+            now.dataset.records,
+            now.dataset.rollouts,
+            now.dataset.bytes,
+            {state.state: state.lines for state in now.flow.states},
+        )
+        # What holds now has held since the last batch.
+        last = self._board.last_batch or now.dataset.last_append_at
+        if last is not None and max((since, *(point.at for point in past[-1:]))) < last < now.at:
+            past.append(msgspec.structs.replace(present, at=last))
+        return _columns([*past, present])
+
+    def _rate(self, read: int, records: int, now: float) -> Rate:
+        begin = now - RATE_SECONDS
+        last = self._board.last_batch
+        if last is None or last <= begin:
+            return Rate(RATE_SECONDS, 0, 0)
+        with open_ledger(self.config.dataset.ledger) as db:
+            then = held_at(db, begin) if db is not None else None
+        if then is None:
+            return Rate(RATE_SECONDS, 0, 0)
+        lines = sum(then.lines.values())
+        return Rate(RATE_SECONDS, max(0, read - lines), max(0, records - then.records))
+
+    def _sources(self, sums: Snapshot) -> Sources:
+        source = self.config.source
+        folder = str(source.shards.absolute()) if source.reads_shards else ""
+        return Sources(sums.shards, sums.sessions, folder, _place(self.config), source.conversations)
+
+    def _measure(self) -> LagNow:
+        target = self.config.dataset
+        found: Lag = measure(target.ledger, self._sums.get())
+        return LagNow(found.unread_bytes, found.unread_shards)
+
+    def _longest_waiting(self) -> list[WaitingRollout]:
+        with open_ledger(self.config.dataset.ledger) as db:
+            if db is None:
+                return []
+            rows: list[tuple[Any, ...]] = db.execute(
+                "SELECT session, sum(lines), min(since) FROM span WHERE state = 'waiting'"
+                " GROUP BY session ORDER BY min(since), session LIMIT ?",
+                (WAITING_SHOWN,),
+            ).fetchall()
+        return [WaitingRollout(*row) for row in rows]
+
+
+def _columns(found: list[Point]) -> Columns:
+    counts = {str(state): [point.lines[state] for point in found] for state in State}
+    return Columns(
+        at=[point.at for point in found],
+        records=[point.records for point in found],
+        rollouts=[point.rollouts for point in found],
+        bytes=[point.bytes for point in found],
+        **counts,
+    )
+
+
+def _dataset(path: Path, stand: Standing, rollouts: int) -> DatasetNow:
+    return DatasetNow(
+        str(path.absolute()), path.name, stand.dataset_lines, stand.dataset_bytes, rollouts, stand.appended_at
+    )
+
+
+def _flow(stand: Standing) -> Flow:
+    states = [FlowState(state, sum(stand.reasons[state].values()), stand.reasons[state]) for state in ORDER]
+    return Flow(sum(state.lines for state in states), states)
+
+
+def _database(config: Config, troubles: Mapping[str, Failure]) -> TraceDatabaseNow:
+    trouble = troubles.get(_OUTCOMES)
+
+    return TraceDatabaseNow(_place(config), "trouble" if trouble else "ok", trouble.cause if trouble else "")
+
+
+def _place(config: Config) -> str:
+    return str(locate(config.source.database, config.source.token))

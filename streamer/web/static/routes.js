@@ -1,0 +1,30 @@
+// Addresses within the page. Ids of rollouts are any text: they are always encoded, and always decoded as a whole.
+
+const encode = (text) => encodeURIComponent(String(text).toWellFormed());
+
+export const toOverview = () => "#/";
+export const toRollout = (session) => `#/rollouts/${encode(session)}`;
+export const toRecord = (offset) => `#/records/${offset}`;
+export const toLine = (shard, line) => `#/lines/${shard}/${line}`;
+export const toState = (state) => `#/states/${state}`;
+export const toSearch = (text) => `#/search/${encode(text)}`;
+
+/** Return what the address asks for: its parts, decoded. */
+export function parts() {
+  const [room = "", ...rest] = location.hash.replace(/^#\/?/, "").split("/");
+  return [room, ...rest.map(decode)];
+}
+
+/** Turn an address with a path, as a person may have been given it, into one within the page. */
+export function adoptPath() {
+  const found = /^\/(rollouts|records)\/(.+)$/.exec(location.pathname);
+  if (found) history.replaceState(null, "", `/#/${found[1]}/${encode(decode(found[2]))}`);
+}
+
+function decode(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
