@@ -246,6 +246,8 @@ class Pipeline:
         await self._commit(work, settled)
         commit_seconds = self._clock.monotonic() - began
         self._at("committed")
+        if self.dataset.closed:
+            await self._tell_closed()
         self._tell(settled, sync_seconds, commit_seconds, self._latencies(settled, outcomes))
         self._tell_dead(settled.dead)
         return True

@@ -239,7 +239,7 @@ class TestDeath:
         """A new point needs a new test."""
         points: list[str] = []
         work_off(rolling(folder, RetainRules(records=8), records=3), at=points.append)
-        assert {*points} == {*STEPS, "read", "parts given up", "recovery: tail mended"}
+        assert {*points} == {*STEPS, "listing", "read", "parts given up", "recovery: tail mended"}
 
 
 class TestLedger:
