@@ -11,19 +11,23 @@ Invariants
     0 ...... handed over ...... offset ....... unterminated ....... size
              never changes     │ may grow, end with a newline, or be cut back to ``offset``
 
-A roll gives the path a new file. Whoever rolls has written the last line of the old file by then, so the
-old one is read to its end through the open descriptor before the new one is begun. A file that was there
-only between two looks is not seen.
+A roll gives the path a new file, and the old one the name of a part. Whoever rolls has written the last line of the
+old file by then, so it is read to its end through the open descriptor. Then comes the part with the next higher number
+that is there, or else the live file; a file that was the live one only between two looks is one of those parts. A file
+that is replaced in another way is followed by whatever has its name.
 """
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 import anyio
 import anyio.lowlevel
 import msgspec
+
+from streamer.parts import closed_numbers, part_path
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
@@ -48,8 +52,9 @@ class Follower:
 
     Args:
         path: where the live file is, or will be.
-        start: byte offset of the first line wanted, if the file is there now.
-        last: begin with so many lines from the end instead; all of a file that comes later.
+        part: the number of the closed part to begin with, which has to be there; the live file without it.
+        start: byte offset of the first line wanted, if that file is there now.
+        last: begin with so many lines from the end of the dataset instead; all of a file that comes later.
         on_restart: called when the file is shorter than the lines handed over: another one stands there
             and is read from its start.
         block: bytes that are read at a time. Memory holds one block, or one line if that is longer.
@@ -59,6 +64,7 @@ class Follower:
         self,
         path: Path,
         *,
+        part: int | None = None,
         start: int = 0,
         last: int | None = None,
         on_restart: Callable[[], None] = lambda: None,
@@ -69,8 +75,14 @@ class Follower:
         self._on_restart = on_restart
         self._block = block
         self._fd = _NO_FILE
-        if self._open():
-            self.offset = start if last is None else _start_of_last(self._fd, last, block)
+        self._is_part = False
+        self._number = 0  # that of the open file as a part, be it one already or not
+        if last is not None:
+            self._open_at_last(last)
+        elif self._open(part):
+            self.offset = start
+        if self._fd == _NO_FILE:  # all that comes later is wanted
+            self._number = self._newest()
 
     def __enter__(self) -> Self:
         return self
@@ -90,15 +102,15 @@ class Follower:
         Raises:
             OSError: the file is there and cannot be read.
         """
-        if self._fd == _NO_FILE and not self._open():
+        if self._fd == _NO_FILE and not self._open_next():
             return []
         # Asked before reading: the old file has all its lines when the new one is there.
-        replaced = self._replaced()
+        is_over = self._is_part or self._replaced()
         lines = self._next_lines()
-        if lines or not replaced:
+        if lines or not is_over:
             return lines
         self.close()
-        return self._next_lines() if self._open() else []
+        return self._next_lines() if self._open_next() else []
 
     def before(self, size: int) -> bytes:
         """Return up to ``size`` bytes that stand right before ``offset``; nothing if the file is not there."""
@@ -111,14 +123,64 @@ class Follower:
         """Return the length of the file in bytes; 0 if it is not there."""
         return 0 if self._fd == _NO_FILE else os.fstat(self._fd).st_size
 
-    def _open(self) -> bool:
+    def _open(self, part: int | None) -> bool:
+        path = self._path if part is None else part_path(self._path, part)
         try:
             # A pipe without a writer would block.
-            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             return False
+        self._is_part = part is not None
+        self._number = part or self._number_now() or self._newest() + 1
         self._begin()
         return True
+
+    def _open_next(self) -> bool:
+        """Open the file that comes after the one of ``_number``: the next part, or the live file."""
+        before = self._number
+        while (part := self._next_part(before)) is not None:
+            if self._open(part):
+                return True
+        if not self._open(None):
+            return False  # for a moment, there is none
+        part = self._next_part(before)
+        if part is None or part >= self._number:
+            return True
+        self.close()  # parts were closed since that look: they come first
+        self._number = before
+        return self._open_next()
+
+    def _next_part(self, before: int) -> int | None:
+        """Return the number of the next part that is there, None if that is the live file."""
+        return next((number for number in closed_numbers(self._path) if number > before), None)
+
+    def _newest(self) -> int:
+        return max(closed_numbers(self._path), default=0)
+
+    def _number_now(self) -> int | None:
+        """Return the number that the open file has got as a part by now, None if it is none."""
+        mine = os.fstat(self._fd)
+        for number in reversed(closed_numbers(self._path)):
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(part_path(self._path, number)), mine):
+                    return number
+        return None
+
+    def _open_at_last(self, lines: int) -> None:
+        """Open the file in which the last lines of the dataset begin, and stand there."""
+        found, newest = 0, None
+        if self._open(None):
+            self.offset, found = _start_of_last(self._fd, lines, self._block)
+            newest = self._number
+        for part in reversed(closed_numbers(self._path)):
+            if found >= lines:
+                return
+            later = self._fd
+            if (newest is None or part < newest) and self._open(part):
+                if later != _NO_FILE:
+                    os.close(later)
+                self.offset, more = _start_of_last(self._fd, lines - found, self._block)
+                found += more
 
     def _begin(self) -> None:
         """Stand at the start of a file; ``_unended`` is how far it is known to have no end of a line."""
@@ -214,18 +276,18 @@ def _read_span(fd: int, start: int, stop: int) -> bytes:
     return b"".join(blocks)
 
 
-def _start_of_last(fd: int, lines: int, block: int) -> int:
-    """Return the byte offset at which the last ``lines`` whole lines of a file begin."""
-    newlines = lines + 1  # the last one ends them, the first one ends the line before them
+def _start_of_last(fd: int, lines: int, block: int) -> tuple[int, int]:
+    """Return the byte offset at which the last ``lines`` whole lines of a file begin, and how many there are."""
+    newlines = 0
     stop = os.fstat(fd).st_size
     while stop:
         start = max(0, stop - block)
         data = os.pread(fd, stop - start, start)
         end = len(data)
         while (found := data.rfind(b"\n", 0, end)) >= 0:
-            newlines -= 1
-            if not newlines:
-                return start + found + 1
+            newlines += 1  # the last one ends them, the first one ends the line before them
+            if newlines > lines:
+                return start + found + 1, lines
             end = found
         stop = start
-    return 0
+    return 0, newlines

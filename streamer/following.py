@@ -20,6 +20,7 @@ from blake3 import blake3
 from streamer.check import check_line
 from streamer.errors import ConfigError, RefusedError
 from streamer.follower import POLL, DatasetLine, Follower
+from streamer.parts import closed_numbers
 from streamer.text import printable
 
 BEGINNING: Literal["beginning"] = "beginning"
@@ -61,8 +62,10 @@ class Following:
         self._index, self._count = shard
         self.skipped = 0
         self._lines: Iterator[DatasetLine] = iter(())
-        if start in (BEGINNING, END):
-            self._follower = self._open(last=None if start == BEGINNING else 0)
+        if start == END:
+            self._follower = self._open(last=0)
+        elif start == BEGINNING:
+            self._follower = self._open(part=next(iter(closed_numbers(path)), None))
         else:
             self._follower = self._open_at(start)
         self._tail = self._follower.before(_TAIL)
@@ -145,8 +148,8 @@ class Following:
         key = data if run is None else str(run).encode()
         return int.from_bytes(blake3(key).digest(8)) % self._count == self._index
 
-    def _open(self, *, start: int = 0, last: int | None = None) -> Follower:
-        return Follower(self._path, start=start, last=last, on_restart=self._refuse_restart)
+    def _open(self, *, part: int | None = None, start: int = 0, last: int | None = None) -> Follower:
+        return Follower(self._path, part=part, start=start, last=last, on_restart=self._refuse_restart)
 
     def _open_at(self, token: str) -> Follower:
         parsed = _TOKEN.fullmatch(token)
@@ -154,17 +157,21 @@ class Following:
             cause = f"{printable(token[:80])!r} is neither a token nor {BEGINNING!r} or {END!r}"
             raise ConfigError("follow the dataset", "start", cause, "give the token of a record, as it was")
         offset = int(parsed[1])
-        follower = self._open(start=offset)
-        if follower.size() < offset or blake3(follower.before(_TAIL)).hexdigest(_DIGEST_BYTES) != parsed[2]:
+        parts = closed_numbers(self._path)
+        if not offset:  # made before the first record
+            return self._open(part=parts[0] if parts else None)
+        for part in (None, *reversed(parts)):
+            follower = self._open(part=part, start=offset)
+            if follower.size() >= offset and blake3(follower.before(_TAIL)).hexdigest(_DIGEST_BYTES) == parsed[2]:
+                return follower
             follower.close()
-            raise RefusedError(
-                "follow the dataset",
-                printable(str(self._path)),
-                f"what stands before byte {offset:,} is not what this token was made after: it is of another dataset,"
-                " or of an older file under this name",
-                f"give the dataset that the token is of, or start from {BEGINNING!r}",
-            )
-        return follower
+        raise RefusedError(
+            "follow the dataset",
+            printable(str(self._path)),
+            f"what stands before byte {offset:,} is not what this token was made after: it is of another dataset,"
+            " or of a part that is not kept any more",
+            f"give the dataset that the token is of, or start from {BEGINNING!r}",
+        )
 
     def _refuse_restart(self) -> None:
         raise RefusedError(

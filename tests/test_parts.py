@@ -23,6 +23,8 @@ from streamer.events import PartClosed, PartRemoved, PartsMissing
 from streamer.explain import explain
 from streamer.export.lines import Lines
 from streamer.files import Files
+from streamer.follower import Follower
+from streamer.following import follow
 from streamer.inspect import inspect
 from streamer.parts import Part, RetainRules, RollRules, closed_numbers, expired, manifest_path, opened, part_path
 from streamer.pipeline import Pipeline
@@ -460,3 +462,74 @@ def test_a_reader_that_opens_all_files_while_one_is_closed_misses_nothing(folder
     anyio.run(main)
     assert sizes == sorted(sizes)
     assert sizes[-1] == accounts(config).dataset_bytes
+
+
+class TestFollowing:
+    """Readers of a dataset that rolls under them."""
+
+    def test_a_follower_passes_over_every_roll(self, folder: Path) -> None:
+        """Also over parts that were closed between two of its looks; each line is told once, in order."""
+        config = rolling(folder, records=3)
+        with Follower(config.dataset.path) as follower:
+            work_off(config)
+            assert len(closed_numbers(config.dataset.path)) == 6
+            before = written(config.dataset.path)
+            assert lines_of(follower) == before
+            write_shard(folder, 2, range(100, 117))
+            work_off(config)
+            assert before + lines_of(follower) == written(config.dataset.path)
+
+    def test_a_follower_that_looks_all_the_time_sees_the_same(self, folder: Path) -> None:
+        """At every point of the path."""
+        config = rolling(folder, records=2)
+        told: list[bytes] = []
+        with Follower(config.dataset.path) as follower:
+            work_off(config, at=lambda _point: told.append(lines_of(follower)))
+            told.append(lines_of(follower))
+        assert b"".join(told) == written(config.dataset.path)
+
+    @pytest.mark.parametrize("last", [0, 1, 2, 3, 7, 19, 20, 50])
+    def test_the_last_lines_reach_back_into_parts(self, folder: Path, last: int) -> None:
+        """As many as were asked for, if there are so many."""
+        config = rolling(folder, records=3)
+        work_off(config)
+        with Follower(config.dataset.path, last=last) as follower:
+            expected = written(config.dataset.path).splitlines(keepends=True)[LINES - min(last, LINES) :]
+            assert lines_of(follower) == b"".join(expected)
+
+    def test_what_was_removed_meanwhile_is_passed_over(self, folder: Path) -> None:
+        """A reader that comes too late goes on with the oldest part that is there."""
+        config = rolling(folder, RetainRules(records=8), records=3)
+        with Follower(config.dataset.path) as follower:
+            config.dataset.path.parent.mkdir()
+            config.dataset.path.touch()
+            follower.read()
+            work_off(config)
+            assert lines_of(follower).endswith(written(config.dataset.path))
+
+    def test_a_token_is_good_after_its_part_was_closed(self, folder: Path) -> None:
+        """Each record of each file; the beginning is that of the first part."""
+        config = rolling(folder, records=3)
+        work_off(config)
+        tokens = [record.token for record in follow(config.dataset.path, wait=False)]
+        assert len(tokens) == LINES
+        for number, token in enumerate(tokens, 1):
+            rest = [record.metadata["turn"] for record in follow(config.dataset.path, start=token, wait=False)]
+            assert rest == list(range(number, LINES))
+
+    def test_a_token_of_a_part_that_is_gone_is_refused(self, folder: Path) -> None:
+        """Better than records twice."""
+        config = rolling(folder, records=3)
+        work_off(config)
+        first = next(follow(config.dataset.path))
+        part_path(config.dataset.path, 1).unlink()
+        with pytest.raises(RefusedError, match="not kept any more"):
+            follow(config.dataset.path, start=first.token)
+
+
+def lines_of(follower: Follower) -> bytes:
+    """Return everything that a follower has to tell now."""
+    found = b""
+    while lines := follower.read():
+        found += b"".join(line.data for line in lines)
+    return found
