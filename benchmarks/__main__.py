@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks import backlog, live, queries, report, rest, restart, scale
+from benchmarks import backlog, live, near, queries, report, rest, restart, scale
 from benchmarks.results import load
 from benchmarks.sizes import QUICK, Sizes, say
 
@@ -21,6 +21,7 @@ PARTS: dict[str, Callable[[Sizes, Path], Any]] = {
     "scale": scale.run,
     "restart": restart.run,
     "queries": queries.run,
+    "near": near.run,
 }
 _RESULTS = Path(__file__).with_name("results")
 

@@ -9,7 +9,20 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.contenders import BARE_LOOP, CAT_SYNC, DUCKDB
-from benchmarks.results import Backlog, Live, Measured, Queries, Rest, Restart, Results, Scale, median, quantile
+from benchmarks.results import (
+    Backlog,
+    Live,
+    Measured,
+    Near,
+    NearSteps,
+    Queries,
+    Rest,
+    Restart,
+    Results,
+    Scale,
+    median,
+    quantile,
+)
 
 _MB = 1e6
 _MIB = 1 << 20
@@ -43,6 +56,7 @@ def table(results: Results) -> str:
         *([_scale(results.scale)] if results.scale else []),
         *map(_restart, results.restart),
         *map(_queries, results.queries),
+        *map(_near, results.near),
     ]
     return "\n".join(parts)
 
@@ -126,6 +140,40 @@ def _scale(runs: Sequence[Scale]) -> str:
     head = ["keys in the ledger", "ledger MB", "records", "wall s", "spread", "wall µs/record", "CPU µs/record",
             "peak MiB"]  # fmt: skip
     return f"## Scale: a further backlog, by size of the ledger\n\n{_table(head, rows)}"
+
+
+def _near(one: Near) -> str:
+    rows = [
+        [
+            f"{at.threshold}",
+            f"{at.near:,}",
+            f"{at.right / at.near:.3f}",
+            f"{at.right / at.found:.3f}",
+            f"{at.clear_found / at.clear:.4f}",
+            f"{at.clearly_wrong}",
+        ]
+        for at in one.found
+    ]
+    head = ["threshold", "near", "recall", "precision", "recall from 0.05 above", "found below by 0.05 or more"]
+    found = f"## Near-duplicates among {one.texts:,} texts\n\n{_table(head, rows)}"
+    rows = [
+        [
+            "off" if cost.known is None else f"{cost.known:,}",
+            f"{cost.ledger_bytes / _MB:,.0f}",
+            f"{median(start.cpu for start in cost.starts):.2f}",
+            _spread([start.cpu for start in cost.starts]),
+            f"{median(start.peak for start in cost.starts) / _MIB:,.0f}",
+            *(_step(cost.steps, step) for step in ("sign", "compare", "remember")),
+        ]
+        for cost in one.cost
+    ]
+    head = ["records in mind", "ledger MB", "start CPU s", "spread", "peak MiB", "sign µs", "compare µs",
+            "remember µs"]  # fmt: skip
+    return f"{found}\n## Near-duplicates: cost\n\n{_table(head, rows)}"
+
+
+def _step(steps: NearSteps | None, name: str) -> str:
+    return "" if steps is None else f"{getattr(steps, name) * _US:.0f}"
 
 
 def _restart(one: Restart) -> str:

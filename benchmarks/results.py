@@ -87,6 +87,47 @@ class Queries(msgspec.Struct, frozen=True):
     runs: dict[str, list[Measured]]
 
 
+class NearFound(msgspec.Struct, frozen=True):
+    """Of some texts, those ``near`` an earlier one, by the sets themselves; ``found`` so, and ``right`` of those.
+
+    ``clear`` are far enough above the threshold that no estimate should miss them, and ``clear_found`` of those;
+    ``clearly_wrong`` were found although they are as far below it.
+    """
+
+    threshold: float
+    near: int
+    found: int
+    right: int
+    clear: int
+    clear_found: int
+    clearly_wrong: int
+
+
+class NearSteps(msgspec.Struct, frozen=True):
+    """Seconds of CPU for each new record: its signature, the comparison with others, remembering it."""
+
+    sign: float
+    compare: float
+    remember: float
+
+
+class NearCost(msgspec.Struct, frozen=True):
+    """Starts with ``known`` records in mind, and what a further one costs; None is without near-duplicates."""
+
+    known: int | None
+    ledger_bytes: int
+    starts: list[Measured]
+    steps: NearSteps | None
+
+
+class Near(msgspec.Struct, frozen=True):
+    """Near-duplicates among ``texts``, and what they cost."""
+
+    texts: int
+    found: list[NearFound]
+    cost: list[NearCost]
+
+
 class Machine(msgspec.Struct, frozen=True):
     """What the figures depend on."""
 
@@ -109,6 +150,7 @@ class Results(msgspec.Struct):
     scale: list[Scale] = []
     restart: list[Restart] = []
     queries: list[Queries] = []
+    near: list[Near] = []
 
 
 def machine() -> Machine:

@@ -23,6 +23,8 @@ class Sizes(msgspec.Struct, frozen=True):
     further_records: int = 20_000
     restart_shards: int = 100_000
     gigabytes: float = 1.0
+    near_texts: int = 20_000
+    near_known: tuple[int, ...] = (0, 100_000, 1_000_000)
 
 
 QUICK = Sizes(
@@ -38,6 +40,8 @@ QUICK = Sizes(
     further_records=2_000,
     restart_shards=500,
     gigabytes=0.01,
+    near_texts=500,
+    near_known=(0, 10_000),
 )
 
 

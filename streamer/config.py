@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import msgspec
 
+from streamer.caps.rules import METADATA, PROMPT, Cap
 from streamer.dedup import DedupBy
 from streamer.errors import ConfigError
 from streamer.join import JoinRule
 from streamer.listen import Address, parse_address
 from streamer.lock import lock_file
+from streamer.near.rules import Near, Scope
 from streamer.parts import RetainRules, RollRules
 from streamer.qualify import Images, RecordRules
 from streamer.secret import NO_SECRET, Secret, read_secret
@@ -156,7 +158,7 @@ class Web(msgspec.Struct, frozen=True):
 
 
 class Config(msgspec.Struct, frozen=True):
-    """All settings of one daemon. Each attribute is a table of config.toml."""
+    """All settings of one daemon. Each attribute is a table of config.toml; ``cap`` is any number of them."""
 
     source: Source
     dataset: Dataset
@@ -166,6 +168,8 @@ class Config(msgspec.Struct, frozen=True):
     dedup: Dedup = Dedup()
     roll: RollRules = RollRules()
     retain: RetainRules = RetainRules()
+    near: Near = Near()
+    cap: tuple[Cap, ...] = ()
     batch: Batch = Batch()
     log: Log = Log()
     web: Web = Web()
@@ -197,8 +201,8 @@ def load(config_file: Path | None, environ: Mapping[str, str], flags: Flags) -> 
     settings.require("source.database")
     settings.check_together()
     settings.complain()
-    tables = {field.name: field.type for field in msgspec.structs.fields(Config)}
-    config = Config(**{name: table(**settings.table(name)) for name, table in tables.items()})
+    tables = {field.name: field.type for field in msgspec.structs.fields(Config) if field.name in _KEYS}
+    config = Config(cap=settings.caps, **{name: table(**settings.table(name)) for name, table in tables.items()})
     return msgspec.structs.replace(
         config, source=_without_token(config.source, environ), web=_with_token(config.web, environ)
     )
@@ -305,18 +309,21 @@ def changes(old: Config, new: Config) -> tuple[list[str], list[str]]:
 def reloaded(old: Config, new: Config) -> Config:
     """Return ``new``, but for the keys that cannot change at run time: they stay as in ``old``."""
     log = Log(level=new.log.level, format=old.log.format)
-    fixed = {name: getattr(old, name) for name in ("source", "dataset", "dedup", "roll", "web")}
+    fixed = {name: getattr(old, name) for name in ("source", "dataset", "dedup", "near", "roll", "web")}
     return msgspec.structs.replace(new, log=log, **fixed)
 
 
 def _is_live(key: str) -> bool:
-    return key.partition(".")[0] in {"join", "qualify", "records", "retain", "batch"} or key == "log.level"
+    return key.partition(".")[0] in {"join", "qualify", "records", "cap", "retain", "batch"} or key == "log.level"
 
 
 def _flat(config: Config) -> dict[str, Any]:
     """Return all values by dotted key."""
     flat: dict[str, Any] = {}
     for name, table in msgspec.structs.asdict(config).items():
+        if name == "cap":
+            flat[name] = table
+            continue
         flat |= {f"{name}.{key}": value for key, value in msgspec.structs.asdict(table).items()}
     return flat
 
@@ -415,6 +422,23 @@ def _whole(low: int, high: int) -> Reader:
     return read
 
 
+def _share(low: float) -> Reader:
+    def read(raw: object, _folder: Path) -> float:
+        if isinstance(raw, int | float) and not isinstance(raw, bool) and low <= raw <= 1:
+            return float(raw)
+        raise _UnfitError(f"a number from {low} to 1")
+
+    return read
+
+
+def _counted_by(raw: object, _folder: Path) -> str:
+    allowed = '"prompt", "run_id", or a key of the metadata such as "metadata.env_seed"'
+    by = _text(raw, allowed)
+    if by in (PROMPT, "run_id") or (by.startswith(METADATA) and by != METADATA and by.isprintable()):
+        return by
+    raise _UnfitError(allowed)
+
+
 def _one_of(choices: type[StrEnum]) -> Reader:
     def read(raw: object, _folder: Path) -> StrEnum:
         if isinstance(raw, str) and raw in tuple(choices):
@@ -481,6 +505,13 @@ _KEYS: dict[str, dict[str, Reader]] = {
         "min_turn_reward": _reward,
     },
     "dedup": {"by": _one_of(DedupBy)},
+    "near": {
+        "threshold": _share(0.5),
+        "ngram": _whole(1, 100),
+        "scope": _one_of(Scope),
+        "images": _whole(0, 32),
+        "keep": _whole(1, 10_000_000),
+    },
     "dataset": {"path": _file, "ledger": _file},
     "roll": {"bytes": _size, "records": _whole(1, 1 << 53), "age": _seconds},
     "retain": {"bytes": _size, "records": _whole(1, 1 << 53), "age": _seconds, "forget_keys": _boolean},
@@ -489,6 +520,9 @@ _KEYS: dict[str, dict[str, Reader]] = {
     "web": {"listen": _address, "token_file": _file},
 }
 _DOTTED = {f"{table}.{key}": reader for table, keys in _KEYS.items() for key, reader in keys.items()}
+_CAP: dict[str, Reader] = {"by": _counted_by, "most": _whole(1, 1 << 53)}
+"""The keys of each table [[cap]]; all of them are needed."""
+
 _VARIABLES = {
     "source.shards": ("TASKAPP_SFT_OUTPUT_DIR", "SFT_OUTPUT_DIR"),
     "source.database": ("TURSO_LOCAL_DB_URL", "SQLD_DB_PATH", "TASKAPP_TRACE_DB_PATH"),
@@ -516,6 +550,7 @@ class _Settings:
         self._values: dict[str, Any] = {}
         self._origins: dict[str, str] = {}
         self._problems: list[_Problem] = []
+        self.caps: tuple[Cap, ...] = ()
 
     def take(self, key: str, raw: object, origin: str, folder: Path) -> None:
         """Read one value over what an earlier layer said; ``origin`` is what the user would look for."""
@@ -530,6 +565,25 @@ class _Settings:
             # The ledger that the file names is the one of the dataset that the file names.
             self._values.pop("dataset.ledger", None)
         self._values[key] = value
+
+    def take_cap(self, table: dict[str, object], origin: str, folder: Path) -> None:
+        """Read one table [[cap]]; ``origin`` is what the user would look for."""
+        values: dict[str, Any] = {}
+        for key in _CAP.keys() - table.keys():
+            self.reject(_Problem(f"{origin}.{key}", "it is not configured", "a cap needs `by` and `most`"))
+        for key, raw in table.items():
+            where = f"{origin}.{printable(key)}"
+            try:
+                values[key] = _CAP[key](raw, folder)
+            except KeyError:
+                self.reject(_Problem(where, *_unknown(key, list(_CAP))))
+            except _UnfitError as unfit:
+                self.reject(_Problem(where, f"{shown_value(raw)} is not {unfit}"))
+        if values.keys() != _CAP.keys():
+            return
+        if any(cap.by == values["by"] for cap in self.caps):
+            self.reject(_Problem(f"{origin}.by", f"{shown_value(values['by'])} has a cap already"))
+        self.caps += (Cap(**values),)
 
     def reject(self, problem: _Problem) -> None:
         """Remember something to put right."""
@@ -630,12 +684,23 @@ def _ways_to_set(key: str) -> str:
 def _take_file(settings: _Settings, file: Path) -> None:
     shown = printable(str(file))
     for name, table in parse_file(file).items():
-        if name not in _KEYS:
-            settings.reject(_Problem(f"{shown}: {printable(name)}", *_unknown(name, list(_KEYS))))
+        if name == "cap":
+            _take_caps(settings, table, file)
+        elif name not in _KEYS:
+            settings.reject(_Problem(f"{shown}: {printable(name)}", *_unknown(name, [*_KEYS, "cap"])))
         elif not isinstance(table, dict):
             settings.reject(_Problem(f"{shown}: {name}", f"{shown_value(table)} is not a table", f"write [{name}]"))
         else:
             _take_table(settings, name, table, file)
+
+
+def _take_caps(settings: _Settings, tables: object, file: Path) -> None:
+    shown = printable(str(file))
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        settings.reject(_Problem(f"{shown}: cap", f"{shown_value(tables)} is not a list of tables", "write [[cap]]"))
+        return
+    for number, table in enumerate(tables, 1):
+        settings.take_cap(table, f"{shown}: cap {number}", file.parent)
 
 
 def _take_table(settings: _Settings, name: str, table: dict[str, object], file: Path) -> None:

@@ -281,6 +281,7 @@ class Daemon:
             live, fixed = configuration.changes(self._config, wanted)
             self._config = configuration.reloaded(self._config, wanted)
             pipeline.configure(self._config)
+            await pipeline.take_up()
             self._listeners.configure(self._config)
             self._emit(Reloaded(", ".join(live), ", ".join(fixed)))
             await pipeline.describe()

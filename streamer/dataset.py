@@ -16,8 +16,9 @@ Invariants
 from __future__ import annotations
 
 import os
+import sqlite3
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,11 @@ _OURS = frozenset(_Metadata.__struct_fields__)
 _OURS_WITH_TURN = _OURS | frozenset(_TurnMetadata.__struct_fields__)
 
 
+def own_keys(*, with_turn: bool) -> frozenset[str]:
+    """Return the keys of a line's metadata that are the same in every dataset, or in all with event rewards."""
+    return _OURS_WITH_TURN if with_turn else _OURS
+
+
 def encode_line(record: Record, outcome: Outcome, shard: str, worth: Worth | None = None) -> bytes:
     """Return the dataset line of a record, newline included: the same metadata keys in every line.
 
@@ -110,11 +116,13 @@ def encode_line(record: Record, outcome: Outcome, shard: str, worth: Worth | Non
             shard if shard.isascii() else os.fsencode(shard).decode("utf-8", "backslashreplace"),
         )
     )
-    ours = _OURS
     if worth is not None:
-        ours = _OURS_WITH_TURN
         metadata = b"%b,%b" % (metadata[:-1], _json(_TurnMetadata(worth.reward, worth.achievements))[1:])
-    theirs = {key: value for key, value in record.metadata.items() if key not in ours}
+    ours = own_keys(with_turn=worth is not None)
+    more = record.metadata
+    if outcome.metadata:
+        more = msgspec.json.decode(outcome.metadata) | more
+    theirs = {key: value for key, value in more.items() if key not in ours}
     if theirs:
         metadata = b"%b,%b" % (metadata[:-1], _json(theirs)[1:])
     line = b'{"messages":%b,"metadata":%b}\n' % (record.conversation.encoded, metadata)
@@ -251,13 +259,20 @@ class Dataset:
         self.live = Live(live.number + 1, self.length)
         self._lines = 0
 
-    async def tidy(self, ledger: Ledger, rules: RetainRules, at: Callable[[str], None]) -> Sequence[Part]:
+    async def tidy(
+        self,
+        ledger: Ledger,
+        rules: RetainRules,
+        at: Callable[[str], None],
+        forget: Callable[[sqlite3.Connection, int], None],
+    ) -> Sequence[Part]:
         """Remove parts that need not be kept, and bring the manifest up to date; return what was removed.
 
         Args:
             ledger: it has heard of all that was closed.
             rules: which parts may stay.
             at: as in ``append``.
+            forget: where keys are forgotten, makes others who keep tables in the ledger forget all before a place.
 
         Raises:
             UnavailableError: the folder takes no change now.
@@ -267,7 +282,7 @@ class Dataset:
             return []
         gone = expired(parts, self.length - self.live.start, self._lines, rules, self._clock.now())
         if gone:
-            await ledger.remove_parts(gone, forget_keys=rules.forget_keys)
+            await ledger.remove_parts(gone, forget_keys=rules.forget_keys, also=forget)
             at("parts given up")
         self._write_manifest(parts[len(gone) :], at)
         self._unlink(gone)
@@ -380,6 +395,23 @@ class Dataset:
         adopted, foreign = await self._adopt(ledger, self._file, base, max(base, known), head.counted, by, at)
         return Recovery(adopted=adopted, foreign=foreign, cut=cut)
 
+    def lines(self, parts: Sequence[Part], start: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (place, line) of each line up to ``length``, newline included; parts that are gone have none.
+
+        Args:
+            parts: the closed ones, as the ledger knows them.
+            start: the place of the first line.
+
+        Raises:
+            UnavailableError: it cannot be read now.
+        """
+        for part in parts:
+            file = LogFile(part_path(self.path, part.number), self._files, "a part of the dataset")
+            if part.stop > start and file.path.exists():
+                yield from _placed(file.lines(max(0, start - part.start), part.bytes), part.start)
+        live = self.live.start
+        yield from _placed(self._file.lines(max(0, start - live), self.length - live), live)
+
     def _check_head(self, head: Head, ledger: Path) -> None:
         base, size = self.live.start, self._file.size()
         if base + size < head.counted:
@@ -451,6 +483,11 @@ class Dataset:
         file.sync()
         self.length = end
         await ledger.adopt(keys, counted=counted, lines=lines, length=end, tail=file.digest(end - base))
+
+
+def _placed(lines: Iterator[tuple[int, bytes]], base: int) -> Iterator[tuple[int, bytes]]:
+    """Turn the offsets of a file that begins at ``base`` into places."""
+    return ((base + offset, line) for offset, line in lines)
 
 
 def _start_over(ledger: Path) -> str:

@@ -28,6 +28,7 @@ from streamer.judge import DUE_AFTER_OUTCOMES
 from streamer.layouts import MalformedError
 from streamer.ledger_file import way_out
 from streamer.lock import holder, lock_file
+from streamer.near.signature import Signer
 from streamer.snapshot import snapshot
 from streamer.sources.conversations import Conversations, Pages
 from streamer.sources.folder import shard_folder
@@ -84,6 +85,7 @@ def examine(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
         lambda: _ledger(config),
         lambda: _notifications(config, folder) if folder is not None else (),
         lambda: _watch_limits(source.shards) if source.reads_shards else (),
+        lambda: _near(config),
         lambda: _room(config),
         lambda: _lock(config),
     )
@@ -381,6 +383,12 @@ def _watch_limits(watched: Path) -> Iterator[Finding]:
         )
     else:
         yield Finding(Level.OK, f"{counted(folders, 'folder')} to watch, {limit:,} watches allowed")
+
+
+def _near(config: Config) -> Iterator[Finding]:
+    if config.near.is_on:
+        Signer(config.near)
+        yield Finding(Level.OK, "all that finds near-duplicates is installed")
 
 
 def _room(config: Config) -> Iterator[Finding]:

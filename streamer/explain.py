@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from streamer import layouts
+from streamer.caps.rules import REASON as CAP
 from streamer.dead_letters import dead_letters_path
 from streamer.dedup import DedupBy, record_key
 from streamer.explain_turns import TurnReasons
@@ -21,6 +23,8 @@ from streamer.judge import DUE_AFTER_OUTCOMES, RULE_CHANGED
 from streamer.layouts import MalformedError
 from streamer.ledger import UNREADABLE
 from streamer.model import Record, State
+from streamer.near.rules import NEAR
+from streamer.refusals import Refused, refused
 from streamer.session_path import IS_SESSION, is_session, session_path
 from streamer.snapshot import file_at, open_ledger
 from streamer.text import printable
@@ -73,7 +77,8 @@ class LineFound(msgspec.Struct, frozen=True):
     """One line and where it stands.
 
     ``shard_id`` is the ledger's number of its shard. ``data`` is the line with its newline, None where it cannot be
-    read any more or never was a line of a file. ``offset`` is where the dataset holds it, or the record it equals.
+    read any more or never was a line of a file. ``offset`` is where the dataset holds it, or the record that it equals
+    or gave way to.
     """
 
     shard_id: int
@@ -159,18 +164,18 @@ class Explainer:
             return
         for span in found.spans:
             because = self._because(span, self._outcomes_of(span, found))
-            for number, data in self._lines_of(span):
+            for number, data, row in self._lines_and_refusals(span):
                 if found.line in (None, number):
-                    yield self._line_found(span, number, data, because)
+                    yield self._line_found(span, number, data, because, row)
 
     def line(self, shard_id: int, number: int) -> LineFound | None:
         """Return one line by the numbers that :meth:`lines` gave; None if there is none."""
         where = "span.shard = ? AND span.line <= ? AND span.line + span.lines > ?"
         for span in self._spans(where, (shard_id, number, number)):
             because = self._because(span, self._outcomes(span["session"]))
-            for each, data in self._lines_of(span):
+            for each, data, row in self._lines_and_refusals(span):
                 if each == number:
-                    return self._line_found(span, number, data, because)
+                    return self._line_found(span, number, data, because, row)
         return None
 
     def examples(self, where: str, values: Sequence[Any]) -> Iterator[tuple[int, float, Reason]]:
@@ -288,7 +293,8 @@ class Explainer:
             later = ", but was corrected and would not qualify now" if span["withdrawn"] else ""
             return f"{outcome} met the condition{later}"
         if state == State.DUPLICATE:
-            return f"its rollout qualifies by {outcome}, but the dataset holds an equal record"
+            held = "a record that it nearly equals" if reason == NEAR else "an equal record"
+            return f"its rollout qualifies by {outcome}, but the dataset holds {held}"
         if state == State.BELOW_BAR:
             return self._below_bar(span, outcome)
         if state == State.DEAD_LETTERED:
@@ -297,6 +303,8 @@ class Explainer:
 
     def _below_bar(self, span: dict[str, Any], outcome: str) -> str:
         reason = span["reason"]
+        if reason.startswith(CAP):
+            return f"its rollout qualifies by {outcome}, but the cap on {reason.removeprefix(CAP)} was full"
         if reason == UNREADABLE:
             return f"{outcome} qualifies since a correction or a late reward, but the shard could not be read"
         if reason in MAY_STILL_COME:
@@ -319,7 +327,10 @@ class Explainer:
         return f"outcome_rewards has no row of its session yet{still}"
 
     def _details(self, span: dict[str, Any], line: int | None) -> Iterator[str]:
-        """Say for single lines where the dataset holds them, or the record that they equal."""
+        """Say for single lines where the dataset holds them, or the record that they equal or have to give way to."""
+        if _is_refused(span):
+            yield from self._refusals(span, line)
+            return
         of_turns = span["state"] == State.BELOW_BAR and span["reason"] in MAY_STILL_COME
         if (span["state"] not in (State.APPENDED, State.DUPLICATE) and not of_turns) or span["replaced"]:
             return
@@ -334,10 +345,37 @@ class Explainer:
             if line is None or number == line:
                 yield from self._detail(number, data, span)
 
-    def _line_found(self, span: dict[str, Any], number: int, data: bytes | None, because: str) -> LineFound:
+    def _refusals(self, span: dict[str, Any], line: int | None) -> Iterator[str]:
+        for number, row in enumerate(self._refused(span), span["line"]):
+            if line is None and number >= span["line"] + _QUOTED:
+                yield f"and {span['lines'] - _QUOTED:,} more lines"
+                return
+            if line is None or number == line:
+                yield f"line {number} {self._refusal(row)}"
+
+    def _refusal(self, row: Refused) -> str:
+        place = self._at_place(row.offset)
+        if row.similarity is not None:
+            return f"is alike by {row.similarity:.2f} to the line at {place}"
+        return f"counts as {row.value}, of which {row.records:,} of {row.most:,} were there, the last one at {place}"
+
+    def _refused(self, span: dict[str, Any]) -> Iterator[Refused]:
+        """Yield why each line of a span was left out, if near-duplicates or caps did that; else nothing."""
+        return refused(self._db, span["shard_id"], span["start"], span["stop"]) if _is_refused(span) else iter(())
+
+    def _lines_and_refusals(self, span: dict[str, Any]) -> Iterator[tuple[int, bytes | None, Refused | None]]:
+        for (number, data), row in zip(self._lines_of(span), chain(self._refused(span), repeat(None)), strict=False):
+            yield number, data, row
+
+    def _line_found(
+        self, span: dict[str, Any], number: int, data: bytes | None, because: str, row: Refused | None
+    ) -> LineFound:
         shard = os.fsdecode(span["path"])
-        record = _record_of(data, span) if span["state"] in (State.APPENDED, State.DUPLICATE) else None
-        offset = self._place_of(record) if record is not None else None
+        if row is not None:
+            offset: int | None = row.offset
+        else:
+            record = _record_of(data, span) if span["state"] in (State.APPENDED, State.DUPLICATE) else None
+            offset = self._place_of(record) if record is not None else None
         return LineFound(span["shard_id"], shard, number, span["state"], span["reason"], because, data, offset)
 
     def _lines_of(self, span: dict[str, Any]) -> Iterator[tuple[int, bytes | None]]:
@@ -389,6 +427,12 @@ class Explainer:
             return f"{text}, from {metadata['shard']}, run {metadata['run_id']}, turn {metadata['turn']}"
         except (OSError, msgspec.MsgspecError, KeyError, TypeError):
             return text
+
+
+def _is_refused(span: dict[str, Any]) -> bool:
+    """Say whether the lines of a span were left out as near-duplicates or beyond a cap."""
+    reason: str = span["reason"]
+    return reason == NEAR or reason.startswith(CAP)
 
 
 def _record_of(data: bytes | None, span: dict[str, Any]) -> Record | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -145,26 +147,44 @@ def _check_data(url: str, where: str) -> CheckedImage:
 
 def _decode(data: bytes) -> str:
     """Decode the first frame of an image and return its media type."""
-    pillow = _pillow()
+    with first_frame(data) as image:
+        return str(image.get_format_mimetype())
+
+
+@contextmanager
+def first_frame(data: bytes) -> Iterator[Any]:
+    """Decode the first frame of an image, of a format that vision models take.
+
+    Raises:
+        MissingExtraError: Pillow is not installed.
+        Exception: decoders of hostile bytes raise whatever they stumble on.
+    """
+    module = pillow("decode the images", "the dataset has data URLs", "give --no-images")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # An image between one and two times Pillow's limit is only warned of: for us, it is over it.
-        warnings.simplefilter("error", pillow.DecompressionBombWarning)
-        with pillow.open(BytesIO(data), formats=_FORMATS) as image:
+        warnings.simplefilter("error", module.DecompressionBombWarning)
+        with module.open(BytesIO(data), formats=_FORMATS) as image:
             image.load()
-            return str(image.get_format_mimetype())
+            yield image
 
 
-def _pillow() -> ModuleType:
+def pillow(op: str, where: str, instead: str) -> ModuleType:
+    """Return Pillow.
+
+    Args:
+        op: what it is needed for, ``where`` that was asked for, and what to do ``instead``, for the error.
+        where: as above.
+        instead: as above.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
     try:
         from PIL import Image  # noqa: PLC0415 - an extra
     except ImportError:
-        raise MissingExtraError(
-            "decode the images",
-            "the dataset has data URLs",
-            "Pillow is not installed",
-            "install the extra `images` (in a checkout: pip install '.[images]'), or give --no-images",
-        ) from None
+        hint = f"install the extra `images` (in a checkout: pip install '.[images]'), or {instead}"
+        raise MissingExtraError(op, where, "Pillow is not installed", hint) from None
     return Image
 
 

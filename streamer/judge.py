@@ -7,6 +7,7 @@ rest their verdicts, now that it is known which keys the dataset holds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -66,6 +67,13 @@ class Offer(msgspec.Struct, frozen=True, gc=False):
 
     key: bytes
     line: bytes
+
+
+class Gate(Protocol):
+    """What may leave out a record that qualifies and whose key is new."""
+
+    def refuse(self, item: Item, offset: int) -> Verdict | None:
+        """Return why a record is left out; None takes it, with its line at ``offset`` of the dataset."""
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -156,7 +164,7 @@ def _dead(item: Item, error: MalformedError) -> Judged:
     return Judged(dead, Verdict(State.DEAD_LETTERED, error.reason))
 
 
-def settle(judged: Sequence[Judged], known: Mapping[bytes, bool], length: int) -> Settled:
+def settle(judged: Sequence[Judged], known: Mapping[bytes, bool], length: int, gate: Gate | None = None) -> Settled:
     """Give every line its final verdict.
 
     Args:
@@ -164,6 +172,7 @@ def settle(judged: Sequence[Judged], known: Mapping[bytes, bool], length: int) -
         known: keys in the dataset -> whether a shard line stands behind them. A line whose key was
             adopted after a crash is that very line: it counts as appended, and nothing is written.
         length: bytes in the dataset, where the first new line will begin.
+        gate: asked of each record that would be written, in order; None takes all of them.
     """
     verdicts: list[tuple[Item, Verdict]] = []
     lines: list[bytes] = []
@@ -180,6 +189,8 @@ def settle(judged: Sequence[Judged], known: Mapping[bytes, bool], length: int) -
             claimed.append(offer.key)
         elif offer.key in taken:
             verdict = Verdict(State.DUPLICATE, "", verdict.outcome)
+        elif gate is not None and (left_out := gate.refuse(one.item, length)) is not None:
+            verdict = msgspec.structs.replace(left_out, outcome=verdict.outcome)
         else:
             taken.add(offer.key)
             lines.append(offer.line)

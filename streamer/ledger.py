@@ -44,7 +44,9 @@ _PARKED = 2
 
 _SHARD = "id, path, offset, lines, scanned, fingerprint, dev, ino, size, mtime_ns, ctime_ns"
 _SPAN = "shard, start, stop, line, lines, session, state, reason, outcome, first_us, last_us, since, rule, id"
-_OUTCOME = "id, session, total_reward, achievements_count, total_steps, created_at, created_us, qualifies, rule, ref"
+_OUTCOME = (
+    "id, session, total_reward, achievements_count, total_steps, created_at, created_us, qualifies, rule, ref, metadata"
+)
 _PART = "number, start, stop, lines, sha256, closed_at"
 _LAST_US = 1 << 62
 """Stands for a created_at that is no time: after all others, as in the join."""
@@ -94,10 +96,9 @@ class Accounts(msgspec.Struct, frozen=True):
 class Batch(msgspec.Struct, frozen=True):
     """Everything that one batch changes, written in one transaction.
 
-    ``appended`` are (key, place in the dataset); ``claimed`` are keys whose line was adopted before. ``closed`` are
-    parts that were closed meanwhile; ``live`` is the live file, if the dataset rolls.
-    ``appended`` are (key, dataset offset); ``claimed`` are keys whose line was adopted before. ``at`` is the time
-    (seconds since 1970), a label and never a criterion.
+    ``appended`` are (key, place in the dataset); ``claimed`` are keys whose line was adopted before. ``at`` is the time
+    (seconds since 1970), a label and never a criterion. ``closed`` are parts that were closed meanwhile; ``live`` is
+    the live file, if the dataset rolls. ``also`` writes what others keep in the same file.
     """
 
     cursors: Sequence[Cursor] = ()
@@ -112,9 +113,9 @@ class Batch(msgspec.Struct, frozen=True):
     dead_length: int = 0
     dead_tail: bytes = b""
     at: float = 0.0
-    appended_at: float | None = None
     closed: Sequence[Part] = ()
     live: Live | None = None
+    also: Callable[[sqlite3.Connection], None] | None = None
 
 
 class Ledger:
@@ -318,18 +319,27 @@ class Ledger:
         """Remember parts that were closed."""
         await self._write(_close_parts, parts)
 
-    async def remove_parts(self, parts: Sequence[Part], *, forget_keys: bool) -> None:
+    async def remove_parts(
+        self,
+        parts: Sequence[Part],
+        *,
+        forget_keys: bool,
+        also: Callable[[sqlite3.Connection, int], None] | None = None,
+    ) -> None:
         """Give up parts, durably: their files are not there any more when this is asked next.
 
         Args:
             parts: the ones to give up, in order.
             forget_keys: whether their records may come in again.
+            also: then makes others who keep tables in the same file forget all before a place.
         """
 
         def work(db: sqlite3.Connection) -> None:
             db.executemany("UPDATE part SET removed = 1 WHERE number = ?", [(part.number,) for part in parts])
             if forget_keys:
                 db.execute("DELETE FROM record WHERE offset < ?", (parts[-1].stop,))
+                if also is not None:
+                    also(db, parts[-1].stop)
 
         # What was relaxed before becomes durable with it.
         ((level,),) = await self._all("PRAGMA synchronous")
@@ -474,6 +484,17 @@ class Ledger:
         self._maybe_due |= self._db.total_changes != changes
         return fresh
 
+    # -- for those who keep tables of their own in the same file ----------------------------------------------
+
+    async def look(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Return what ``work`` reads."""
+        with explained(self.path):
+            return await self._db.run(work)
+
+    async def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do all of ``work`` in one transaction, or nothing of it."""
+        return await self._write(work)
+
     # -- one hop to the thread of the connection ---------------------------------------------------------
 
     async def _write(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **more: P.kwargs) -> T:
@@ -545,11 +566,12 @@ def _commit(db: sqlite3.Connection, batch: Batch, history: History) -> None:
             batch.at if batch.appended else None,
         ),
     )
-
     if batch.closed:
         _close_parts(db, batch.closed)
     if batch.live is not None:
         _begin(db, batch.live)
+    if batch.also is not None:
+        batch.also(db)
 
 
 def _close_parts(db: sqlite3.Connection, parts: Sequence[Part]) -> None:
@@ -623,8 +645,8 @@ def _take_outcomes(
 def _add_outcomes(db: sqlite3.Connection, rows: Sequence[Outcome], rule: JoinRule) -> None:
     db.executemany(
         "INSERT INTO outcome (id, session, total_reward, achievements_count, total_steps, created_at,"
-        " created_us, qualifies, rule) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [msgspec.structs.astuple(row)[:9] for row in rows],
+        " created_us, qualifies, rule, metadata) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [(*msgspec.structs.astuple(row)[:9], row.metadata) for row in rows],
     )
     _wake_open(db, rows)
     if rule is not JoinRule.AS_OF:
@@ -640,9 +662,9 @@ def _add_outcomes(db: sqlite3.Connection, rows: Sequence[Outcome], rule: JoinRul
 
 def _change_outcomes(db: sqlite3.Connection, rows: Sequence[tuple[Outcome, Outcome]], rule: JoinRule) -> None:
     db.executemany(
-        "UPDATE outcome SET total_reward = ?, achievements_count = ?, total_steps = ?, qualifies = ?, rule = ?"
-        " WHERE ref = ?",
-        [(*_facts(row), row.qualifies, row.rule, old.ref) for row, old in rows],
+        "UPDATE outcome SET total_reward = ?, achievements_count = ?, total_steps = ?, qualifies = ?, rule = ?,"
+        " metadata = ? WHERE ref = ?",
+        [(*_facts(row), row.qualifies, row.rule, row.metadata, old.ref) for row, old in rows],
     )
     _wake_open(db, [row for row, _ in rows])
     # Where only the condition changed, not the rollout, what was judged stays judged.
@@ -694,8 +716,10 @@ def _span(row: Sequence[Any]) -> Span:
 
 
 def _outcome(row: Sequence[Any]) -> Outcome:
-    number, session, reward, achievements, steps, created_at, created_us, qualifies, rule, ref = row
-    return Outcome(number, session, reward, achievements, steps, created_at, created_us, bool(qualifies), rule, ref)
+    number, session, reward, achievements, steps, created_at, created_us, qualifies, rule, ref, metadata = row
+    return Outcome(
+        number, session, reward, achievements, steps, created_at, created_us, bool(qualifies), rule, ref, metadata
+    )
 
 
 def _facts(row: Outcome) -> tuple[Any, ...]:
@@ -703,7 +727,7 @@ def _facts(row: Outcome) -> tuple[Any, ...]:
 
 
 def _same(row: Outcome, old: Outcome) -> bool:
-    return _facts(row) == _facts(old) and row.qualifies == old.qualifies and row.rule == old.rule
+    return (_facts(row), row.qualifies, row.rule, row.metadata) == (_facts(old), old.qualifies, old.rule, old.metadata)
 
 
 def _columns(table: str, names: str) -> str:

@@ -89,6 +89,9 @@ CREATE TABLE IF NOT EXISTS part (
 );
 """
 
+_LATER_COLUMNS = {("outcome", "metadata"): "TEXT NOT NULL DEFAULT ''"}
+"""Columns that a ledger gets when it is made or opened; those who do not know them pass them over."""
+
 _ALWAYS_CHECKED = 64 << 20
 """Bytes of a ledger up to which each start looks at all of it; beyond, a start after a crash does."""
 
@@ -133,7 +136,8 @@ def _create(path: Path, files: Files) -> None:
     with closing(sqlite3.connect(new, isolation_level=None)) as db:
         db.execute("PRAGMA synchronous=FULL")  # each of the next lines is on the disk when it returns
         identity = f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA_VERSION};"
-        db.executescript(f"BEGIN; {identity}{_SCHEMA}{_PART}{HISTORY} COMMIT;")
+        later = "".join(_add_column(*column) for column in _LATER_COLUMNS)
+        db.executescript(f"BEGIN; {identity}{_SCHEMA}{_PART}{HISTORY}{later} COMMIT;")
         db.execute("PRAGMA journal_mode=WAL")
     files.rename(new, path)
     sync_folder(files, path.parent)
@@ -168,6 +172,13 @@ def _check(path: Path) -> None:
             raise RefusedError("open the ledger", str(path), f"it is damaged: {cause}", way_out(path))
         db.executescript(_PART)
         db.executescript(HISTORY)
+        for table, column in _LATER_COLUMNS:
+            if not db.execute("SELECT 1 FROM pragma_table_info(?) WHERE name = ?", (table, column)).fetchone():
+                db.executescript(_add_column(table, column))
+
+
+def _add_column(table: str, column: str) -> str:
+    return f"ALTER TABLE {table} ADD COLUMN {column} {_LATER_COLUMNS[table, column]};"
 
 
 class explained:  # noqa: N801 - reads as a phrase at the `with`

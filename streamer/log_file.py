@@ -144,6 +144,30 @@ class LogFile:
             self._files.ftruncate(self._fd, end)
             return size - end
 
+    def lines(self, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, line) of each whole line between two line ends, newline included; nothing is created.
+
+        Raises:
+            UnavailableError: it cannot be read now, or is shorter.
+        """
+        with self.unavailable("read"):
+            fd = self._files.open(self.path, os.O_RDONLY)
+            try:
+                carry = b""
+                position = start
+                while position < stop:
+                    block = self._files.pread(fd, min(_BLOCK, stop - position), position)
+                    if not block:
+                        raise OSError(f"it ends at {position}, before {stop}")
+                    offset = position - len(carry)
+                    position += len(block)
+                    *whole, carry = (carry + block).split(b"\n")
+                    for line in whole:
+                        yield offset, line + b"\n"
+                        offset += len(line) + 1
+            finally:
+                self._files.close(fd)
+
     def rewritten_lines(self, start: int) -> Iterator[tuple[int, bytes]]:
         """Yield (offset, line) from ``start`` on, putting each block's very bytes into the file again.
 

@@ -76,7 +76,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     """One row of ``outcome_rewards``, with what the trace database said of the ``where`` condition.
 
     ``ref`` is the ledger's own number for the row (0 before the ledger has it). ``rule`` names the
-    condition that ``qualifies`` was computed under. ``created_us`` is None if ``created_at`` is no time.
+    condition that ``qualifies`` was computed under. ``created_us`` is None if ``created_at`` is no time. ``metadata``
+    is a JSON object of what the row's ``reward_metadata`` says under the keys that are asked for, empty for none.
     """
 
     id: int
@@ -89,6 +90,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     qualifies: bool
     rule: str
     ref: int = 0
+    metadata: str = ""
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):

@@ -20,8 +20,10 @@ from typing import NamedTuple, ParamSpec, Self, TypeVar
 
 from anyio import to_thread
 
+from streamer.caps.rules import metadata_keys
 from streamer.config import Config
-from streamer.dataset import Dataset
+from streamer.curation import Curation, Gate, forget
+from streamer.dataset import Dataset, own_keys
 from streamer.dead_letters import DeadLetters, dead_letters_path
 from streamer.errors import UnavailableError
 from streamer.events import (
@@ -120,6 +122,7 @@ class Pipeline:
         self.poll_pause = 0.0
         self.poll_error: UnavailableError | None = None
         self.scan_error: UnavailableError | None = None
+        self._curation = Curation(config.near, config.cap)
         self.configure(config)
 
     @classmethod
@@ -180,9 +183,12 @@ class Pipeline:
             await outcomes.close()
 
     def configure(self, config: Config) -> None:
-        """Judge by ``config`` from now on."""
+        """Judge by ``config`` from now on; after other caps, ``take_up`` has to follow."""
         self.config = config
-        self.outcomes.set_where(config.qualify.where, config.records.turn_rules)
+        turns = config.records.turn_rules
+        keys = metadata_keys(config.cap, own_keys(with_turn=turns is not None))
+        self._curation.set_caps(config.cap)
+        self.outcomes.set_where(config.qualify.where, turns, keys)
         self._rules = Rules(self.outcomes.rule, config.join.rule, config.records, config.dedup.by)
         self.rollouts.configure(self.outcomes.rule, config.join.rule)
 
@@ -204,6 +210,7 @@ class Pipeline:
         if self._dead.recover(head.dead_length, head.dead_tail):
             await self.ledger.tell_dead_again()  # first: a crash in between repeats both
             self._dead.clear()
+        await self.take_up()  # first: a part may hold lines that were adopted just now
         await self._tidy()
         await self.describe()
         await self.ledger.relax()
@@ -211,6 +218,10 @@ class Pipeline:
             self._emit(Recovered(found.adopted, found.foreign, found.cut))
         if found.missing:
             self._emit(PartsMissing(found.missing))
+
+    async def take_up(self) -> None:
+        """Take up what the dataset holds and near-duplicates and caps do not know of yet."""
+        await self._curation.catch_up(self.ledger, self.dataset, self._at)
 
     async def describe(self) -> None:
         """Tell the ledger what is read and asked now."""
@@ -240,10 +251,11 @@ class Pipeline:
         rewards = await self._turn_rewards(outcomes)
         judged = await _quickly(len(work.items), judge, work.items, outcomes, self._rules, rewards)
         known = await self.ledger.known({one.offer.key for one in judged if one.offer is not None})
-        settled = await _quickly(len(work.items), settle, judged, known, self.dataset.length)
+        gate = await self._curation.gate(self.ledger, judged, known)
+        settled = await _quickly(len(work.items), settle, judged, known, self.dataset.length, gate)
         sync_seconds = await to_thread.run_sync(self._write, settled)
         began = self._clock.monotonic()
-        await self._commit(work, settled)
+        await self._commit(work, settled, gate)
         commit_seconds = self._clock.monotonic() - began
         self._at("committed")
         if self.dataset.closed:
@@ -283,7 +295,7 @@ class Pipeline:
         self._at("synced")
         return seconds
 
-    async def _commit(self, work: Work, settled: Settled) -> None:
+    async def _commit(self, work: Work, settled: Settled, gate: Gate | None) -> None:
         await self.ledger.commit(
             Batch(
                 cursors=work.cursors,
@@ -300,6 +312,7 @@ class Pipeline:
                 at=self._clock.now(),
                 closed=self.dataset.closed,
                 live=self.dataset.live if self.config.roll.is_on and settled.appended else None,
+                also=None if gate is None else partial(gate.write, length=self.dataset.length),
             )
         )
 
@@ -320,7 +333,7 @@ class Pipeline:
         await self._tidy()
 
     async def _tidy(self) -> None:
-        for part in await self.dataset.tidy(self.ledger, self.config.retain, self._at):
+        for part in await self.dataset.tidy(self.ledger, self.config.retain, self._at, forget):
             self._emit(PartRemoved(part_path(self.dataset.path, part.number).name, part.lines))
 
     def _latencies(self, settled: Settled, outcomes: Mapping[str, Sequence[Outcome]]) -> tuple[float, ...]:

@@ -1,8 +1,8 @@
 """Work off a folder, and die by SIGKILL at the n-th pass of a point of the path.
 
 Usage: ``python -m tests.crash_child FOLDER BATCH BY POINT N [CONVERSATIONS [TABLES]]``. ``POINT`` is a name that the
-pipeline calls out, or ``half of a write`` or ``half of a rewrite``. ``TABLES`` is JSON that is put over tables of the
-configuration, such as ``{"roll": {"records": 3}}``. Exit code 0: the point was not passed that often.
+pipeline calls out, or ``half of a write`` or ``half of a rewrite``. ``TABLES`` is JSON that takes the place of tables
+of the configuration, such as ``{"roll": {"records": 3}}``. Exit code 0: the point was not passed that often.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from streamer.config import From
+from streamer.config import Config, From
 from streamer.dedup import DedupBy
 from streamer.files import Files
 from tests.producer import settings, work_off
@@ -69,7 +69,8 @@ def main(
     """Work off what is there, as far as one gets."""
     fuse = Fuse(point, int(times))
     config = settings(Path(folder), batch=int(batch), by=DedupBy(by), conversations=From(conversations))
-    more = {name: msgspec.convert(values, type(getattr(config, name))) for name, values in json.loads(tables).items()}
+    types = {field.name: field.type for field in msgspec.structs.fields(Config)}
+    more = {name: msgspec.convert(values, types[name]) for name, values in json.loads(tables).items()}
     config = msgspec.structs.replace(config, **more)
     work_off(config, files=DeadlyFiles(fuse), at=fuse)
 

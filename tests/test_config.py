@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamer.caps.rules import Cap
 from streamer.config import (
     Batch,
     Config,
@@ -33,6 +34,7 @@ from streamer.config import (
 from streamer.dedup import DedupBy
 from streamer.errors import ConfigError
 from streamer.join import JoinRule
+from streamer.near.rules import Near
 from streamer.qualify import Images, RecordRules
 from streamer.text import printable
 from streamer.turns import TurnRules, Turns
@@ -312,6 +314,38 @@ class TestValues:
         with pytest.raises(ConfigError, match=place):
             loaded(file, f"[records]\n{text}")
 
+    def test_near_duplicates_are_told_by_texts_or_images(self, file: Path) -> None:
+        """Either of the two turns it on."""
+        assert not loaded(file, "[near]\nngram = 3").near.is_on
+        assert loaded(file, "[near]\nthreshold = 1").near == Near(threshold=1.0)
+        assert loaded(file, "[near]\nimages = 0").near.is_on
+
+    def test_there_may_be_any_number_of_caps(self, file: Path) -> None:
+        """In the order of the file."""
+        text = '[[cap]]\nby = "metadata.env_seed"\nmost = 20\n[[cap]]\nmost = 1\nby = "prompt"'
+        assert loaded(file, text).cap == (Cap("metadata.env_seed", 20), Cap("prompt", 1))
+
+    @pytest.mark.parametrize(
+        ("text", "named"),
+        [
+            ("cap = 5", r"cap: 5 is not a list of tables.*\n?.*\[\[cap\]\]"),
+            ("cap = [5]", "cap: a list is not a list of tables"),
+            ('[cap]\nby = "prompt"\nmost = 1', "cap: a table is not a list of tables"),
+            ('[[cap]]\nby = "prompt"', r"cap 1\.most: it is not configured"),
+            ("[[cap]]\nmost = 1", r"cap 1\.by: it is not configured"),
+            ('[[cap]]\nby = "prompt"\nmost = 1\n[[cap]]\nby = "prompt"\nmost = 2', r"cap 2\.by: .*has a cap already"),
+            ('[[cap]]\nby = "prompt"\nmost = 0', r"cap 1\.most: 0 is not a whole number from 1"),
+            ('[[cap]]\nby = "seed"\nmost = 1', r"cap 1\.by: .*metadata\.env_seed"),
+            ('[[cap]]\nby = "metadata."\nmost = 1', r"cap 1\.by: "),
+            ('[[cap]]\nby = "metadata.\\u001b[2J"\nmost = 1', r"cap 1\.by: .*\\x1b"),
+            ('[[cap]]\nby = "prompt"\nmost = 1\nmots = 2', r"cap 1\.mots: there is no such key.*\n?.*mean most"),
+        ],
+    )
+    def test_a_wrong_cap_is_named_by_its_number_and_key(self, file: Path, text: str, named: str) -> None:
+        """With what would be right."""
+        with pytest.raises(ConfigError, match=named):
+            loaded(file, text)
+
     def test_a_condition_may_span_lines(self, file: Path) -> None:
         """SQL in a TOML multi-line string is taken without the white space around it."""
         config = loaded(file, '[qualify]\nwhere = """\n  total_reward > 1\n  and total_steps < 9\n"""')
@@ -360,6 +394,14 @@ class TestValues:
             "records.min_turn = -1",
             "records.max_turn = 1.0",
             'dedup.by = "hash"',
+            "near.threshold = 0.4",
+            "near.threshold = 1.01",
+            "near.threshold = nan",
+            "near.threshold = true",
+            "near.ngram = 0",
+            'near.scope = "all"',
+            "near.images = 33",
+            "near.keep = 0",
             "dataset.path = {}",
             'dataset.path = "/"',
             'dataset.path = "folder/"',
@@ -549,6 +591,8 @@ class TestChanges:
         qualify.where = "1"
         records.models = ["a"]
         dedup.by = "prompt"
+        near.threshold = 0.9
+        cap = [{by = "prompt", most = 3}]
         dataset.path = "/data/o.jsonl"
         batch.records = 1
         log = {level = "error", format = "json"}
@@ -563,6 +607,7 @@ class TestChanges:
         live, fixed = changes(load(None, {}, FLAGS), loaded(file, self.NEW))
         assert sorted(live) == [
             "batch.records",
+            "cap",
             "join.never_scored_after",
             "join.rule",
             "log.level",
@@ -574,6 +619,7 @@ class TestChanges:
             "dataset.path",
             "dedup.by",
             "log.format",
+            "near.threshold",
             "source.poll_interval",
         ]
 
@@ -585,7 +631,11 @@ class TestChanges:
         assert changes(merged, new) == ([], changes(old, new)[1])
 
 
-KEYS = [f"{table.name}.{key}" for table in msgspec.structs.fields(Config) for key in table.type.__struct_fields__]
+KEYS = [
+    f"{table.name}.{key}"
+    for table in msgspec.structs.fields(Config)
+    for key in getattr(table.type, "__struct_fields__", ())
+]
 SCALARS = st.one_of(
     st.booleans(),
     st.integers(),

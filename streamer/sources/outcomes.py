@@ -22,6 +22,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from blake3 import blake3
 
 from streamer.errors import ConfigError, StreamerError, UnavailableError
@@ -47,9 +48,13 @@ _NOT_CODE = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?(?
 """What may hold any character: texts, quoted names, comments."""
 
 
-def rule_name(where: str) -> str:
-    """Return the name under which the ledger remembers a condition."""
-    return blake3(where.strip().encode()).hexdigest(8)
+_LONGEST_METADATA = 1 << 16
+"""Characters of ``reward_metadata`` up to which it is read: the task app writes some hundred."""
+
+
+def rule_name(where: str, keys: Sequence[str] = ()) -> str:
+    """Return the name under which the ledger remembers a condition, and which keys of the metadata it has seen."""
+    return blake3("\0".join([where.strip(), *keys]).encode()).hexdigest(8)
 
 
 _PRODUCER_SCHEMA = """
@@ -118,11 +123,18 @@ class OutcomePoller:
         """Whether the last poll goes on in the background, as a server has not answered yet."""
         return self._going_on is not None
 
-    def set_where(self, where: str, turns: TurnRules | None = None) -> None:
-        """Ask another condition of the rows, and for other event rewards; every row is read again under it."""
+    def set_where(self, where: str, turns: TurnRules | None = None, keys: Sequence[str] = ()) -> None:
+        """Ask another condition of the rows, and for other event rewards; every row is read again under it.
+
+        Args:
+            where: the condition.
+            turns: which event rewards are read.
+            keys: what is wanted of the rows' ``reward_metadata``.
+        """
         self._break_off()
         self.where = where
-        self.rule = rule_name(where)
+        self.rule = rule_name(where, keys)
+        self._keys = keys
         self._events = self._event_rewards(turns)
         self._most_rows = self._page_rows = _PAGE_WITH_REWARDS if self._events else PAGE
         self.rewards: Sequence[SessionRewards] = ()
@@ -300,7 +312,7 @@ class OutcomePoller:
 
     def _outcome(self, row: Sequence[Any]) -> Outcome:
         number, *values, qualifies = row
-        session, reward, achievements, steps, created_at = map(self._db.value, values)
+        session, reward, achievements, steps, created_at, metadata = map(self._db.value, values)
         return Outcome(
             id=number,
             session="" if session is None else str(session),
@@ -311,6 +323,7 @@ class OutcomePoller:
             created_us=time_us(created_at),
             qualifies=bool(qualifies),
             rule=self.rule,
+            metadata=_picked(metadata, self._keys),
         )
 
     async def _statement(self, where: str) -> str:
@@ -329,6 +342,7 @@ class OutcomePoller:
         number = "outcome_rewards.rowid"  # which id is another name of, where the producer made the table
         names = ["session_id", "total_reward", *(name if name in columns else None for name in _OPTIONAL)]
         read = [self._db.column(f"outcome_rewards.{name}") if name else "NULL" for name in names]
+        read.append(self._db.column(_METADATA) if self._keys and "reward_metadata" in columns else "NULL")
         sessions = "LEFT JOIN session_traces USING (session_id)" if await self._columns("session_traces") else ""
         source = f"FROM outcome_rewards {sessions} WHERE {number} > ?"
         # Where rows are chosen an aggregate is an error; where columns are listed it would fold all rows into one.
@@ -346,6 +360,28 @@ class OutcomePoller:
 
     async def _columns(self, table: str) -> set[str]:
         return {row[0] for row in await self._db.fetch("SELECT name FROM pragma_table_info(?)", (table,))}
+
+
+_METADATA = (
+    f"CASE WHEN length(outcome_rewards.reward_metadata) <= {_LONGEST_METADATA} THEN outcome_rewards.reward_metadata END"
+)
+
+
+def _picked(metadata: object, keys: Sequence[str]) -> str:
+    """Return some keys of a JSON object as one, with what is a plain value or a list of them; empty for none."""
+    if not keys or not isinstance(metadata, str | bytes):
+        return ""
+    try:
+        found = msgspec.json.decode(metadata, type=dict[str, Any])
+        picked = {key: found[key] for key in keys if _is_plain(found.get(key))}
+        return msgspec.json.encode(picked).decode() if picked else ""
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return ""
+
+
+def _is_plain(value: object) -> bool:
+    several = value if isinstance(value, list) else [value]
+    return value is not None and all(isinstance(one, str | int | float) for one in several)
 
 
 def _identity(row: Outcome) -> tuple[int, str, str]:

@@ -12,19 +12,23 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections import Counter
 from contextlib import AsyncExitStack
 from functools import cache
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
 
+from streamer.caps.rules import Cap
 from streamer.dedup import DedupBy
 from streamer.errors import UnavailableError
 from streamer.follower import Follower
 from streamer.join import JoinRule
+from streamer.near.rules import Near, Scope
+from streamer.near.signature import Signature, Signer
 from streamer.parts import RollRules, closed_numbers, part_path
 from streamer.pipeline import Pipeline
 from streamer.qualify import RecordRules
@@ -33,11 +37,13 @@ from streamer.turns import Turns
 from tests.faults.machine import DiedError, Machine
 from tests.faults.vfs import sqlite_asks
 from tests.faults.world import World
-from tests.producer import FakeClock, accounts, bare, conversation, settings
+from tests.producer import FakeClock, accounts, bare, conversation, jsonl, messages, settings
 from tests.traces import make_conversations
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from streamer.config import Config
 
 LONG = 60.0
 """Seconds after which sweeps go on and nothing counts as recent."""
@@ -58,7 +64,8 @@ class Simulation:
         turns = Random(f"turns of {seed}").choice((Turns.ALL, *Turns))  # its own draw: other lives stay what they were
         self._world = World(folder, template, rng, join, by, turns, wild=rng.random() < 0.6)
         batch = rng.choice((1, 2, 5, 2000))
-        self._config = settings(
+        rolls = Random(seed).choice((None, None, None, 1, 2, 5))
+        config = settings(
             folder,
             join=join,
             by=by,
@@ -67,8 +74,9 @@ class Simulation:
             never_scored_after=5 * LONG,
             records=RecordRules(turns=turns),
         )
-        rolls = Random(seed).choice((None, None, None, 1, 2, 5))
-        self._config = msgspec.structs.replace(self._config, roll=RollRules(records=rolls))
+        config = msgspec.structs.replace(config, roll=RollRules(records=rolls))
+        self._config, curation = _curated(config, Random(f"curation {seed}"))
+        self._signer = Signer(self._config.near) if self._config.near.is_on else None
         self._path = self._config.dataset.path
         self._path.parent.mkdir()
         self._machine = Machine(self._path.parent, rng)
@@ -81,7 +89,7 @@ class Simulation:
         self._open = AsyncExitStack()
         self._pipeline: Pipeline | None = None
         kind = "wild" if self._world.wild else "tame"
-        say(f"join {join}, dedup {by}, turns {turns}, batches of {batch}, parts of {rolls}, {kind}")
+        say(f"join {join}, dedup {by}, turns {turns}, batches of {batch}, parts of {rolls}, {kind}{curation}")
 
     async def run(self) -> None:
         """Live, and see that every promise is kept."""
@@ -256,14 +264,51 @@ class Simulation:
         found = [self._world.identity_of(value) for value in written]
         self._say(f"  {len(found)} records, {len(self._world.must)} expected, {len(self._world.may)} possible")
         assert len(found) == len(set(found)), "a record is there twice"
-        assert not self._world.must - set(found), "a record was lost"
+        self._left_out_with_reason(self._world.must - set(found), written)
         assert not set(found) - self._world.may, "a record is there that never was good"
         assert self._told == [line + b"\n" for line in self._there().split(b"\n")[:-1]]
         assert self._world.wild or (self._world.must == self._world.may and not seen.adopted)
+        self._curation_is_right(written)
         self._shards_are_known()
         for value in written:
             text = value["messages"][1]["content"]
             assert bare(conversation(value)) == _expected(text)
+
+    def _left_out_with_reason(self, missing: set[Any], written: list[dict[str, Any]]) -> None:
+        """See that each record that is not there resembles one that is, or is of runs whose cap is full."""
+        counts = Counter(value["metadata"]["run_id"] for value in written)
+        lines = self._there().splitlines(keepends=True)
+        for identity in missing:
+            text = identity if isinstance(identity, str) else identity.text
+            runs = self._world.sessions_of(identity)
+            full = any(all(counts[run] == cap.most for run in runs) for cap in self._config.cap)
+            assert full or self._resembles(text, lines), "a record was lost"
+
+    def _resembles(self, text: str, lines: list[bytes]) -> bool:
+        signer = self._signer
+        one = None if signer is None else signer.sign(jsonl(messages("any", 0, text)))
+        if signer is None or one is None:
+            return False
+        return any((other := signer.sign(line)) and signer.similarity(one, other) for line in lines)
+
+    def _curation_is_right(self, written: list[dict[str, Any]]) -> None:
+        """See that caps hold, that no two records resemble each other, and that what is remembered says the same."""
+        for cap in self._config.cap:
+            counts = Counter(value["metadata"]["run_id"] for value in written)
+            assert all(count <= cap.most for count in counts.values()), "a cap was passed"
+            with open_ledger(self._config.dataset.ledger) as db:
+                assert db is not None
+                known = db.execute("SELECT records FROM cap_count WHERE records").fetchall()
+            assert sorted(counts.values()) == sorted(count for (count,) in known)
+        if self._signer is not None:
+            lines = self._there().splitlines(keepends=True)
+            made = [signature for line in lines if (signature := self._signer.sign(line)) is not None]
+            with open_ledger(self._config.dataset.ledger) as db:
+                assert db is not None
+                rows = db.execute("SELECT slots, images FROM near_record ORDER BY number").fetchall()
+            assert [Signature(*row) for row in rows] == made
+            for number, one in enumerate(made):
+                assert not any(self._signer.similarity(one, other) for other in made[:number]), "two are nearly equal"
 
     def _shards_are_known(self) -> None:
         """Each shard is read up to its last newline, and each of its lines is counted once (rule 1)."""
@@ -279,10 +324,16 @@ class Simulation:
             assert known.get(name, (0, 0)) == expected, name
 
 
+def _curated(config: Config, rng: Random) -> tuple[Config, str]:
+    """Turn near-duplicates and a cap on in some lives; return the configuration, and what to say of it."""
+    near = rng.choice((Near(), Near(), Near(threshold=0.6, ngram=1, scope=Scope.USER)))
+    caps = rng.choice(((), (), (Cap("run_id", rng.randint(1, 5)),)))
+    said = ", near-duplicates" * near.is_on + "".join(f", {cap.most} records a run" for cap in caps)
+    return msgspec.structs.replace(config, near=near, cap=caps), said
+
+
 @cache
 def _expected(text: str) -> object:
-    from tests.producer import messages  # noqa: PLC0415
-
     return bare(conversation(messages("any", 0, text)))
 
 

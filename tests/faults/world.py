@@ -119,6 +119,7 @@ class World:
         self.rows: dict[int, Row] = {}
         self.rewards: dict[int, Reward] = {}
         self.must: set[Any] = set()
+        self._must: set[Record] = set()
         self.may: set[Any] = set()
         self.wild = wild
         self._rng = rng
@@ -150,6 +151,10 @@ class World:
         times: dict[str | None, int | None] = {iso(second): second for second in range(20)} | {None: None}
         return Record(value["metadata"]["run_id"], times[value["metadata"]["timestamp"]], text)
 
+    def sessions_of(self, identity: Any) -> set[str]:
+        """Return the sessions in which a record that has to be in the dataset stands."""
+        return {record.session for record in self._must if self.identity(record) == identity}
+
     def counted(self, name: str) -> int:
         """Return how many lines of a shard are to be accounted for."""
         return sum(not blank(line) for line in finished(self.shards[name].data))
@@ -166,11 +171,8 @@ class World:
                 if session in self._torn_sessions or (row is not None and row.reward > 0):
                     self._ever_good.add((session, seconds))
         self._ever_rewarded |= {(row.session, row.turn) for row in self.rewards.values() if row.value}
-        self.must = {
-            self.identity(record)
-            for record in present
-            if record.session not in self._torn_sessions and self._good(record)
-        }
+        self._must = {record for record in present if record.session not in self._torn_sessions and self._good(record)}
+        self.must = {self.identity(record) for record in self._must}
         self.may = {
             self.identity(record)
             for record in self._ever_there

@@ -100,6 +100,22 @@ def many_rows(number: int) -> str:
     )
 
 
+def test_keys_of_the_metadata_that_are_asked_for_are_carried(sqld: Sqld) -> None:
+    """And no others; what is no JSON has none."""
+    for run in ("run-a", "run-b", "run-c"):
+        sqld.add_outcome(run, 3)
+    sqld.execute(
+        ("UPDATE outcome_rewards SET reward_metadata = ? WHERE id = 1", ['{"env_seed": 7, "list": ["✓"], "more": 1}']),
+        ("UPDATE outcome_rewards SET reward_metadata = ? WHERE id = 2", ["{"]),
+    )
+
+    async def test(at: Polling) -> None:
+        at.poller.set_where("total_reward > 0", keys=["env_seed", "list", "none"])
+        assert [row.metadata for row in await at.caught_up()] == ['{"env_seed":7,"list":["✓"]}', "", ""]
+
+    polling(sqld.url, test)
+
+
 def test_a_row_is_read_with_the_verdict_of_the_server(sqld: Sqld) -> None:
     """Each column, and whether the condition holds, with the session joined to it."""
     sqld.add_outcome("run-a", 3, 1.5)

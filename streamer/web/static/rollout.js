@@ -7,7 +7,7 @@ import * as format from "./format.js";
 import { recordCard } from "./newest.js";
 import { toOverview, toRecord } from "./routes.js";
 import * as text from "./text.js";
-import { STATES, becauseOf, stateName } from "./words.js";
+import { STATES, becauseOf, otherRecord, stateName } from "./words.js";
 
 /** Show what is known of a rollout (a session id, a shard, or SHARD:LINE) in `main`. */
 export function rollout(main, [session]) {
@@ -175,7 +175,8 @@ function turnRow(turn, rewards) {
     if (isLoaded) return;
     isLoaded = true;
     fill(body, h("p", { class: "because" }, text.nodes(becauseOf(turn).slice(0, 2_000))), h("p", { class: "note" }, `${text.plain(turn.shard, 300)}, line ${format.whole(turn.line)}`));
-    if (turn.state === "duplicate" && turn.offset !== null) body.append(h("p", {}, h("a", { href: toRecord(turn.offset) }, `The record that it equals, at byte ${format.whole(turn.offset)}`)));
+    const other = otherRecord(turn);
+    if (other && turn.offset !== null) body.append(h("p", {}, h("a", { href: toRecord(turn.offset) }, `${other}, at byte ${format.whole(turn.offset)}`)));
     if (!turn.src) return;
     const note = h("p", { class: "note" }, "Loading…");
     body.append(note);

@@ -15,10 +15,14 @@ const REASONS = {
   models: "by model",
   images: "by images",
   turn: "by turn",
+  near: "nearly equal to another one",
   no_outcome: "no outcome row",
   after_last_outcome: "later than every outcome",
   unreadable: "shard cannot be read now",
 };
+
+/** Reasons of lines beyond a cap begin so; what it counts by follows. */
+const CAP = "cap ";
 
 /** Return a state's name. */
 export const stateName = (state) => STATES[state]?.name ?? state;
@@ -27,7 +31,14 @@ export const stateName = (state) => STATES[state]?.name ?? state;
 export const stateNames = (state) => STATES[state]?.many ?? stateName(state);
 
 /** Return words for a reason; those of dead letters name themselves. */
-export const reasonName = (reason) => REASONS[reason] ?? reason.replaceAll("_", " ");
+export const reasonName = (reason) =>
+  REASONS[reason] ?? (reason.startsWith(CAP) ? `by the cap on ${reason.slice(CAP.length)}` : reason.replaceAll("_", " "));
+
+/** Return what the record is to a line that was left out because of it. */
+export function otherRecord({ state, reason }) {
+  if (state === "duplicate") return `The record that it ${reason === "near" ? "nearly " : ""}equals`;
+  return state === "below_bar" && reason.startsWith(CAP) ? "The last record that the cap counted" : "";
+}
 
 /** Return the reason of lines as a sentence; that of a dead letter is a mere name. */
 export function becauseOf({ state, because }) {

@@ -1,0 +1,1 @@
+"""No more than so many records of one rollout, seed, prompt or achievement."""
