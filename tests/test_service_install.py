@@ -9,13 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.config import Config, Dataset, Source
+from streamer.config import Config, Dataset, Source, Web
 from streamer.errors import ConfigError, RefusedError, UnavailableError
 from streamer.files import Files
+from streamer.listen import Address
 from streamer.service import plan
 from streamer.service.access import system_access, user_access
 from streamer.service.install import Change, carry_out, own_paths, steps_to_install, steps_to_uninstall, verify
@@ -215,6 +217,19 @@ class TestAccess:
         assert "PrivateNetwork=no" in system_access(server, STATE)
         assert "PrivateNetwork=no" in user_access(server)
         assert "PrivateNetwork" not in system_access(config(), STATE)
+
+    def test_the_page_opens_the_network_as_far_as_it_is_served(self) -> None:
+        """To this machine alone where it listens there; a server needs all of it."""
+        here = msgspec.structs.replace(config(), web=Web(Address("127.0.0.1", 8765)))
+        found = system_access(here, STATE)
+        assert "# The page is served at 127.0.0.1:8765.\nPrivateNetwork=no\n" in found
+        assert found.endswith("IPAddressAllow=localhost\n")
+        assert user_access(here).startswith("[Service]\n")
+        for config_of_all in (
+            msgspec.structs.replace(config(), web=Web(Address("0.0.0.0", 8765))),
+            msgspec.structs.replace(config(database="libsql://traces.example.org"), web=here.web),
+        ):
+            assert system_access(config_of_all, STATE).endswith("AF_INET6\nIPAddressDeny=\n")
         assert user_access(config()) == ""
 
     @pytest.mark.parametrize(

@@ -23,11 +23,9 @@ _HOMES = """\
 ProtectHome=no
 TemporaryFileSystem=/home:ro /root:ro /run/user:ro
 """
-_NETWORK = """
-# The trace database is on a server.
+_NETWORK = """\
 PrivateNetwork=no
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
-IPAddressDeny=
 """
 _UNFIT = re.compile(r'[\x00-\x1f\x7f"\\:]')
 
@@ -65,13 +63,28 @@ def _system_access(config: Config, state: Path) -> Iterator[str]:
         yield f"BindPaths={_listed(hidden)}\n"
     if others := _outermost(path for path in written if not _is_hidden(path)):
         yield f"ReadWritePaths={_listed(others)}\n"
-    if isinstance(database, Server):
-        yield _NETWORK
+    yield from _network(config)
 
 
 def user_access(config: Config) -> str:
     """Return the drop-in of a user's service: empty unless it needs the network."""
-    return f"[Service]{_NETWORK}" if isinstance(locate(config.source.database), Server) else ""
+    network = "".join(_network(config))
+    return f"[Service]{network}" if network else ""
+
+
+def _network(config: Config) -> Iterator[str]:
+    """Yield what opens the network as far as it is needed: for a server, or for those who look at the page."""
+    server, listen = isinstance(locate(config.source.database), Server), config.web.listen
+    if not server and listen is None:
+        return
+    yield "\n"
+    if server:
+        yield "# The trace database is on a server.\n"
+    if listen is not None:
+        yield f"# The page is served at {listen}.\n"
+    yield _NETWORK
+    only_here = not server and listen is not None and listen.is_loopback
+    yield "IPAddressAllow=localhost\n" if only_here else "IPAddressDeny=\n"
 
 
 def _shown_by(folder: Path) -> Path:
