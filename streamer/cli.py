@@ -20,6 +20,7 @@ COMMANDS = (
     "explain",
     "verify",
     "report",
+    "replay",
     "doctor",
     "filter",
     "export",

@@ -64,7 +64,8 @@ def run(
     """
     read = partial(load, config, os.environ, Flags(shards=shards, database=database, dataset=dataset, where=where))
     if once:
-        _once(read(), read)
+        for line in run_once(read):
+            typer.echo(line)
     else:
         run_daemon(read, until_idle=duration(until_idle, "--until-idle") if until_idle else None)
 
@@ -152,14 +153,22 @@ def _tune() -> None:
     sys.setswitchinterval(_SWITCH_SECONDS)
 
 
-def _once(config: Config, read: Callable[[], Config]) -> None:
+def run_once(read: Callable[[], Config]) -> list[str]:
+    """Work off what is there, once, and return the accounts as lines of text.
+
+    Args:
+        read: returns the configuration.
+
+    Raises:
+        StreamerError: something that is needed is not there, or a person has to decide something first.
+    """
+    config = read()
     _tune()
     _require_inputs(config)
     observer = _Log(config)
     with progress.shown(sys.stderr.isatty(), observer) as emit:
         accounts = anyio.run(_daemon(config, read, observer, emit, Health(time.monotonic)).once)
-    for line in summary(accounts, config.dataset.path):
-        typer.echo(line)
+    return summary(accounts, config.dataset.path)
 
 
 def _require_inputs(config: Config) -> None:
