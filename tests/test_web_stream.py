@@ -118,7 +118,7 @@ def test_history_outlives_the_daemon(site: Site) -> None:
         after = got(client, "/api/history")
         assert after["at"][0] == before["at"][0]
         assert after["records"] == sorted(after["records"])
-        assert {0, 1, 3} <= set(after["records"])
+        assert {0, 3} <= set(after["records"])  # of what held for less than two seconds, the last is kept
     assert len(site.records()) == 3
 
 
