@@ -325,7 +325,7 @@ def test_a_condition_without_an_end_holds_up_neither_producer_nor_shards(
         async with running(endless) as told:
             await soon(lambda: any(isinstance(event, Trouble) for event in told))
             (config.source.shards / "sft_run.jsonl").write_bytes(jsonl(messages("run", 0, "a")))
-            await soon(lambda: accounts(config).counts["waiting"] == 1)
+            await soon(lambda: snapshot(config.dataset.path, config.dataset.ledger).counts["waiting"] == 1)
             with closing(sqlite3.connect(tmp_path / "traces.db", timeout=2.0)) as db, db:
                 db.execute("UPDATE outcome_rewards SET total_steps = 9")
 
