@@ -104,7 +104,7 @@ def test_history_outlives_the_daemon(site: Site) -> None:
     """A clean stop, a kill, and what the first daemon saw is still told by the third."""
     with site.running() as (daemon, client):
         site.shard("a.jsonl", dialogue("good", 0, "a"))
-        until(lambda: site.holds(1))
+        until(lambda: got(client, "/api/history")["records"][-1:] == [1])  # committed: a line is visible before that
         before = got(client, "/api/history")
         daemon.send_signal(signal.SIGTERM)
         assert ended(daemon) == 0
