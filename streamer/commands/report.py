@@ -73,7 +73,7 @@ def _files(dataset: Path | None, config: Path | None, dataset_flag: str | None) 
 
 def _refuse_own_files(html: Path, files: Dataset) -> None:
     there = Path(os.path.realpath(html))
-    if OwnFiles(files.path, files.ledger)(there.name, there):
+    if OwnFiles(files.path, files.ledger)(there.name, str(there)):
         raise RefusedError("write the report", printable(str(html)), "it is a file of the dataset", "name another one")
 
 

@@ -28,7 +28,7 @@ class OwnFiles:
         self._manifest = manifest_path(dataset)
         self._folder = os.path.realpath(dataset.parent)
 
-    def __call__(self, name: str, path: Path) -> bool:
+    def __call__(self, name: str, path: str) -> bool:
         """Say whether the file of this name at ``path`` is one of them. Most names say that it is not."""
         if name in self._names:
             return os.path.realpath(path) in self._paths

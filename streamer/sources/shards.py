@@ -32,9 +32,10 @@ class ShardFolder:
     """All shards below ``root`` whose name fits ``pattern``, but for those of which ``ours`` (name, path) is true."""
 
     def __init__(
-        self, root: Path, pattern: str, ours: Callable[[str, Path], bool], *, follow_symlinks: bool = False
+        self, root: Path, pattern: str, ours: Callable[[str, str], bool], *, follow_symlinks: bool = False
     ) -> None:
         self.root = root
+        self._base = os.path.join(root, "")
         self.follow_symlinks = follow_symlinks
         self._fits = re.compile(fnmatch.translate(pattern)).match
         self._ours = ours
@@ -50,13 +51,14 @@ class ShardFolder:
 
     def find(self, path: str) -> Found | None:
         """Return the shard at ``path`` below the folder, if there is one."""
-        if not self._is_shard(os.path.basename(path)) or (not self.follow_symlinks and self._leads_through_link(path)):
+        name = os.path.basename(path)
+        if not self._fits(name) or (not self.follow_symlinks and self._leads_through_link(path)):
             return None
         try:
             state = os.stat(self.root / path, follow_symlinks=self.follow_symlinks)
         except (OSError, ValueError):
             return None
-        return self._found(path, state)
+        return self._found(path, name, state)
 
     def _leads_through_link(self, path: str) -> bool:
         folder = os.path.dirname(path)
@@ -82,19 +84,14 @@ class ShardFolder:
                     if folder not in above:
                         yield from self._scan_folder(f"{path}/", os.scandir(self.root / path), above | {folder})
                 elif self._fits(entry.name):
-                    found = self._found(path, entry.stat(follow_symlinks=self.follow_symlinks))
+                    found = self._found(path, entry.name, entry.stat(follow_symlinks=self.follow_symlinks))
                     if found is not None:
                         yield found
             except OSError:  # gone since it was listed, or not ours to read: the next scan sees
                 continue
 
-    def _is_shard(self, name: str) -> bool:
-        return self._fits(name) is not None
-
-    def _found(self, path: str, state: os.stat_result) -> Found | None:
-        if not stat.S_ISREG(state.st_mode):
-            return None
-        if self._ours(os.path.basename(path), self.root / path):
+    def _found(self, path: str, name: str, state: os.stat_result) -> Found | None:
+        if not stat.S_ISREG(state.st_mode) or self._ours(name, self._base + path):
             return None
         return Found(path, stat_of(state))
 
