@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from streamer.errors import UnavailableError
 from streamer.files import Clock
 from streamer.ledger import Accounts
 from streamer.model import State
-from streamer.observers.systemd import Notifier
 from streamer.pipeline import Pipeline
 from streamer.text import counted
 
@@ -19,15 +21,32 @@ _SHARE = 300
 _NEVER = float("inf")
 
 
+class Stand(NamedTuple):
+    """How a dataset stands.
+
+    ``accounts`` are None while it waits for something without which nothing can be done; ``behind`` are the seconds
+    from the moment at which news were noticed until they were in the dataset, None before any; ``error`` is what does
+    not work now.
+    """
+
+    accounts: Accounts | None
+    behind: float | None
+    error: UnavailableError | None
+
+
 class Standing:
-    """Keeps the manager's status text true, and knows for how long the daemon has been idle.
+    """Tells how a dataset stands, and knows for how long it has been idle.
 
     Idle means: nothing came (no new byte of a shard, no new or changed outcome row: the ledger stayed as it is) and
     nothing is left to be done. Lines that wait for an outcome do not count: it may never come.
+
+    Args:
+        say: is told how it stands.
+        clock: pauses.
     """
 
-    def __init__(self, notifier: Notifier, clock: Clock) -> None:
-        self._notifier = notifier
+    def __init__(self, say: Callable[[Stand], None], clock: Clock) -> None:
+        self._say = say
         self._clock = clock
         self._seen: tuple[Pipeline, int] | None = None
         self._error = str(None)
@@ -39,12 +58,11 @@ class Standing:
 
     def waits(self, error: UnavailableError) -> None:
         """Tell what has to be waited for before work can go on at all."""
-        self._notifier.status(f"waiting: cannot {error.op}: {error.cause}")
+        self._say(Stand(None, None, error))
         self._changed()
 
     def reloaded(self) -> None:
-        """Tell that the configuration was read again."""
-        self._notifier.ready("configuration read again")
+        """Take note that the configuration was read again."""
         self._changed()
 
     def _changed(self) -> None:
@@ -75,12 +93,12 @@ class Standing:
         self._seen, self._error = seen, str(pipeline.error)
 
     async def tell(self, pipeline: Pipeline) -> None:
-        """Tell the manager how things stand, unless it knows, or was told a moment ago."""
+        """Tell how things stand, unless that is known, or was told a moment ago."""
         start = self._clock.monotonic()
         if not self._untold or start < self._next_text:
             return
         self._untold = False
-        self._notifier.status(status(await pipeline.ledger.accounts(), self._behind, pipeline.error))
+        self._say(Stand(await pipeline.ledger.accounts(), self._behind, pipeline.error))
         end = self._clock.monotonic()
         self._next_text = end + max(_PAUSE, _SHARE * (end - start))
 
@@ -91,8 +109,15 @@ class Standing:
 
     @property
     def idle_since(self) -> float:
-        """The time in monotonic seconds at which the daemon last had something to do."""
+        """The time in monotonic seconds at which there was last something to do."""
         return self._last_news
+
+
+def text(stand: Stand) -> str:
+    """Return how a dataset stands in words."""
+    if stand.accounts is not None:
+        return status(stand.accounts, stand.behind, stand.error)
+    return f"waiting: cannot {stand.error.op}: {stand.error.cause}" if stand.error else "waiting"
 
 
 def status(accounts: Accounts, behind: float | None, error: UnavailableError | None) -> str:

@@ -136,9 +136,9 @@ def _daemon(
             told(config)
 
     return Daemon(
-        config,
+        [config],
         emit=emit,
-        reload=read,
+        reload=lambda: [read()],
         notifier=Notifier(os.environ),
         files=Files(),
         clock=SystemClock(),
@@ -167,7 +167,7 @@ def run_once(read: Callable[[], Config]) -> list[str]:
     _require_inputs(config)
     observer = _Log(config)
     with progress.shown(sys.stderr.isatty(), observer) as emit:
-        accounts = anyio.run(_daemon(config, read, observer, emit, Health(time.monotonic)).once)
+        (accounts,) = anyio.run(_daemon(config, read, observer, emit, Health(time.monotonic)).once)
     return summary(accounts, config.dataset.path)
 
 
