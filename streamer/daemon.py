@@ -1,7 +1,7 @@
 """The daemon: lives that take turns, hints that wake them, signals that end them.
 
 A failure ends the pipeline of one life, never the daemon (``life.py``). Only what a person has to decide
-(``RefusedError``, ``ConfigError``) ends it.
+(``RefusedError``, ``ConfigError``) ends it, and of several datasets only when it is so with all of them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import NamedTuple
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from streamer.config import Config
+from streamer.config import Config, real_path
 from streamer.errors import StreamerError
-from streamer.events import Emit, Idle, ReloadFailed
+from streamer.events import Emit, Idle, Reloaded, ReloadFailed
 from streamer.files import Clock, Files
 from streamer.ledger import Accounts
 from streamer.life import Life, Told
 from streamer.observers.systemd import Notifier
 from streamer.pipeline import nowhere
 from streamer.pulse import Pulse
-from streamer.sources.hints import Hints, watch
+from streamer.sources.hints import Hints, News, watch
 from streamer.sources.trace_db import locate
-from streamer.standing import Stand, text
+from streamer.standing import Stands
 
 _LONGEST_PAUSE = 10.0
 """Seconds after which the loop comes round although nothing is to be done, to show that it can."""
@@ -37,11 +37,13 @@ class Listeners(NamedTuple):
     """Who is told of what is no event.
 
     ``configure`` gets a configuration that is in force from now on; ``beat`` is called whenever the loop has come round
-    or recovery is a step further, at rest every 10 s.
+    or recovery is a step further, at rest every 10 s. ``of`` returns who is told of the events of one dataset; without
+    it, who is told of all others.
     """
 
     configure: Callable[[Config], None] = lambda _config: None
     beat: Callable[[], None] = lambda: None
+    of: Callable[[Config], Emit] | None = None
 
 
 class Daemon:
@@ -85,13 +87,14 @@ class Daemon:
         database = locate(self._source.database)
         self._database_folder = database.parent if isinstance(database, Path) else None
         self._hints = Hints(self._source.shards, database.name if isinstance(database, Path) else None)
-        told = Told(emit, self._stand, self._ready, self._listeners.configure)
-        self._lives = [Life(config, files, clock, told, self._pass) for config in configs]
+        self._stands = Stands(notifier.status)
+        self._lives = [Life(config, files, clock, self._told(config), self._pass) for config in configs]
         self._watch_no_more = anyio.Event()
         self._greeted = False
         self._stopping = False
         self._reload = False
         self._unread: StreamerError | None = None
+        self._refused: dict[Life, StreamerError] = {}
 
     async def once(self) -> list[Accounts]:
         """Work off what is there and return the accounts of each dataset.
@@ -141,8 +144,9 @@ class Daemon:
                 await self._round()
             for life in self._lives:
                 await life.stop()
-        if self._unread is not None:
-            raise self._unread
+        for error in (*self._refused.values(), self._unread):
+            if error is not None:
+                raise error
 
     async def _round(self) -> None:
         """Give each life a turn, then wait until one of them has something to do."""
@@ -150,12 +154,29 @@ class Daemon:
         worked = False
         for life in self._lives:
             self._pulse.progress()
-            worked |= await life.turn(news)
+            worked |= await self._turn(life, news)
         if self._reload and any(life.is_open for life in self._lives):
             await self._reconfigure()
         if not worked:
             self._stopping |= await self._is_over()
             await self._pause(min(life.due for life in self._lives) - self._clock.monotonic())
+
+    async def _turn(self, life: Life, news: News) -> bool:
+        try:
+            worked = await life.turn(news)
+        except StreamerError as error:
+            self._refused[life] = error
+            if len(self._refused) == len(self._lives):
+                raise
+            life.wait_for(error)
+            return False
+        if life.is_open:
+            self._refused.pop(life, None)
+        return worked
+
+    def _told(self, config: Config) -> Told:
+        emit = self._listeners.of(config) if self._listeners.of else self._emit
+        return Told(emit, self._stands.of(config.dataset.path), self._ready, self._listeners.configure)
 
     def _ready(self) -> None:
         """Tell the manager that a pipeline is open, once."""
@@ -163,14 +184,11 @@ class Daemon:
             self._greeted = True
             self._notifier.ready("working off what is there")
 
-    def _stand(self, stand: Stand) -> None:
-        self._notifier.status(text(stand))
-
     async def _is_over(self) -> bool:
         """Say whether nothing has come for so long that the daemon ends, after one more look at everything."""
         if self._until_idle is None or self._clock.monotonic() < self._idle_end:
             return False
-        for life in self._lives:
+        for life in self._others_than_refused():
             await life.look_again()
         if self._clock.monotonic() < self._idle_end:
             return False
@@ -180,7 +198,10 @@ class Daemon:
 
     @property
     def _idle_end(self) -> float:
-        return max(life.idle_since for life in self._lives) + (self._until_idle or 0.0)
+        return max(life.idle_since for life in self._others_than_refused()) + (self._until_idle or 0.0)
+
+    def _others_than_refused(self) -> list[Life]:
+        return [life for life in self._lives if life not in self._refused]
 
     async def _pause(self, seconds: float) -> None:
         seconds = min(seconds, _LONGEST_PAUSE)
@@ -228,14 +249,36 @@ class Daemon:
         self._notifier.reloading()
         try:
             wanted = self._read_configs()
-            for life, config in zip(self._lives, wanted, strict=True):
+            pairs = _paired(self._lives, wanted)
+            for life, config in pairs:
                 await life.check(config)
         except StreamerError as error:
             self._emit(ReloadFailed(str(error)))
         else:
-            for life, config in zip(self._lives, wanted, strict=True):
+            for life, config in pairs:
                 await life.configure(config)
+            if different := _different(self._lives, wanted):
+                self._emit(Reloaded("", different))
         finally:
             self._notifier.ready("configuration read again")
             for life in self._lives:
                 life.reloaded()
+
+
+def _paired(lives: Sequence[Life], wanted: Sequence[Config]) -> list[tuple[Life, Config]]:
+    """Return the lives with what is wanted of each; a single dataset is the same one even if its path is another."""
+    if len(lives) == len(wanted) == 1:
+        return [(lives[0], wanted[0])]
+    by_path = {real_path(config.dataset.path): config for config in wanted}
+    found = [(life, by_path.get(real_path(life.config.dataset.path))) for life in lives]
+    return [(life, config) for life, config in found if config is not None]
+
+
+def _different(lives: Sequence[Life], wanted: Sequence[Config]) -> str:
+    """Return which datasets are wanted and not there, or there and not wanted."""
+    if len(lives) == len(wanted) == 1:
+        return ""
+    there = {real_path(life.config.dataset.path): life.config.dataset.path for life in lives}
+    then = {real_path(config.dataset.path): config.dataset.path for config in wanted}
+    added = [f"dataset {then[path]} (new)" for path in then.keys() - there.keys()]
+    return ", ".join(sorted([*added, *(f"dataset {there[path]} (gone)" for path in there.keys() - then.keys())]))

@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 
 from streamer import config as configuration
 from streamer.config import Config
-from streamer.errors import UnavailableError
+from streamer.errors import StreamerError, UnavailableError
 from streamer.events import Emit, Reloaded, Started, Stopped
 from streamer.files import Clock, Files
 from streamer.ledger import Accounts
@@ -141,6 +141,14 @@ class Life:
         except UnavailableError as error:
             await self._fail(error)
             return False
+        except StreamerError as error:
+            await self._close(type(error), error, error.__traceback__)
+            raise
+
+    def wait_for(self, error: StreamerError) -> None:
+        """Try again in a while. Something outside may be there then; or a person may have put something right."""
+        self.due = self._clock.monotonic() + self._troubles.begin(error)
+        self._standing.waits(error)
 
     async def look_again(self) -> None:
         """Take everything that is there now and can be taken now.
@@ -256,8 +264,7 @@ class Life:
             await self._close(type(error), error, error.__traceback__)
         except UnavailableError as another:
             error = another
-        self.due = self._clock.monotonic() + self._troubles.begin(error)
-        self._standing.waits(error)
+        self.wait_for(error)
 
     async def _close(
         self,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
-from streamer.errors import UnavailableError
+from streamer.errors import StreamerError
 from streamer.files import Clock
 from streamer.ledger import Accounts
 from streamer.model import State
@@ -31,7 +32,7 @@ class Stand(NamedTuple):
 
     accounts: Accounts | None
     behind: float | None
-    error: UnavailableError | None
+    error: StreamerError | None
 
 
 class Standing:
@@ -56,7 +57,7 @@ class Standing:
         self._next_text = 0.0
         self._last_news = clock.monotonic()
 
-    def waits(self, error: UnavailableError) -> None:
+    def waits(self, error: StreamerError) -> None:
         """Tell what has to be waited for before work can go on at all."""
         self._say(Stand(None, None, error))
         self._changed()
@@ -113,6 +114,50 @@ class Standing:
         return self._last_news
 
 
+class Stands:
+    """Keeps the manager's status text true: it is the stand of one dataset, or the sum of several.
+
+    Args:
+        tell: is given each new text.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._known: dict[Path, Stand | None] = {}
+
+    def of(self, dataset: Path) -> Callable[[Stand], None]:
+        """Return the function that takes how this dataset stands."""
+        self._known[dataset] = None
+
+        def take(stand: Stand) -> None:
+            self._known[dataset] = stand
+            self._tell(text(stand) if len(self._known) == 1 else text_of_several(self._known))
+
+        return take
+
+
+def text_of_several(stands: Mapping[Path, Stand | None]) -> str:
+    """Return how several datasets stand in words: the records of all, the longest wait, and what does not work.
+
+    All of them wait for the same outcomes, so what waits is not added up.
+    """
+    known = {path: stand for path, stand in stands.items() if stand is not None}
+    accounts = [stand.accounts for stand in known.values() if stand.accounts is not None]
+    records = sum(one.lines[State.APPENDED] for one in accounts)
+    parts = [f"{len(stands)} datasets: {counted(records, 'record')}"]
+    if accounts:
+        parts.append(f"{max(one.waiting_rollouts for one in accounts):,} waiting")
+    behind = [stand.behind for stand in known.values() if stand.behind is not None]
+    if behind:
+        parts.append(f"{_duration(max(behind))} behind")
+    if dead := max((one.lines[State.DEAD_LETTERED] for one in accounts), default=0):
+        parts.append(counted(dead, "dead letter"))
+    parts += [
+        f"{path.name}: cannot {stand.error.op}: {stand.error.cause}" for path, stand in known.items() if stand.error
+    ]
+    return "; ".join(parts)
+
+
 def text(stand: Stand) -> str:
     """Return how a dataset stands in words."""
     if stand.accounts is not None:
@@ -120,7 +165,7 @@ def text(stand: Stand) -> str:
     return f"waiting: cannot {stand.error.op}: {stand.error.cause}" if stand.error else "waiting"
 
 
-def status(accounts: Accounts, behind: float | None, error: UnavailableError | None) -> str:
+def status(accounts: Accounts, behind: float | None, error: StreamerError | None) -> str:
     """Return the text: how much there is, how much waits, and what does not work.
 
     Args:

@@ -7,7 +7,7 @@ file's folder, elsewhere to the working directory.
 """
 
 from streamer.config.file import parse_file
-from streamer.config.loading import dataset, dataset_path, duration, load
+from streamer.config.loading import dataset, datasets, duration, load, load_all
 from streamer.config.reload import changes, reloaded
 from streamer.config.tables import (
     DEFAULT_DATASET,
@@ -50,9 +50,10 @@ __all__ = [
     "Web",
     "changes",
     "dataset",
-    "dataset_path",
+    "datasets",
     "duration",
     "load",
+    "load_all",
     "parse_file",
     "real_path",
     "reloaded",

@@ -6,42 +6,71 @@ import tomllib
 from pathlib import Path
 from typing import NoReturn
 
-from streamer.config.keys import KEYS, unknown
-from streamer.config.settings import Problem, Settings
+from streamer.config.keys import KEYS, OWN, unknown
+from streamer.config.settings import Entry, Problem, Settings
 from streamer.config.values import shown_value
 from streamer.errors import ConfigError
 from streamer.text import printable
 
 
 def take_file(settings: Settings, file: Path) -> None:
-    """Take all that a file says into the settings."""
+    """Take all that a file says into the settings; its tables [[dataset]] are only kept there."""
     shown = printable(str(file))
     for name, table in parse_file(file).items():
+        place = f"{shown}: {printable(name)}"
         if name == "cap":
-            _take_caps(settings, table, file)
+            _take_caps(settings, table, place, file.parent, "[[cap]]")
         elif name not in KEYS:
-            settings.reject(Problem(f"{shown}: {printable(name)}", *unknown(name, [*KEYS, "cap"])))
-        elif not isinstance(table, dict):
-            settings.reject(Problem(f"{shown}: {name}", f"{shown_value(table)} is not a table", f"write [{name}]"))
+            settings.reject(Problem(place, *unknown(name, [*KEYS, "cap"])))
+        elif name == "dataset" and isinstance(table, list):
+            _keep_entries(settings, table, shown, file.parent)
         else:
-            _take_table(settings, name, table, file)
+            _take_table(settings, name, table, place, file.parent, f"[{name}]")
 
 
-def _take_caps(settings: Settings, tables: object, file: Path) -> None:
-    shown = printable(str(file))
+def take_entry(settings: Settings, entry: Entry) -> None:
+    """Take all that one table [[dataset]] says into the settings that are to be its own."""
+    for name, raw in entry.table.items():
+        place = f"{entry.place}: {printable(name)}"
+        if name in KEYS["dataset"]:
+            settings.take(f"dataset.{name}", raw, place, entry.folder)
+        elif name == "cap":
+            settings.caps = ()
+            _take_caps(settings, raw, place, entry.folder, "[[dataset.cap]]")
+        elif name in OWN:
+            _take_table(settings, name, raw, place, entry.folder, f"[dataset.{name}]")
+        elif name in KEYS:
+            settings.reject(Problem(place, "it is the same for all datasets", f"write [{name}] above [[dataset]]"))
+        else:
+            settings.reject(Problem(place, *unknown(name, [*KEYS["dataset"], *OWN, "cap"])))
+
+
+def _keep_entries(settings: Settings, tables: list[object], shown: str, folder: Path) -> None:
+    for number, table in enumerate(tables, 1):
+        if isinstance(table, dict):
+            settings.entries.append(Entry(table, f"{shown}: dataset {number}", folder))
+        else:
+            settings.reject(Problem(f"{shown}: dataset {number}", f"{shown_value(table)} is not a table"))
+    if not tables:
+        settings.reject(Problem(f"{shown}: dataset", "it is empty", "write [[dataset]]"))
+
+
+def _take_caps(settings: Settings, tables: object, place: str, folder: Path, header: str) -> None:
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        settings.reject(Problem(f"{shown}: cap", f"{shown_value(tables)} is not a list of tables", "write [[cap]]"))
+        settings.reject(Problem(place, f"{shown_value(tables)} is not a list of tables", f"write {header}"))
         return
     for number, table in enumerate(tables, 1):
-        settings.take_cap(table, f"{shown}: cap {number}", file.parent)
+        settings.take_cap(table, f"{place} {number}", folder)
 
 
-def _take_table(settings: Settings, name: str, table: dict[str, object], file: Path) -> None:
-    shown = printable(str(file))
+def _take_table(settings: Settings, name: str, table: object, place: str, folder: Path, header: str) -> None:
+    if not isinstance(table, dict):
+        settings.reject(Problem(place, f"{shown_value(table)} is not a table", f"write {header}"))
+        return
     for key, raw in table.items():
-        where = f"{shown}: {name}.{printable(key)}"
+        where = f"{place}.{printable(key)}"
         if key in KEYS[name]:
-            settings.take(f"{name}.{key}", raw, where, file.parent)
+            settings.take(f"{name}.{key}", raw, where, folder)
         else:
             settings.reject(Problem(where, *unknown(key, list(KEYS[name]))))
 

@@ -70,6 +70,9 @@ KEYS: dict[str, dict[str, Reader]] = {
     "web": {"listen": address_of, "token_file": file_of},
 }
 DOTTED = {f"{table}.{key}": reader for table, keys in KEYS.items() for key, reader in keys.items()}
+OWN = ("join", "qualify", "records", "dedup", "near", "roll", "retain")
+"""The tables that each [[dataset]] may have of its own, besides ``cap``."""
+
 CAP: dict[str, Reader] = {"by": counted_by, "most": whole(1, 1 << 53)}
 """The keys of each table [[cap]]; all of them are needed."""
 

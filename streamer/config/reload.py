@@ -19,7 +19,7 @@ def changes(old: Config, new: Config) -> tuple[list[str], list[str]]:
 def reloaded(old: Config, new: Config) -> Config:
     """Return ``new``, but for the keys that cannot change at run time: they stay as in ``old``."""
     log = Log(level=new.log.level, format=old.log.format)
-    fixed = {name: getattr(old, name) for name in ("source", "dataset", "dedup", "near", "roll", "web")}
+    fixed = {name: getattr(old, name) for name in ("source", "dataset", "dedup", "near", "roll", "web", "others")}
     return msgspec.structs.replace(new, log=log, **fixed)
 
 
@@ -31,6 +31,8 @@ def _flat(config: Config) -> dict[str, Any]:
     """Return all values by dotted key."""
     flat: dict[str, Any] = {}
     for name, table in msgspec.structs.asdict(config).items():
+        if name == "others":
+            continue  # each of them is compared itself
         if name == "cap":
             flat[name] = table
             continue

@@ -1,4 +1,4 @@
-"""The settings of one daemon: each table of config.toml as a frozen struct."""
+"""The settings for one dataset: each table of config.toml as a frozen struct."""
 
 from __future__ import annotations
 
@@ -133,7 +133,10 @@ class Web(msgspec.Struct, frozen=True):
 
 
 class Config(msgspec.Struct, frozen=True):
-    """All settings of one daemon. Each attribute is a table of config.toml; ``cap`` is any number of them."""
+    """All settings for one dataset. Each attribute is a table of config.toml; ``cap`` is any number of them.
+
+    ``others`` are the other datasets of the same file. Their daemon may be this one; their files are no shards.
+    """
 
     source: Source
     dataset: Dataset
@@ -148,6 +151,7 @@ class Config(msgspec.Struct, frozen=True):
     batch: Batch = Batch()
     log: Log = Log()
     web: Web = Web()
+    others: tuple[Dataset, ...] = ()
 
 
 class Flags(msgspec.Struct, frozen=True):
