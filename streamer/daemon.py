@@ -23,11 +23,15 @@ from streamer.files import Clock, Files
 from streamer.ledger import Accounts
 from streamer.life import Life, Told
 from streamer.observers.systemd import Notifier
-from streamer.pipeline import nowhere
+from streamer.pipeline import drain, nowhere
 from streamer.pulse import Pulse
 from streamer.sources.hints import Hints, News, watch
+from streamer.sources.shelf import Shelf
 from streamer.sources.trace_db import locate
 from streamer.standing import Stands
+
+_ONCE_PATIENCE = 10.0
+"""Seconds for which a single pass waits for a trace database that is busy."""
 
 _LONGEST_PAUSE = 10.0
 """Seconds after which the loop comes round although nothing is to be done, to show that it can."""
@@ -88,7 +92,8 @@ class Daemon:
         self._database_folder = database.parent if isinstance(database, Path) else None
         self._hints = Hints(self._source.shards, database.name if isinstance(database, Path) else None)
         self._stands = Stands(notifier.status)
-        self._lives = [Life(config, files, clock, self._told(config), self._pass) for config in configs]
+        self._shelf = Shelf() if len(configs) > 1 else None
+        self._lives = [Life(config, files, clock, self._told(config), self._pass, self._shelf) for config in configs]
         self._watch_no_more = anyio.Event()
         self._greeted = False
         self._stopping = False
@@ -102,8 +107,17 @@ class Daemon:
         Raises:
             StreamerError: something that is needed is not there.
         """
-        with self._locked():
-            return [await life.once() for life in self._lives]
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._locked())
+            pipelines = [await stack.enter_async_context(life.opening()) for life in self._lives]
+            await drain(pipelines, self._shelf)
+            deadline = self._clock.monotonic() + _ONCE_PATIENCE
+            while failed := [pipeline for pipeline in pipelines if pipeline.error is not None]:
+                if self._clock.monotonic() >= deadline and failed[0].error is not None:
+                    raise failed[0].error
+                await self._clock.sleep(max(pipeline.poll_pause for pipeline in failed))
+                await drain(pipelines, self._shelf)
+            return [await pipeline.ledger.accounts() for pipeline in pipelines]
 
     async def run(self, beside: AbstractContextManager[object] | None = None) -> None:
         """Run until SIGTERM or SIGINT, or until nothing new has come for long enough.
@@ -155,11 +169,16 @@ class Daemon:
         for life in self._lives:
             self._pulse.progress()
             worked |= await self._turn(life, news)
+        self._forget_reads()
         if self._reload and any(life.is_open for life in self._lives):
             await self._reconfigure()
         if not worked:
             self._stopping |= await self._is_over()
             await self._pause(min(life.due for life in self._lives) - self._clock.monotonic())
+
+    def _forget_reads(self) -> None:
+        if self._shelf is not None:
+            self._shelf.clear()
 
     async def _turn(self, life: Life, news: News) -> bool:
         try:
@@ -190,6 +209,7 @@ class Daemon:
             return False
         for life in self._others_than_refused():
             await life.look_again()
+            self._forget_reads()
         if self._clock.monotonic() < self._idle_end:
             return False
         self._unread = next((life.error for life in self._lives if life.error), None)

@@ -16,16 +16,13 @@ from streamer.config import Config
 from streamer.errors import StreamerError, UnavailableError
 from streamer.events import Emit, Reloaded, Started, Stopped
 from streamer.files import Clock, Files
-from streamer.ledger import Accounts
 from streamer.lock import DatasetLock, lock_file
 from streamer.pipeline import Pipeline
 from streamer.sources.hints import News
 from streamer.sources.outcomes import check_condition
+from streamer.sources.shelf import Shelf
 from streamer.standing import Stand, Standing
 from streamer.troubles import SourceTroubles, Troubles
-
-_ONCE_PATIENCE = 10.0
-"""Seconds for which a single pass waits for a trace database that is busy."""
 
 _SHARE = 300
 """A look at everything is followed by a pause of so many times its own duration."""
@@ -53,17 +50,27 @@ class Life:
         clock: ages and pauses.
         told: who is told of what happens.
         at: called with the name of each point at which a crash must be harmless.
+        shelf: what other lives have just read, and where they find what is read here.
 
     ``due`` is the time in monotonic seconds at which there is something to do, whether or not there are news.
     """
 
-    def __init__(self, config: Config, files: Files, clock: Clock, told: Told, at: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        files: Files,
+        clock: Clock,
+        told: Told,
+        at: Callable[[str], None],
+        shelf: Shelf | None = None,
+    ) -> None:
         self.config = config
         self.due = 0.0
         self._files = files
         self._clock = clock
         self._told = told
         self._at = at
+        self._shelf = shelf
         self._standing = Standing(told.stand, clock)
         self._troubles = Troubles(told.event)
         self._source_troubles = SourceTroubles(told.event)
@@ -111,22 +118,6 @@ class Life:
                 "make the folder of the dataset", str(path.parent), error.strerror or str(error), "see its rights"
             ) from error
         return DatasetLock(lock_file(path))
-
-    async def once(self) -> Accounts:
-        """Work off what is there and return the accounts.
-
-        Raises:
-            StreamerError: something that is needed is not there.
-        """
-        async with self._opening() as pipeline:
-            await pipeline.drain()
-            deadline = self._clock.monotonic() + _ONCE_PATIENCE
-            while pipeline.error is not None:
-                if self._clock.monotonic() >= deadline:
-                    raise pipeline.error
-                await self._clock.sleep(pipeline.poll_pause)
-                await pipeline.drain()
-            return await pipeline.ledger.accounts()
 
     async def turn(self, news: News) -> bool:
         """Take one batch, or open a pipeline if there is none; say whether there may be more to do at once.
@@ -208,14 +199,17 @@ class Life:
         except UnavailableError as error:
             await self._fail(error)
 
-    def _opening(self) -> AbstractAsyncContextManager[Pipeline]:
-        return Pipeline.open(self.config, self._files, self._clock, self._told.event, self._at, self._source_troubles)
+    def opening(self) -> AbstractAsyncContextManager[Pipeline]:
+        """Return a new pipeline, as a context manager."""
+        return Pipeline.open(
+            self.config, self._files, self._clock, self._told.event, self._at, self._source_troubles, self._shelf
+        )
 
     async def _begin(self) -> bool:
         if self._clock.monotonic() < self.due:
             return False
         async with AsyncExitStack() as stack:
-            pipeline = await stack.enter_async_context(self._opening())
+            pipeline = await stack.enter_async_context(self.opening())
             self._greet(pipeline)
             self._stack = stack.pop_all()
         self._pipeline = pipeline
