@@ -30,6 +30,7 @@ from streamer.layouts import MalformedError
 from streamer.ledger_file import way_out
 from streamer.lock import holder, lock_file
 from streamer.near.signature import Signer
+from streamer.parts import opened
 from streamer.snapshot import snapshot
 from streamer.sources.conversations import Conversations, Pages
 from streamer.sources.folder import shard_folder
@@ -309,7 +310,7 @@ def _ledger(config: Config) -> Iterator[Finding]:
             f"{late:,} waiting lines are younger than every outcome of their session",
             'normal while rollouts of a repeated run id go on; else timestamps are not UTC: set join.rule = "max"',
         )
-    size = config.dataset.path.stat().st_size if config.dataset.path.exists() else 0
+    size = _bytes(config.dataset.path)
     if size < seen.dataset_bytes:
         yield Finding(
             Level.PROBLEM,
@@ -323,6 +324,15 @@ def _ledger(config: Config) -> Iterator[Finding]:
             f"{counted(dead, 'line')} could not be taken",
             f"jq -r .reason '{config.dataset.path}.dead.jsonl' | sort | uniq -c",
         )
+
+
+def _bytes(dataset: Path) -> int:
+    """Return how many bytes a dataset has in all of its files."""
+    try:
+        with opened(dataset) as pieces:
+            return sum(os.fstat(piece.file.fileno()).st_size for piece in pieces)
+    except FileNotFoundError:
+        return 0
 
 
 def _notifications(config: Config, watched: Path) -> Iterator[Finding]:
