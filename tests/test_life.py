@@ -13,10 +13,11 @@ import pytest
 
 from streamer.daemon import Daemon, Listeners
 from streamer.errors import UnavailableError
-from streamer.events import Event, Trouble, TroubleOver
+from streamer.events import Event, Started, Trouble, TroubleOver
 from streamer.files import Files, SystemClock
 from streamer.ledger import Accounts
 from streamer.model import State
+from streamer.observers.health import Health, Healths
 from streamer.observers.systemd import Notifier
 from streamer.standing import Stand, Stands
 from tests.producer import accounts, add_outcome, dialogue, jsonl, make_traces, settings
@@ -143,3 +144,17 @@ class TestText:
 def stand(records: int, waiting: int, behind: float | None = None) -> Stand:
     """Return how a dataset stands."""
     return Stand(Accounts(dict.fromkeys(State, 0) | {State.APPENDED: records}, waiting, 1), behind, None)
+
+
+def test_the_health_of_several_datasets_is_that_of_the_worst() -> None:
+    """Whoever asks reads its number, no path; the log has the rest."""
+    healths = [Health(lambda: 0.0), Health(lambda: 0.0)]
+    together = Healths(healths)
+    assert len(together.missing()) == 2
+    for health in healths:
+        health(Started("x.jsonl", 0, "", "", ""))
+        health.beat()
+    assert together.missing() == []
+    healths[1](Trouble.of(UnavailableError("append to the dataset", "x.jsonl", "no room")))
+    assert together.missing() == ["dataset 2: cannot append to the dataset: see the log"]
+    assert not together.is_stuck

@@ -18,7 +18,7 @@ def shard_folder(config: Config) -> ShardFolder:
     return ShardFolder(source.shards, source.pattern, ours, follow_symlinks=source.follow_symlinks)
 
 
-def own_files(datasets: Iterable[Dataset]) -> Callable[[str, Path], bool]:
+def own_files(datasets: Iterable[Dataset]) -> Callable[[str, str], bool]:
     """Return a function that says whether the file of a name at a path belongs to one of the datasets."""
     each = [OwnFiles(dataset.path, dataset.ledger) for dataset in datasets]
     return each[0] if len(each) == 1 else lambda name, path: any(ours(name, path) for ours in each)
