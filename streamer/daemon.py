@@ -7,7 +7,7 @@ A failure ends the pipeline of one life, never the daemon (``life.py``). Only wh
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from streamer.life import Life, Told
 from streamer.observers.systemd import Notifier
 from streamer.pipeline import drain, nowhere
 from streamer.pulse import Pulse
-from streamer.sources.hints import Hints, News, watch
+from streamer.sources.hints import Hints, watch
 from streamer.sources.shelf import Shelf
 from streamer.sources.trace_db import locate
 from streamer.standing import Stands
@@ -168,7 +168,7 @@ class Daemon:
         worked = False
         for life in self._lives:
             self._pulse.progress()
-            worked |= await self._turn(life, news)
+            worked |= await self._let(life, life.turn(news))
         self._forget_reads()
         if self._reload and any(life.is_open for life in self._lives):
             await self._reconfigure()
@@ -180,9 +180,14 @@ class Daemon:
         if self._shelf is not None:
             self._shelf.clear()
 
-    async def _turn(self, life: Life, news: News) -> bool:
+    async def _let(self, life: Life, doing: Awaitable[bool]) -> bool:
+        """Let a life do something; say what came of it. What a person has to decide ends the daemon if all wait for it.
+
+        Raises:
+            StreamerError: so it is.
+        """
         try:
-            worked = await life.turn(news)
+            done = await doing
         except StreamerError as error:
             self._refused[life] = error
             if len(self._refused) == len(self._lives):
@@ -191,7 +196,7 @@ class Daemon:
             return False
         if life.is_open:
             self._refused.pop(life, None)
-        return worked
+        return done
 
     def _told(self, config: Config) -> Told:
         emit = self._listeners.of(config) if self._listeners.of else self._emit
@@ -208,7 +213,7 @@ class Daemon:
         if self._until_idle is None or self._clock.monotonic() < self._idle_end:
             return False
         for life in self._others_than_refused():
-            await life.look_again()
+            await self._let(life, life.look_again())
             self._forget_reads()
         if self._clock.monotonic() < self._idle_end:
             return False
@@ -276,7 +281,7 @@ class Daemon:
             self._emit(ReloadFailed(str(error)))
         else:
             for life, config in pairs:
-                await life.configure(config)
+                await self._let(life, life.configure(config))
             if different := _different(self._lives, wanted):
                 self._emit(Reloaded("", different))
         finally:

@@ -6,7 +6,7 @@ of each other. What they share (signals, notifications, the beat, the end) is th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -125,10 +125,14 @@ class Life:
         Raises:
             StreamerError: a person has to decide something first.
         """
+        if self._pipeline is None:
+            return await self._guarded(self._begin())
+        return await self._guarded(self._take(self._pipeline, news))
+
+    async def _guarded(self, doing: Awaitable[bool]) -> bool:
+        """Do something, and end the pipeline if that fails; say what came of it."""
         try:
-            if self._pipeline is None:
-                return await self._begin()
-            return await self._take(self._pipeline, news)
+            return await doing
         except UnavailableError as error:
             await self._fail(error)
             return False
@@ -141,20 +145,19 @@ class Life:
         self.due = self._clock.monotonic() + self._troubles.begin(error)
         self._standing.waits(error)
 
-    async def look_again(self) -> None:
-        """Take everything that is there now and can be taken now.
+    async def look_again(self) -> bool:
+        """Take everything that is there now and can be taken now; say whether that could be done.
 
         Raises:
             StreamerError: a person has to decide something first.
         """
-        if self._pipeline is None:
-            return
+        return self._pipeline is not None and await self._guarded(self._catch_up(self._pipeline))
+
+    async def _catch_up(self, pipeline: Pipeline) -> bool:
         began = self._clock.monotonic()
-        try:
-            await self._pipeline.catch_up()
-            self._standing.turn(self._pipeline, began, worked=False)
-        except UnavailableError as error:
-            await self._fail(error)
+        await pipeline.catch_up()
+        self._standing.turn(pipeline, began, worked=False)
+        return True
 
     async def check(self, wanted: Config) -> None:
         """See whether another configuration could be taken.
@@ -166,24 +169,25 @@ class Life:
         if self._pipeline is not None:
             await self._pipeline.outcomes.check(wanted.qualify.where, wanted.records.turn_rules)
 
-    async def configure(self, wanted: Config) -> None:
-        """Go on by another configuration, as far as that can change at run time.
+    async def configure(self, wanted: Config) -> bool:
+        """Go on by another configuration, as far as that can change at run time; say whether that could be done now.
 
         Raises:
             StreamerError: a person has to decide something first.
         """
         live, fixed = configuration.changes(self.config, wanted)
         self.config = configuration.reloaded(self.config, wanted)
-        try:
-            if self._pipeline is not None:
-                self._pipeline.configure(self.config)
-                await self._pipeline.take_up()
-            self._told.configured(self.config)
-            self._told.event(Reloaded(", ".join(live), ", ".join(fixed)))
-            if self._pipeline is not None:
-                await self._pipeline.describe()
-        except UnavailableError as error:
-            await self._fail(error)
+        return await self._guarded(self._go_on(Reloaded(", ".join(live), ", ".join(fixed))))
+
+    async def _go_on(self, event: Reloaded) -> bool:
+        if self._pipeline is not None:
+            self._pipeline.configure(self.config)
+            await self._pipeline.take_up()
+        self._told.configured(self.config)
+        self._told.event(event)
+        if self._pipeline is not None:
+            await self._pipeline.describe()
+        return True
 
     def reloaded(self) -> None:
         """Take note that the configuration was read again, whether or not it could be taken."""
