@@ -1,14 +1,14 @@
-"""The daemon's life: one lock, one pipeline at a time, hints that wake it, signals that end it.
+"""The daemon: lives that take turns, hints that wake them, signals that end them.
 
-A failure ends the pipeline, never the daemon: after a pause a new pipeline recovers, as after a crash.
-Only what a person has to decide (``RefusedError``, ``ConfigError``) ends the daemon.
+A failure ends the pipeline of one life, never the daemon (``life.py``). Only what a person has to decide
+(``RefusedError``, ``ConfigError``) ends it, and of several datasets only when it is so with all of them.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,21 +16,19 @@ from typing import NamedTuple
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from streamer import config as configuration
-from streamer.config import Config
-from streamer.errors import StreamerError, UnavailableError
-from streamer.events import Emit, Idle, Reloaded, ReloadFailed, Started, Stopped
+from streamer.config import Config, real_path
+from streamer.errors import StreamerError
+from streamer.events import Emit, Idle, Reloaded, ReloadFailed
 from streamer.files import Clock, Files
 from streamer.ledger import Accounts
-from streamer.lock import DatasetLock, lock_file
+from streamer.life import Life, Told
 from streamer.observers.systemd import Notifier
-from streamer.pipeline import Pipeline, nowhere
+from streamer.pipeline import drain, nowhere
 from streamer.pulse import Pulse
 from streamer.sources.hints import Hints, watch
-from streamer.sources.outcomes import check_condition
+from streamer.sources.shelf import Shelf
 from streamer.sources.trace_db import locate
-from streamer.standing import Standing
-from streamer.troubles import SourceTroubles, Troubles
+from streamer.standing import Stands
 
 _ONCE_PATIENCE = 10.0
 """Seconds for which a single pass waits for a trace database that is busy."""
@@ -38,27 +36,31 @@ _ONCE_PATIENCE = 10.0
 _LONGEST_PAUSE = 10.0
 """Seconds after which the loop comes round although nothing is to be done, to show that it can."""
 
-_SHARE = 300
-"""A look at everything is followed by a pause of so many times its own duration."""
-
 
 class Listeners(NamedTuple):
     """Who is told of what is no event.
 
     ``configure`` gets a configuration that is in force from now on; ``beat`` is called whenever the loop has come round
-    or recovery is a step further, at rest every 10 s.
+    or recovery is a step further, at rest every 10 s. ``of`` returns who is told of the events of one dataset; without
+    it, who is told of all others.
     """
 
     configure: Callable[[Config], None] = lambda _config: None
     beat: Callable[[], None] = lambda: None
+    of: Callable[[Config], Emit] | None = None
 
 
 class Daemon:
-    """Runs pipelines for one dataset until it is told to stop.
+    """Lets the lives of datasets take turns until it is told to stop.
 
     Args:
-        config: what to read, how to judge, where to write.
-        reload: reads the configuration again, for SIGHUP.
+        configs: one for each dataset: what to read, how to judge, where to write. What is no matter of a single dataset
+            is the same in all.
+        emit: is told of every event.
+        reload: reads the configurations again, for SIGHUP.
+        notifier: tells the service manager.
+        files: the system calls.
+        clock: ages and pauses.
         listeners: told of what is no event of the log.
         until_idle: after so many seconds without anything new the daemon ends; None for never.
         at: called with the name of each point at which a crash must be harmless.
@@ -66,10 +68,10 @@ class Daemon:
 
     def __init__(
         self,
-        config: Config,
+        configs: Sequence[Config],
         *,
         emit: Emit,
-        reload: Callable[[], Config],
+        reload: Callable[[], Sequence[Config]],
         notifier: Notifier,
         files: Files,
         clock: Clock,
@@ -77,50 +79,51 @@ class Daemon:
         until_idle: float | None = None,
         at: Callable[[str], None] = nowhere,
     ) -> None:
-        self._config = config
+        self._source = configs[0].source
         self._emit = emit
-        self._read_config = reload
+        self._read_configs = reload
         self._listeners = listeners or Listeners()
         self._notifier = notifier
-        self._files = files
         self._clock = clock
         self._at = at
         self._until_idle = until_idle
         self._pulse = Pulse(notifier, clock, self._listeners.beat)
-        self._standing = Standing(notifier, clock)
-        database = locate(config.source.database)
+        database = locate(self._source.database)
         self._database_folder = database.parent if isinstance(database, Path) else None
-        self._hints = Hints(config.source.shards, database.name if isinstance(database, Path) else None)
-        self._troubles = Troubles(emit)
-        self._source_troubles = SourceTroubles(emit)
+        self._hints = Hints(self._source.shards, database.name if isinstance(database, Path) else None)
+        self._stands = Stands(notifier.status)
+        self._shelf = Shelf() if len(configs) > 1 else None
+        self._lives = [Life(config, files, clock, self._told(config), self._pass, self._shelf) for config in configs]
         self._watch_no_more = anyio.Event()
         self._greeted = False
         self._stopping = False
         self._reload = False
-        self._unread: UnavailableError | None = None
+        self._unread: StreamerError | None = None
+        self._refused: dict[Life, StreamerError] = {}
 
-    async def once(self) -> Accounts:
-        """Work off what is there and return the accounts.
+    async def once(self) -> list[Accounts]:
+        """Work off what is there and return the accounts of each dataset.
 
         Raises:
             StreamerError: something that is needed is not there.
         """
-        with self._locked():
-            async with self._open() as pipeline:
-                await pipeline.drain()
-                deadline = self._clock.monotonic() + _ONCE_PATIENCE
-                while pipeline.error is not None:
-                    if self._clock.monotonic() >= deadline:
-                        raise pipeline.error
-                    await self._clock.sleep(pipeline.poll_pause)
-                    await pipeline.drain()
-                return await pipeline.ledger.accounts()
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._locked())
+            pipelines = [await stack.enter_async_context(life.opening()) for life in self._lives]
+            await drain(pipelines, self._shelf)
+            deadline = self._clock.monotonic() + _ONCE_PATIENCE
+            while failed := [pipeline for pipeline in pipelines if pipeline.error is not None]:
+                if self._clock.monotonic() >= deadline and failed[0].error is not None:
+                    raise failed[0].error
+                await self._clock.sleep(max(pipeline.poll_pause for pipeline in failed))
+                await drain(pipelines, self._shelf)
+            return [await pipeline.ledger.accounts() for pipeline in pipelines]
 
     async def run(self, beside: AbstractContextManager[object] | None = None) -> None:
         """Run until SIGTERM or SIGINT, or until nothing new has come for long enough.
 
         Args:
-            beside: entered when the dataset is ours, left when everything has ended.
+            beside: entered when the datasets are ours, left when everything has ended.
 
         Raises:
             StreamerError: a person has to decide something first; or the daemon would end as idle, but something that
@@ -133,7 +136,7 @@ class Daemon:
                 tasks.start_soon(self._pulse.run)
                 self._watch(tasks)
                 try:
-                    await self._lives()
+                    await self._live()
                 except StreamerError as error:
                     failure = error  # raised below: a task group would wrap it
                 self._watch_no_more.set()
@@ -141,92 +144,89 @@ class Daemon:
             if failure is not None:
                 raise failure
 
-    def _locked(self) -> DatasetLock:
-        check_condition(self._config.qualify.where)
-        path = self._config.dataset.path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UnavailableError(
-                "make the folder of the dataset", str(path.parent), error.strerror or str(error), "see its rights"
-            ) from error
-        return DatasetLock(lock_file(path))
+    def _locked(self) -> ExitStack:
+        with ExitStack() as stack:
+            for life in self._lives:
+                stack.enter_context(life.locked())
+            return stack.pop_all()
 
-    def _open(self) -> AbstractAsyncContextManager[Pipeline]:
-        return Pipeline.open(self._config, self._files, self._clock, self._emit, self._pass, self._source_troubles)
+    async def _live(self) -> None:
+        async with AsyncExitStack() as stack:
+            for life in self._lives:
+                await stack.enter_async_context(life)
+            while not self._stopping:
+                await self._round()
+            for life in self._lives:
+                await life.stop()
+        for error in (*self._refused.values(), self._unread):
+            if error is not None:
+                raise error
 
-    async def _lives(self) -> None:
-        while not self._stopping:
-            try:
-                async with self._open() as pipeline:
-                    self._greet(pipeline)
-                    await self._live(pipeline)
-                    self._emit(Stopped(pipeline.dataset.length))
-            except UnavailableError as error:
-                pause = self._troubles.begin(error)
-                self._standing.waits(error)
-                await self._pause(pause)
-        if self._unread is not None:
-            raise self._unread
-
-    def _greet(self, pipeline: Pipeline) -> None:
-        if self._greeted:
-            return
-        self._greeted = True
-        config = self._config
-        self._notifier.ready("working off what is there")
-        self._emit(
-            Started(
-                dataset=str(config.dataset.path),
-                dataset_bytes=pipeline.dataset.length,
-                shards=str(config.source.shards) if config.source.reads_shards else "",
-                database=str(pipeline.outcomes.path),
-                where=config.qualify.where,
-            )
-        )
-
-    async def _live(self, pipeline: Pipeline) -> None:
-        next_scan = next_poll = self._clock.monotonic()
-        while not self._stopping:
+    async def _round(self) -> None:
+        """Give each life a turn, then wait until one of them has something to do."""
+        news = self._hints.take()
+        worked = False
+        for life in self._lives:
             self._pulse.progress()
-            more = False
-            now = self._clock.monotonic()
-            if self._hints.take_scan() or now >= next_scan:
-                await pipeline.scan()
-                end = self._clock.monotonic()
-                next_scan = end + max(pipeline.config.source.scan_interval, _SHARE * (end - now))
-            pipeline.inbox.look(self._hints.take_paths())
-            if hinted := self._hints.take_database():
-                pipeline.outcomes.hurry()
-            if hinted or now >= next_poll:
-                more = await pipeline.poll()
-                next_poll = now if more else now + pipeline.poll_pause
-            worked = await pipeline.step()
-            self._troubles.all_over()
-            self._standing.turn(pipeline, now, worked=worked or more)
-            await self._standing.tell(pipeline)
-            if self._reload:
-                await self._reconfigure(pipeline)
-            if not worked:
-                self._stopping |= await self._is_over(pipeline)
-                await self._pause(min(next_scan, next_poll, self._standing.next_text) - self._clock.monotonic())
+            worked |= await self._let(life, life.turn(news))
+        self._forget_reads()
+        if self._reload and any(life.is_open for life in self._lives):
+            await self._reconfigure()
+        if not worked:
+            self._stopping |= await self._is_over()
+            await self._pause(min(life.due for life in self._lives) - self._clock.monotonic())
 
-    async def _is_over(self, pipeline: Pipeline) -> bool:
+    def _forget_reads(self) -> None:
+        if self._shelf is not None:
+            self._shelf.clear()
+
+    async def _let(self, life: Life, doing: Awaitable[bool]) -> bool:
+        """Let a life do something; say what came of it. What a person has to decide ends the daemon if all wait for it.
+
+        Raises:
+            StreamerError: so it is.
+        """
+        try:
+            done = await doing
+        except StreamerError as error:
+            self._refused[life] = error
+            if len(self._refused) == len(self._lives):
+                raise
+            life.wait_for(error)
+            return False
+        if life.is_open:
+            self._refused.pop(life, None)
+        return done
+
+    def _told(self, config: Config) -> Told:
+        emit = self._listeners.of(config) if self._listeners.of else self._emit
+        return Told(emit, self._stands.of(config.dataset.path), self._ready, self._listeners.configure)
+
+    def _ready(self) -> None:
+        """Tell the manager that a pipeline is open, once."""
+        if not self._greeted:
+            self._greeted = True
+            self._notifier.ready("working off what is there")
+
+    async def _is_over(self) -> bool:
         """Say whether nothing has come for so long that the daemon ends, after one more look at everything."""
         if self._until_idle is None or self._clock.monotonic() < self._idle_end:
             return False
-        began = self._clock.monotonic()
-        await pipeline.catch_up()
-        self._standing.turn(pipeline, began, worked=False)
+        for life in self._others_than_refused():
+            await self._let(life, life.look_again())
+            self._forget_reads()
         if self._clock.monotonic() < self._idle_end:
             return False
-        self._unread = pipeline.error
+        self._unread = next((life.error for life in self._lives if life.error), None)
         self._emit(Idle(self._until_idle))
         return True
 
     @property
     def _idle_end(self) -> float:
-        return self._standing.idle_since + (self._until_idle or 0.0)
+        return max(life.idle_since for life in self._others_than_refused()) + (self._until_idle or 0.0)
+
+    def _others_than_refused(self) -> list[Life]:
+        return [life for life in self._lives if life not in self._refused]
 
     async def _pause(self, seconds: float) -> None:
         seconds = min(seconds, _LONGEST_PAUSE)
@@ -244,7 +244,7 @@ class Daemon:
         self._at(point)
 
     def _watch(self, tasks: TaskGroup) -> None:
-        source = self._config.source
+        source = self._source
         watched = [(source.shards, self._hints.shard, True)] if source.reads_shards else []
         if self._database_folder is not None:
             watched.append((self._database_folder, self._hints.database, False))
@@ -268,22 +268,42 @@ class Daemon:
                     self._notifier.stopping("finishing the batch")
                 self._hints.ring()
 
-    async def _reconfigure(self, pipeline: Pipeline) -> None:
+    async def _reconfigure(self) -> None:
+        """Take the configuration that is there now: in all lives, or in none."""
         self._reload = False
         self._notifier.reloading()
         try:
-            wanted = self._read_config()
-            check_condition(wanted.qualify.where)
-            await pipeline.outcomes.check(wanted.qualify.where, wanted.records.turn_rules)
+            wanted = self._read_configs()
+            pairs = _paired(self._lives, wanted)
+            for life, config in pairs:
+                await life.check(config)
         except StreamerError as error:
             self._emit(ReloadFailed(str(error)))
         else:
-            live, fixed = configuration.changes(self._config, wanted)
-            self._config = configuration.reloaded(self._config, wanted)
-            pipeline.configure(self._config)
-            await pipeline.take_up()
-            self._listeners.configure(self._config)
-            self._emit(Reloaded(", ".join(live), ", ".join(fixed)))
-            await pipeline.describe()
+            for life, config in pairs:
+                await self._let(life, life.configure(config))
+            if different := _different(self._lives, wanted):
+                self._emit(Reloaded("", different))
         finally:
-            self._standing.reloaded()
+            self._notifier.ready("configuration read again")
+            for life in self._lives:
+                life.reloaded()
+
+
+def _paired(lives: Sequence[Life], wanted: Sequence[Config]) -> list[tuple[Life, Config]]:
+    """Return the lives with what is wanted of each; a single dataset is the same one even if its path is another."""
+    if len(lives) == len(wanted) == 1:
+        return [(lives[0], wanted[0])]
+    by_path = {real_path(config.dataset.path): config for config in wanted}
+    found = [(life, by_path.get(real_path(life.config.dataset.path))) for life in lives]
+    return [(life, config) for life, config in found if config is not None]
+
+
+def _different(lives: Sequence[Life], wanted: Sequence[Config]) -> str:
+    """Return which datasets are wanted and not there, or there and not wanted."""
+    if len(lives) == len(wanted) == 1:
+        return ""
+    there = {real_path(life.config.dataset.path): life.config.dataset.path for life in lives}
+    then = {real_path(config.dataset.path): config.dataset.path for config in wanted}
+    added = [f"dataset {then[path]} (new)" for path in then.keys() - there.keys()]
+    return ", ".join(sorted([*added, *(f"dataset {there[path]} (gone)" for path in there.keys() - then.keys())]))

@@ -10,9 +10,10 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from enum import StrEnum
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from streamer.layouts import MalformedError
 from streamer.ledger_file import way_out
 from streamer.lock import holder, lock_file
 from streamer.near.signature import Signer
+from streamer.parts import opened
 from streamer.snapshot import snapshot
 from streamer.sources.conversations import Conversations, Pages
 from streamer.sources.folder import shard_folder
@@ -51,6 +53,9 @@ _REMOTE_TYPES = frozenset(
 _OFF = frozenset({"0", "false", "f", "no", "n", "off"})
 
 
+Check = Callable[[], Iterable["Finding"]]
+
+
 class Level(StrEnum):
     """How much a finding matters."""
 
@@ -67,33 +72,41 @@ class Finding(msgspec.Struct, frozen=True):
     remedy: str = ""
 
 
-def examine(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Yield the findings of every check, in the order in which they build on each other."""
+def examine(configs: Sequence[Config], environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield the findings of every check, in the order in which they build on each other.
+
+    What datasets have in common is looked at once; of what each has for itself, several are told by their names.
+    """
+    config = configs[0]
     source = config.source
     shards = list(_shards(config)) if source.reads_shards else []
     place = locate(source.database, source.token)
     folder = source.shards if source.reads_shards else place.parent if isinstance(place, Path) else None
-    of_shards: tuple[Callable[[], Iterable[Finding]], ...] = (
-        lambda: _shard_folder(config, environ, shards),
-        lambda: _shard_ends(config, shards),
-    )
-    checks: tuple[Callable[[], Iterable[Finding]], ...] = (
-        *(of_shards if source.reads_shards else ()),
-        lambda: _database(config),
-        lambda: _conversations(config),
-        lambda: _matches(config, shards),
-        lambda: _ledger(config),
-        lambda: _notifications(config, folder) if folder is not None else (),
-        lambda: _watch_limits(source.shards) if source.reads_shards else (),
-        lambda: _near(config),
-        lambda: _room(config),
-        lambda: _lock(config),
-    )
+    if source.reads_shards:
+        yield from _checked(lambda: _shard_folder(config, environ, shards), lambda: _shard_ends(config, shards))
+    yield from _of_each(configs, _database)
+    yield from _checked(lambda: _conversations(config), lambda: _matches(config, shards))
+    yield from _of_each(configs, _ledger)
+    if folder is not None:
+        yield from _checked(lambda: _notifications(config, folder))
+    if source.reads_shards:
+        yield from _checked(lambda: _watch_limits(source.shards))
+    yield from _of_each(configs, _near, _room, _lock)
+
+
+def _checked(*checks: Check) -> Iterator[Finding]:
     for check in checks:
         try:
             yield from check()
         except StreamerError as error:
             yield Finding(Level.PROBLEM, f"cannot {error.op}: {error.where}: {error.cause}", error.hint)
+
+
+def _of_each(configs: Sequence[Config], *checks: Callable[[Config], Iterable[Finding]]) -> Iterator[Finding]:
+    for config in configs:
+        name = f"{config.dataset.path.name}: " if len(configs) > 1 else ""
+        for finding in _checked(*(partial(check, config) for check in checks)):
+            yield msgspec.structs.replace(finding, what=f"{name}{finding.what}")
 
 
 def _shards(config: Config) -> Iterator[Found]:
@@ -297,7 +310,7 @@ def _ledger(config: Config) -> Iterator[Finding]:
             f"{late:,} waiting lines are younger than every outcome of their session",
             'normal while rollouts of a repeated run id go on; else timestamps are not UTC: set join.rule = "max"',
         )
-    size = config.dataset.path.stat().st_size if config.dataset.path.exists() else 0
+    size = _bytes(config.dataset.path)
     if size < seen.dataset_bytes:
         yield Finding(
             Level.PROBLEM,
@@ -311,6 +324,15 @@ def _ledger(config: Config) -> Iterator[Finding]:
             f"{counted(dead, 'line')} could not be taken",
             f"jq -r .reason '{config.dataset.path}.dead.jsonl' | sort | uniq -c",
         )
+
+
+def _bytes(dataset: Path) -> int:
+    """Return how many bytes a dataset has in all of its files."""
+    try:
+        with opened(dataset) as pieces:
+            return sum(os.fstat(piece.file.fileno()).st_size for piece in pieces)
+    except FileNotFoundError:
+        return 0
 
 
 def _notifications(config: Config, watched: Path) -> Iterator[Finding]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
+from streamer.config import Dataset
 from streamer.snapshot import Snapshot, open_ledger
-from streamer.sources.folder import OwnFiles
+from streamer.sources.folder import own_files
 from streamer.sources.shards import ShardFolder
 
 
@@ -19,11 +21,17 @@ class Lag(msgspec.Struct, frozen=True):
     unread_shards: int = 0
 
 
-def measure(ledger: Path, seen: Snapshot) -> Lag:
-    """Compare the shard folder as it is now with the cursors of the ledger."""
+def measure(ledger: Path, seen: Snapshot, others: Iterable[Dataset] = ()) -> Lag:
+    """Compare the shard folder as it is now with the cursors of the ledger.
+
+    Args:
+        ledger: of the dataset.
+        seen: what it says.
+        others: datasets whose files may lie in the folder, too.
+    """
     if not seen.shard_folder:
         return Lag()
-    ours = OwnFiles(Path(seen.dataset), ledger)
+    ours = own_files([Dataset(Path(seen.dataset), ledger), *others])
     root, follow = Path(seen.shard_folder), seen.follow_symlinks
     folder = ShardFolder(root, seen.pattern, ours, follow_symlinks=follow)
     with open_ledger(ledger) as db:

@@ -51,6 +51,7 @@ from streamer.sources.inbox import ShardInbox, Work
 from streamer.sources.outcomes import OutcomePoller
 from streamer.sources.reader import Budget, ShardReader
 from streamer.sources.rollouts import RolloutInbox
+from streamer.sources.shelf import Shelf
 from streamer.troubles import SourceTroubles
 from streamer.turns import TurnReward
 
@@ -135,6 +136,7 @@ class Pipeline:
         emit: Emit,
         at: Callable[[str], None] = nowhere,
         troubles: SourceTroubles | None = None,
+        shelf: Shelf | None = None,
     ) -> AsyncIterator[Self]:
         """Open everything, recover, and close everything in the end.
 
@@ -145,6 +147,7 @@ class Pipeline:
             emit: is told of every event.
             at: called with the name of each point at which a crash must be harmless.
             troubles: what did not work in an earlier pipeline; without it, nothing.
+            shelf: what other datasets have just read, and where others find what is read here.
 
         Raises:
             UnavailableError: something cannot be opened now.
@@ -168,7 +171,7 @@ class Pipeline:
                 )
                 troubles = troubles or SourceTroubles(emit)
                 sources = Sources(
-                    ShardInbox(shard_folder(config), reader, ledger, source.max_line_bytes, clock, emit, at),
+                    ShardInbox(shard_folder(config), reader, ledger, source.max_line_bytes, clock, emit, at, shelf),
                     RolloutInbox(source, ledger, clock, emit, troubles.conversations),
                     outcomes,
                     troubles,
@@ -419,17 +422,38 @@ class Pipeline:
         if expired:
             self._emit(NeverScored(expired))
 
-    async def catch_up(self) -> None:
-        """Take everything that is there now and can be taken now."""
+    async def look(self) -> None:
+        """Look at the whole folder, and take all outcomes that are there now."""
         await self.scan()
         while await self.poll():
             pass
+
+    async def catch_up(self) -> None:
+        """Take everything that is there now and can be taken now."""
+        await self.look()
         while await self.step():
             pass
 
     async def drain(self) -> None:
         """Work off everything that is there now."""
-        await self.catch_up()
-        self.rollouts.wait_no_longer()  # their shards were there now, or are not
-        while await self.step():
-            pass
+        await drain([self])
+
+
+async def drain(pipelines: Sequence[Pipeline], shelf: Shelf | None = None) -> None:
+    """Work off everything that is there now, batch by batch in turn."""
+    for pipeline in pipelines:
+        await pipeline.look()
+    await _step_by_step(pipelines, shelf)
+    for pipeline in pipelines:
+        pipeline.rollouts.wait_no_longer()  # their shards were there now, or are not
+    await _step_by_step(pipelines, shelf)
+
+
+async def _step_by_step(pipelines: Sequence[Pipeline], shelf: Shelf | None) -> None:
+    worked = True
+    while worked:
+        worked = False
+        for pipeline in pipelines:
+            worked |= await pipeline.step()
+        if shelf is not None:
+            shelf.clear()

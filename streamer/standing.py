@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from streamer.errors import UnavailableError
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from streamer.errors import StreamerError
 from streamer.files import Clock
 from streamer.ledger import Accounts
 from streamer.model import State
-from streamer.observers.systemd import Notifier
 from streamer.pipeline import Pipeline
 from streamer.text import counted
 
@@ -19,15 +22,32 @@ _SHARE = 300
 _NEVER = float("inf")
 
 
+class Stand(NamedTuple):
+    """How a dataset stands.
+
+    ``accounts`` are None while it waits for something without which nothing can be done; ``behind`` are the seconds
+    from the moment at which news were noticed until they were in the dataset, None before any; ``error`` is what does
+    not work now.
+    """
+
+    accounts: Accounts | None
+    behind: float | None
+    error: StreamerError | None
+
+
 class Standing:
-    """Keeps the manager's status text true, and knows for how long the daemon has been idle.
+    """Tells how a dataset stands, and knows for how long it has been idle.
 
     Idle means: nothing came (no new byte of a shard, no new or changed outcome row: the ledger stayed as it is) and
     nothing is left to be done. Lines that wait for an outcome do not count: it may never come.
+
+    Args:
+        say: is told how it stands.
+        clock: pauses.
     """
 
-    def __init__(self, notifier: Notifier, clock: Clock) -> None:
-        self._notifier = notifier
+    def __init__(self, say: Callable[[Stand], None], clock: Clock) -> None:
+        self._say = say
         self._clock = clock
         self._seen: tuple[Pipeline, int] | None = None
         self._error = str(None)
@@ -37,14 +57,13 @@ class Standing:
         self._next_text = 0.0
         self._last_news = clock.monotonic()
 
-    def waits(self, error: UnavailableError) -> None:
+    def waits(self, error: StreamerError) -> None:
         """Tell what has to be waited for before work can go on at all."""
-        self._notifier.status(f"waiting: cannot {error.op}: {error.cause}")
+        self._say(Stand(None, None, error))
         self._changed()
 
     def reloaded(self) -> None:
-        """Tell that the configuration was read again."""
-        self._notifier.ready("configuration read again")
+        """Take note that the configuration was read again."""
         self._changed()
 
     def _changed(self) -> None:
@@ -75,12 +94,12 @@ class Standing:
         self._seen, self._error = seen, str(pipeline.error)
 
     async def tell(self, pipeline: Pipeline) -> None:
-        """Tell the manager how things stand, unless it knows, or was told a moment ago."""
+        """Tell how things stand, unless that is known, or was told a moment ago."""
         start = self._clock.monotonic()
         if not self._untold or start < self._next_text:
             return
         self._untold = False
-        self._notifier.status(status(await pipeline.ledger.accounts(), self._behind, pipeline.error))
+        self._say(Stand(await pipeline.ledger.accounts(), self._behind, pipeline.error))
         end = self._clock.monotonic()
         self._next_text = end + max(_PAUSE, _SHARE * (end - start))
 
@@ -91,11 +110,62 @@ class Standing:
 
     @property
     def idle_since(self) -> float:
-        """The time in monotonic seconds at which the daemon last had something to do."""
+        """The time in monotonic seconds at which there was last something to do."""
         return self._last_news
 
 
-def status(accounts: Accounts, behind: float | None, error: UnavailableError | None) -> str:
+class Stands:
+    """Keeps the manager's status text true: it is the stand of one dataset, or the sum of several.
+
+    Args:
+        tell: is given each new text.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._known: dict[Path, Stand | None] = {}
+
+    def of(self, dataset: Path) -> Callable[[Stand], None]:
+        """Return the function that takes how this dataset stands."""
+        self._known[dataset] = None
+
+        def take(stand: Stand) -> None:
+            self._known[dataset] = stand
+            self._tell(text(stand) if len(self._known) == 1 else text_of_several(self._known))
+
+        return take
+
+
+def text_of_several(stands: Mapping[Path, Stand | None]) -> str:
+    """Return how several datasets stand in words: the records of all, the longest wait, and what does not work.
+
+    All of them wait for the same outcomes, so what waits is not added up.
+    """
+    known = {path: stand for path, stand in stands.items() if stand is not None}
+    accounts = [stand.accounts for stand in known.values() if stand.accounts is not None]
+    records = sum(one.lines[State.APPENDED] for one in accounts)
+    parts = [f"{len(stands)} datasets: {counted(records, 'record')}"]
+    if accounts:
+        parts.append(f"{max(one.waiting_rollouts for one in accounts):,} waiting")
+    behind = [stand.behind for stand in known.values() if stand.behind is not None]
+    if behind:
+        parts.append(f"{_duration(max(behind))} behind")
+    if dead := max((one.lines[State.DEAD_LETTERED] for one in accounts), default=0):
+        parts.append(counted(dead, "dead letter"))
+    parts += [
+        f"{path.name}: cannot {stand.error.op}: {stand.error.cause}" for path, stand in known.items() if stand.error
+    ]
+    return "; ".join(parts)
+
+
+def text(stand: Stand) -> str:
+    """Return how a dataset stands in words."""
+    if stand.accounts is not None:
+        return status(stand.accounts, stand.behind, stand.error)
+    return f"waiting: cannot {stand.error.op}: {stand.error.cause}" if stand.error else "waiting"
+
+
+def status(accounts: Accounts, behind: float | None, error: StreamerError | None) -> str:
     """Return the text: how much there is, how much waits, and what does not work.
 
     Args:

@@ -27,7 +27,6 @@ from streamer.config import (
     Source,
     changes,
     dataset,
-    dataset_path,
     load,
     reloaded,
 )
@@ -565,10 +564,10 @@ class TestDatasetOnly:
     def test_neither_shards_nor_database_have_to_be_configured(self, file: Path) -> None:
         """`streamer status` on another shell has neither variable."""
         file.write_text('[dataset]\npath = "o.jsonl"')
-        assert dataset_path(None, {}, None) == Path("high_reward.jsonl")
-        assert dataset_path(file, {}, None) == file.parent / "o.jsonl"
-        assert dataset_path(file, {"STREAMER_DATASET": "e.jsonl"}, None) == Path("e.jsonl")
-        assert dataset_path(file, {"STREAMER_DATASET": "e.jsonl"}, "f.jsonl") == Path("f.jsonl")
+        assert dataset(None, {}, None).path == Path("high_reward.jsonl")
+        assert dataset(file, {}, None).path == file.parent / "o.jsonl"
+        assert dataset(file, {"STREAMER_DATASET": "e.jsonl"}, None).path == Path("e.jsonl")
+        assert dataset(file, {"STREAMER_DATASET": "e.jsonl"}, "f.jsonl").path == Path("f.jsonl")
 
     def test_the_ledger_is_the_one_that_the_daemon_uses(self, file: Path) -> None:
         """A command has to look into the same ledger."""
@@ -579,7 +578,7 @@ class TestDatasetOnly:
         """A misspelt path would show another dataset than the daemon's."""
         file.write_text('[dataset]\npth = "o.jsonl"')
         with pytest.raises(ConfigError, match=r"did you mean path\?"):
-            dataset_path(file, {}, None)
+            dataset(file, {}, None)
 
 
 class TestChanges:

@@ -669,7 +669,7 @@ class TestWhatIsTold:
         told(traces, "s", "a")
         work_off(config)
         assert len(records(config)) == 1
-        found = list(examine(config, {}))
+        found = list(examine([config], {}))
         assert {finding.level for finding in found} == {Level.OK}
         assert not any("shard folder" in finding.what for finding in found)
         with pytest.raises(ConfigError, match=r"source\.shards"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 
 from streamer.events import Event
-from streamer.sources.hints import Hints, watch
+from streamer.sources.hints import Hints, News, watch
 
 
 def append(path: bytes) -> None:
@@ -45,7 +45,7 @@ def test_a_name_that_cannot_be_decoded_costs_a_scan_and_not_the_daemon(tmp_path:
 
     anyio.run(main)
     assert [event.name for event in told] == ["notifications_lost"]
-    assert hints.take_scan()
+    assert hints.take().scan
 
 
 def test_a_change_before_the_wait_is_not_slept_over(tmp_path: Path) -> None:
@@ -60,5 +60,5 @@ def test_a_change_before_the_wait_is_not_slept_over(tmp_path: Path) -> None:
             await hints.wait(3600)
 
     anyio.run(main)
-    assert (hints.take_paths(), hints.take_database(), hints.take_scan()) == ({"a.jsonl"}, True, False)
-    assert (hints.take_paths(), hints.take_database()) == (set(), False)
+    assert hints.take() == News({"a.jsonl"}, scan=False, database=True)
+    assert hints.take() == News()

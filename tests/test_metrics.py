@@ -314,7 +314,7 @@ def ask(metrics: Metrics, health: Health, path: str) -> httpx.Response:
     """Ask the routes alone."""
 
     async def main() -> httpx.Response:
-        transport = httpx.ASGITransport(Starlette(routes=routes(metrics, health)))
+        transport = httpx.ASGITransport(Starlette(routes=routes(metrics.registry, health)))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.get(path)
 

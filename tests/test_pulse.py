@@ -122,7 +122,7 @@ def test_an_idle_daemon_sends_its_beats_and_one_whose_disk_hangs_does_not(tmp_pa
     async def main() -> None:
         async with anyio.create_task_group() as tasks:
             daemon = Daemon(
-                config, emit=lambda _event: None, reload=lambda: config, notifier=Notifier(manager.environ),
+                [config], emit=lambda _event: None, reload=lambda: [config], notifier=Notifier(manager.environ),
                 files=disk, clock=clock,
             )  # fmt: skip
             tasks.start_soon(daemon.run)

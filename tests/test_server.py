@@ -186,6 +186,6 @@ def test_a_new_shard_is_a_sign_of_a_new_outcome_on_a_server(tmp_path: Path) -> N
     remote, local = Hints(tmp_path, None), Hints(tmp_path, "traces.db")
     for hints in (remote, local):
         hints.shard(str(tmp_path / "a.jsonl"))
-    assert remote.take_database()
-    assert not remote.take_database()
-    assert not local.take_database()
+    assert remote.take().database
+    assert not remote.take().database
+    assert not local.take().database

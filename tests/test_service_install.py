@@ -40,7 +40,7 @@ def config(shards: str = "/data/eval/ft_data", database: str = "/data/eval/trace
 
 def files(service: plan.Service, text: str = "# mine\n") -> list[plan.File]:
     """Return the files of a service."""
-    return plan.files(service, COMMAND, text, config())
+    return plan.files(service, COMMAND, text, [config()])
 
 
 def install(service: plan.Service, text: str = "# mine\n", *, force: bool = False) -> dict[str, Change]:
@@ -187,14 +187,14 @@ class TestAccess:
     )
     def test_only_what_is_read_is_shown(self, shards: str, database: str, shown: str) -> None:
         """A folder by the one above it, but never a whole home."""
-        text = system_access(config(shards, database), STATE)
+        text = system_access([config(shards, database)], STATE)
         assert f"BindReadOnlyPaths={shown}\n" in text
         assert "BindPaths" not in text.replace("BindReadOnlyPaths", "")
         assert ("ProtectHome=no" in text) is shards.startswith("/home")
 
     def test_what_is_not_hidden_needs_no_mount(self) -> None:
         """The rights of the user count there."""
-        text = system_access(config(), STATE)
+        text = system_access([config()], STATE)
         assert "Paths=" not in text
         assert 'RequiresMountsFor="/data/eval"\n' in text
 
@@ -208,20 +208,20 @@ class TestAccess:
     )
     def test_a_dataset_elsewhere_can_be_written(self, dataset: str, line: str) -> None:
         """And nothing beside its folder."""
-        text = system_access(config(dataset=dataset), STATE)
+        text = system_access([config(dataset=dataset)], STATE)
         assert re.findall(r"^(?:ReadWrite|Bind)Paths=.*\n", text, re.MULTILINE) == ([line] if line else [])
 
     def test_only_a_server_opens_the_network(self) -> None:
         """For the system service and for that of a user."""
         server = config(database="libsql://traces.example.org")
-        assert "PrivateNetwork=no" in system_access(server, STATE)
+        assert "PrivateNetwork=no" in system_access([server], STATE)
         assert "PrivateNetwork=no" in user_access(server)
-        assert "PrivateNetwork" not in system_access(config(), STATE)
+        assert "PrivateNetwork" not in system_access([config()], STATE)
 
     def test_the_page_opens_the_network_as_far_as_it_is_served(self) -> None:
         """To this machine alone where it listens there; a server needs all of it."""
         here = msgspec.structs.replace(config(), web=Web(Address("127.0.0.1", 8765)))
-        found = system_access(here, STATE)
+        found = system_access([here], STATE)
         assert "# The page is served at 127.0.0.1:8765.\nPrivateNetwork=no\n" in found
         assert found.endswith("IPAddressAllow=localhost\n")
         assert user_access(here).startswith("[Service]\n")
@@ -229,7 +229,7 @@ class TestAccess:
             msgspec.structs.replace(config(), web=Web(Address("0.0.0.0", 8765))),
             msgspec.structs.replace(config(database="libsql://traces.example.org"), web=here.web),
         ):
-            assert system_access(config_of_all, STATE).endswith("AF_INET6\nIPAddressDeny=\n")
+            assert system_access([config_of_all], STATE).endswith("AF_INET6\nIPAddressDeny=\n")
         assert user_access(config()) == ""
 
     @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ class TestAccess:
     def test_a_path_that_cannot_be_shown_is_named(self, shards: str, database: str, named: str) -> None:
         """And adds no line of its own to a unit."""
         with pytest.raises(ConfigError, match=named):
-            system_access(config(shards, database), STATE)
+            system_access([config(shards, database)], STATE)
 
 
 class TestNames:
@@ -283,7 +283,7 @@ class TestVerify:
     def test_a_fault_is_named_and_its_file_not_that_of_the_trial(self, service: plan.Service) -> None:
         """A command that is not there."""
         with pytest.raises(ConfigError, match="/no/such/command") as caught:
-            verify(service, plan.files(service, Path("/no/such/command"), "", config()))
+            verify(service, plan.files(service, Path("/no/such/command"), "", [config()]))
         assert "tmp" not in str(caught.value)
 
 

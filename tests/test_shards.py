@@ -403,7 +403,7 @@ class TestIdentity:
         path = root / "a.jsonl"
         path.write_bytes(self.BEFORE)
         torn = read(reader(root, files=Interfering(path, after)), Cursor("a.jsonl", id=1))
-        assert (torn.lines, torn.cursor.offset) == ([], 0) or torn.lines == ()
+        assert (torn.lines, torn.cursor.offset) == ([], 0)
         again = read(reader(root), torn.cursor)
         assert texts(again.lines) == after.split(b"\n")[:-1]
 

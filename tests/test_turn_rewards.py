@@ -642,7 +642,7 @@ class TestWhatIsTold:
         reward(folder, "a", 1)
         for kind, level, said in (("achievement_delta", Level.OK, "1 of 2"), ("achivement", Level.WARNING, "0 of 2")):
             rules = RecordRules(turns=Turns.REWARDED, reward_type=kind)
-            found = [one for one in examine(settings(folder, records=rules), {}) if "of the type" in one.what]
+            found = [one for one in examine([settings(folder, records=rules)], {}) if "of the type" in one.what]
             assert [(one.level, one.what[:6]) for one in found] == [(level, said)]
 
 

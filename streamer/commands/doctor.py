@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from streamer.config import Flags, load
+from streamer.config import Flags, load_all
 from streamer.doctor import Finding, Level, examine, misconfigured
 from streamer.errors import ConfigError
 from streamer.text import printable
@@ -25,11 +25,13 @@ def doctor(
     config: Annotated[Path | None, typer.Option(help="The daemon's config.toml.")] = None,
     shards: Annotated[str | None, typer.Option(help="Folder of the shards; else SFT_OUTPUT_DIR.")] = None,
     database: Annotated[str | None, typer.Option(help="Trace database: file, sqld folder or URL.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="The dataset; else the configured one.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="The dataset; else all that are configured.")] = None,
     where: Annotated[str | None, typer.Option(help="SQL condition over outcome_rewards.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Look at everything that streamer needs, and say what to do about what is wrong.
+
+    Where several datasets are configured, it looks at each; --dataset picks one.
 
     Exit code: 0 nothing is wrong (there may be warnings), 1 problems found.
 
@@ -48,7 +50,7 @@ def doctor(
 
 def _findings(config: Path | None, flags: Flags) -> Iterable[Finding]:
     try:
-        settings = load(config, os.environ, flags)
+        settings = load_all(config, os.environ, flags)
     except ConfigError as error:
         return [misconfigured(error)]
     return examine(settings, os.environ)

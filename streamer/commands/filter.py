@@ -49,7 +49,7 @@ def filter(  # noqa: A001 - the command is called so
     if follow:
         if dry_run:
             raise ConfigError("follow the filter", "--dry-run", "a daemon does not end", "leave one of the two out")
-        run_daemon(lambda: _followed(config))
+        run_daemon(lambda: [_followed(config)])
         return
     settings = load(config, os.environ)
     counts = _dry_run(settings) if dry_run else _write(settings)

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -49,11 +48,10 @@ def replay(
     if config is None and not os.environ.get("STREAMER_CONFIG"):
         shards, database = shards or seen.shard_folder or None, database or seen.database or None
     flags = Flags(shards=shards, database=database, dataset=str(out), where=where)
-    read = partial(load, config, os.environ, flags)
-    settings = read()
+    settings = load(config, os.environ, flags)
     if real_path(settings.dataset.path) == real_path(dataset) or real_path(settings.dataset.ledger) == real_path(old):
         raise ConfigError(_OP, printable(str(out)), "it is the dataset to be compared with", "name another --out")
-    for line in run_once(read):
+    for line in run_once(lambda: [settings]):
         typer.echo(line, err=as_json)
     found = compare(old, settings.dataset.ledger)
     if as_json:

@@ -4,7 +4,7 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import anyio
 import typer
 
-from streamer.config import Config, Flags, duration, load
+from streamer.config import Config, Flags, duration, load_all
 from streamer.daemon import Daemon, Listeners
 from streamer.errors import MissingExtraError, UnavailableError
 from streamer.events import Emit, Event, fan_out
@@ -55,14 +55,14 @@ def run(
 
     Without --once it runs until SIGTERM or Ctrl-C; SIGHUP reads the configuration again. With --until-idle it also ends
     by itself, once shards and outcomes have not changed for that long. Flags override environment variables, which
-    override the file.
+    override the file. Where that has several tables [[dataset]], all are written, or with --dataset that one alone.
 
     Exit code: 0 done or stopped, 2 wrong configuration, 3 something needed is not there, 4 another daemon
     holds the dataset, 5 dataset and ledger contradict each other.
 
     Example: streamer run --shards sft/ --database traces.db --dataset good.jsonl --where 'total_reward >= 3'
     """
-    read = partial(load, config, os.environ, Flags(shards=shards, database=database, dataset=dataset, where=where))
+    read = partial(load_all, config, os.environ, Flags(shards=shards, database=database, dataset=dataset, where=where))
     if once:
         for line in run_once(read):
             typer.echo(line)
@@ -70,44 +70,68 @@ def run(
         run_daemon(read, until_idle=duration(until_idle, "--until-idle") if until_idle else None)
 
 
-def run_daemon(read: Callable[[], Config], until_idle: float | None = None) -> None:
+def run_daemon(read: Callable[[], Sequence[Config]], until_idle: float | None = None) -> None:
     """Run the daemon of a configuration until SIGTERM or Ctrl-C.
 
     Args:
-        read: returns the configuration; it is asked again at each SIGHUP.
+        read: returns the configuration for each dataset; it is asked again at each SIGHUP.
         until_idle: after so many seconds without anything new it ends; None for never.
 
     Raises:
         StreamerError: a person has to decide something first.
     """
-    settings = read()
+    configs = read()
     _tune()
-    observer = _Log(settings)
-    health = Health(time.monotonic)
-    if settings.web.listen is None:
-        anyio.run(_daemon(settings, read, observer, fan_out(observer, health), health, until_idle=until_idle).run)
-        return
-    page = _page(settings, health, observer)
-    emit = fan_out(observer, health, page)
-    daemon = _daemon(settings, read, observer, emit, health, page.configure, until_idle=until_idle)
-    anyio.run(daemon.run, page.served())
+    observer = _Log(configs)
+    healths = {config.dataset.path: Health(time.monotonic) for config in configs}
+    page = None if configs[0].web.listen is None else _page(configs, healths, observer)
+
+    def of(config: Config) -> Emit:
+        path = config.dataset.path
+        return fan_out(observer.of(path), healths[path], *([page.of(path)] if page else []))
+
+    def configure(config: Config) -> None:
+        observer.configure(config)
+        if page is not None:
+            page.configure(config)
+
+    def beat() -> None:
+        for health in healths.values():
+            health.beat()
+
+    daemon = Daemon(
+        configs,
+        emit=fan_out(observer, page) if page else observer,
+        reload=read,
+        notifier=Notifier(os.environ),
+        files=Files(),
+        clock=SystemClock(),
+        listeners=Listeners(configure, beat, of),
+        until_idle=until_idle,
+    )
+    anyio.run(daemon.run, page.served() if page else None)
 
 
 class _Log:
-    """The log of events, whose level a reload can change."""
+    """The log of events, whose level a reload can change. It names the dataset where there are several."""
 
-    def __init__(self, config: Config) -> None:
-        self.configure(config)
+    def __init__(self, configs: Sequence[Config]) -> None:
+        self._names = len(configs) > 1
+        self.configure(configs[0])
 
     def configure(self, config: Config) -> None:
         """Log by ``config`` from now on."""
-        self._emit: Emit = log.configure(config.log, os.environ, sys.stderr)
+        self._write = log.configure(config.log, os.environ, sys.stderr)
 
     def __call__(self, event: Event) -> None:
-        self._emit(event)
+        self._write(event)
+
+    def of(self, dataset: Path) -> Emit:
+        """Return who writes the events of one dataset."""
+        return (lambda event: self._write(event, str(dataset))) if self._names else self
 
 
-def _page(config: Config, health: Health, emit: Emit) -> "Page":
+def _page(configs: Sequence[Config], healths: Mapping[Path, Health], emit: Emit) -> "Page":
     try:
         from streamer.web.server import Page  # noqa: PLC0415 - an extra
     except ImportError as error:
@@ -115,36 +139,11 @@ def _page(config: Config, health: Health, emit: Emit) -> "Page":
             raise
         raise MissingExtraError(
             "serve the page",
-            str(config.web.listen),
+            str(configs[0].web.listen),
             f"{error.name} is not installed",
             "install the extra `web` (in a checkout: pip install '.[web]'), or leave web.listen out",
         ) from None
-    return Page(config, health, emit)
-
-
-def _daemon(
-    config: Config,
-    read: Callable[[], Config],
-    observer: _Log,
-    emit: Emit,
-    health: Health,
-    *others: Callable[[Config], None],
-    until_idle: float | None = None,
-) -> Daemon:
-    def configure(config: Config) -> None:
-        for told in (observer.configure, *others):
-            told(config)
-
-    return Daemon(
-        config,
-        emit=emit,
-        reload=read,
-        notifier=Notifier(os.environ),
-        files=Files(),
-        clock=SystemClock(),
-        listeners=Listeners(configure, health.beat),
-        until_idle=until_idle,
-    )
+    return Page(configs, healths, emit)
 
 
 def _tune() -> None:
@@ -153,22 +152,34 @@ def _tune() -> None:
     sys.setswitchinterval(_SWITCH_SECONDS)
 
 
-def run_once(read: Callable[[], Config]) -> list[str]:
-    """Work off what is there, once, and return the accounts as lines of text.
+def run_once(read: Callable[[], Sequence[Config]]) -> list[str]:
+    """Work off what is there, once, and return the accounts of each dataset as lines of text.
 
     Args:
-        read: returns the configuration.
+        read: returns the configuration for each dataset.
 
     Raises:
         StreamerError: something that is needed is not there, or a person has to decide something first.
     """
-    config = read()
+    configs = read()
     _tune()
-    _require_inputs(config)
-    observer = _Log(config)
-    with progress.shown(sys.stderr.isatty(), observer) as emit:
-        accounts = anyio.run(_daemon(config, read, observer, emit, Health(time.monotonic)).once)
-    return summary(accounts, config.dataset.path)
+    _require_inputs(configs[0])
+    observer = _Log(configs)
+    with progress.shown(sys.stderr.isatty()) as show:
+        daemon = Daemon(
+            configs,
+            emit=show(observer),
+            reload=read,
+            notifier=Notifier(os.environ),
+            files=Files(),
+            clock=SystemClock(),
+            listeners=Listeners(of=lambda config: show(observer.of(config.dataset.path))),
+        )
+        each = anyio.run(daemon.once)
+    lines: list[str] = []
+    for accounts, config in zip(each, configs, strict=True):
+        lines += [*([""] if lines else []), *summary(accounts, config.dataset.path)]
+    return lines
 
 
 def _require_inputs(config: Config) -> None:

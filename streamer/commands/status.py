@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 Look = Callable[[], list[str]]
+Files = Sequence[Dataset]
 
 _SECONDS = 2.0
 _LEAST_SECONDS = 0.1
@@ -36,13 +37,14 @@ def status(
     ] = None,
     *,
     config: Annotated[Path | None, typer.Option(help="The daemon's config.toml.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="The dataset; else the configured one.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="The dataset; else all that are configured.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
 ) -> None:
     """Say whether the daemon is alive, and where every line that was read stands.
 
-    Works from the ledger, with the daemon up or down. The six counts add up to the lines read.
+    Works from the ledger, with the daemon up or down. The six counts add up to the lines read. Where several datasets
+    are configured, each is told of, with --json as {"datasets": [...]}; --dataset picks one.
 
     With --watch a terminal shows the newest answer in its place; a pipe gets each one, with --json as one line.
 
@@ -54,7 +56,7 @@ def status(
     """
     if seconds is not None and not watch:
         raise typer.BadParameter("it goes with --watch", param_hint="SECONDS")
-    files = configuration.dataset(config, os.environ, dataset)
+    files = configuration.datasets(config, os.environ, dataset)
     if not watch:
         _print(_json(files) if as_json else _text(files))
         return
@@ -106,7 +108,7 @@ def _drawn(lines: list[str], width: int, height: int) -> "list[Text]":
     return [Text(fitted(line, width)) for line in lines[:height]]
 
 
-def _text_or_trouble(files: Dataset) -> list[str]:
+def _text_or_trouble(files: Files) -> list[str]:
     """Return the answer; while one looks on, a ledger that cannot be read now is an answer, too."""
     try:
         return _text(files)
@@ -114,24 +116,32 @@ def _text_or_trouble(files: Dataset) -> list[str]:
         return [printable(line) for line in str(error).splitlines()]
 
 
-def _json_or_trouble(files: Dataset) -> list[str]:
+def _json_or_trouble(files: Files) -> list[str]:
     try:
-        return [msgspec.json.encode(_as_json(*_look(files))).decode()]
+        return [msgspec.json.encode(_values(files)).decode()]
     except StreamerError as error:
         return [msgspec.json.encode({"error": str(error)}).decode()]
 
 
-def _text(files: Dataset) -> list[str]:
-    return snapshot_text.lines(*_look(files))
+def _text(files: Files) -> list[str]:
+    lines: list[str] = []
+    for one in files:
+        lines += [*([""] if lines else []), *snapshot_text.lines(*_look(one, files))]
+    return lines
 
 
-def _json(files: Dataset) -> list[str]:
-    return [msgspec.json.format(msgspec.json.encode(_as_json(*_look(files))), indent=2).decode()]
+def _json(files: Files) -> list[str]:
+    return [msgspec.json.format(msgspec.json.encode(_values(files)), indent=2).decode()]
 
 
-def _look(files: Dataset) -> tuple[Snapshot, Lag]:
-    seen = snapshot(files.path, files.ledger)
-    return seen, measure(files.ledger, seen)
+def _values(files: Files) -> dict[str, Any]:
+    values = [_as_json(*_look(one, files)) for one in files]
+    return values[0] if len(values) == 1 else {"datasets": values}
+
+
+def _look(one: Dataset, files: Files) -> tuple[Snapshot, Lag]:
+    seen = snapshot(one.path, one.ledger)
+    return seen, measure(one.ledger, seen, files)
 
 
 def _as_json(seen: Snapshot, lag: Lag) -> dict[str, Any]:

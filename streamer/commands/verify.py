@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from streamer.bins import Bin
-from streamer.config import dataset_path
+from streamer.config import datasets
 from streamer.dedup import DedupBy
 from streamer.inspect import Findings, Report, inspect
 from streamer.observers.progress import reading
@@ -26,7 +26,7 @@ PROBLEMS_FOUND = 1
 
 
 def verify(
-    dataset: Annotated[Path | None, typer.Argument(help="The dataset; else the configured one.")] = None,
+    dataset: Annotated[Path | None, typer.Argument(help="The dataset; else all that are configured.")] = None,
     *,
     config: Annotated[Path | None, typer.Option(help="The daemon's config.toml.")] = None,
     by: Annotated[DedupBy, typer.Option(help="What makes a duplicate, as the daemon has it.")] = DedupBy.CONVERSATION,
@@ -35,18 +35,22 @@ def verify(
 ) -> None:
     """Check every line of a dataset and say what is in it.
 
+    Where several datasets are configured, each is checked, with --json as {"datasets": [...]}; DATASET picks one.
+
     Exit code: 0 fine (there may be warnings), 1 problems found, 2 wrong usage.
 
     Example: streamer verify high_reward.jsonl --json | jq .problems.counts
     """
-    path = dataset or dataset_path(config, os.environ, None)
+    paths = [dataset] if dataset else [found.path for found in datasets(config, os.environ, None)]
     with reading(sys.stderr.isatty()) as progress:
-        report = inspect(path, by=by, decode_images=not no_images, progress=progress)
+        reports = [inspect(path, by=by, decode_images=not no_images, progress=progress) for path in paths]
     if as_json:
-        typer.echo(_json(report))
+        typer.echo(_json(reports))
     else:
-        _show(report)
-    if report.problems.counts:
+        for number, report in enumerate(reports):
+            typer.echo("\n" if number else "", nl=False)
+            _show(report)
+    if any(report.problems.counts for report in reports):
         raise typer.Exit(PROBLEMS_FOUND)
 
 
@@ -58,9 +62,10 @@ class _Section(NamedTuple):
     rows: Sequence[tuple[str, ...]]
 
 
-def _json(report: Report) -> str:
-    """Return the report in ASCII, so that no character of the dataset reaches a terminal as it is."""
-    return json.dumps({"fine": not report.problems.counts, **msgspec.to_builtins(report)}, indent=2)
+def _json(reports: Sequence[Report]) -> str:
+    """Return the reports in ASCII, so that no character of a dataset reaches a terminal as it is."""
+    values = [{"fine": not report.problems.counts, **msgspec.to_builtins(report)} for report in reports]
+    return json.dumps(values[0] if len(values) == 1 else {"datasets": values}, indent=2)
 
 
 def _show(report: Report) -> None:

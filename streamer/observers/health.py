@@ -5,7 +5,7 @@ It is told in the daemon's thread and asked in any other: each change is one ass
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from streamer.events import Event, Failure, Started, Stopped, TroubleOver
 
@@ -70,3 +70,25 @@ class Health:
         if not found and not self._reading:
             found.append("dataset and ledger are being recovered")
         return found
+
+
+class Healths:
+    """The health of a daemon with several datasets: as good as the worst of them."""
+
+    def __init__(self, each: Sequence[Health]) -> None:
+        self._each = each
+
+    @property
+    def is_stuck(self) -> bool:
+        """Say whether the last beat is too long ago."""
+        return self._each[0].is_stuck
+
+    def stuck(self) -> str:
+        """Say since when the loop has not come round."""
+        return self._each[0].stuck()
+
+    def missing(self) -> list[str]:
+        """Return what is missing for any of them, by their place in the configuration; nothing if all is there."""
+        if self.is_stuck:
+            return [self.stuck()]
+        return [f"dataset {number}: {what}" for number, health in enumerate(self._each, 1) for what in health.missing()]

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import select
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
 
     from streamer.config import Log
-    from streamer.events import Emit, Event
+    from streamer.events import Event
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3}
@@ -43,9 +43,16 @@ _JOURNAL_NAMES = {"name": "STREAMER_EVENT", "runs": "STREAMER_RUN_ID"}
 _PATIENCE_MS = 100
 
 
+class Write(Protocol):
+    """Writes an event to the log, and which dataset it is about if there are several."""
+
+    def __call__(self, event: Event, dataset: str = "") -> None:
+        """Write it."""
+
+
 def configure(
     log: Log, environ: Mapping[str, str], stream: TextIO | None, journal_socket: Path = journal.SOCKET
-) -> Emit:
+) -> Write:
     """Return the function that writes an event to the log.
 
     Nothing global is set; after a reload, call it again with the new level.
@@ -71,9 +78,11 @@ def configure(
         context_class=dict,
     ).bind()
 
-    def write(event: Event) -> None:
+    def write(event: Event, dataset: str = "") -> None:
         # Bound rather than passed: a field that is called "event" cannot clash with the message then.
         bound = logger.bind(**_fields(event), name=event.name)
+        if dataset:
+            bound = bound.bind(dataset=_plain(dataset))
         bound.log(_LEVELS[event.level], _plain(event.message()))
 
     return write

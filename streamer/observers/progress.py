@@ -19,14 +19,14 @@ from streamer.events import Committed, Emit, Event, Quiet
 
 
 @contextmanager
-def shown(stream_is_tty: bool, otherwise: Emit) -> Iterator[Emit]:  # noqa: FBT001 - a fact, not a mode
-    """Give the function that shows events: counts move on a terminal, all else goes to ``otherwise``."""
+def shown(stream_is_tty: bool) -> Iterator[Callable[[Emit], Emit]]:  # noqa: FBT001 - a fact, not a mode
+    """Give what makes a function that shows events: counts move on a terminal, all else goes to the one it is of."""
     if not stream_is_tty:
-        yield otherwise
+        yield lambda otherwise: otherwise
         return
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield _Counts(progress, otherwise)
+        yield _Counts(progress).over
 
 
 @contextmanager
@@ -44,16 +44,23 @@ def reading(stream_is_tty: bool) -> Iterator[Callable[[int, int], None]]:  # noq
 class _Counts:
     """Adds up what batches bring."""
 
-    def __init__(self, progress: Progress, otherwise: Emit) -> None:
+    def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._otherwise = otherwise
         self._task = progress.add_task("looking for shards", total=None)
         self._read = self._appended = 0
 
-    def __call__(self, event: Event) -> None:
-        if not isinstance(event, Committed | Quiet):
-            self._otherwise(event)
-            return
+    def over(self, otherwise: Emit) -> Emit:
+        """Return a function that counts batches, and gives everything else on."""
+
+        def emit(event: Event) -> None:
+            if isinstance(event, Committed | Quiet):
+                self._count(event)
+            else:
+                otherwise(event)
+
+        return emit
+
+    def _count(self, event: Committed) -> None:
         self._read += event.read
         self._appended += event.appended
         text = f"{self._read:,} lines read, {self._appended:,} records appended"

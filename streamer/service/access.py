@@ -1,4 +1,4 @@
-"""What the system service of one dataset may see and write: its configuration -> a drop-in.
+"""What a system service may see and write: its configuration -> a drop-in.
 
 A shard folder is shown by its parent, so that one that is deleted and made again, as a producer may do between two
 runs, is seen: a mount of the folder itself would go on showing the old one. Only where the parent is a home, or holds
@@ -8,7 +8,7 @@ everything, it is the folder alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from streamer.config import Config
@@ -30,26 +30,31 @@ RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
 _UNFIT = re.compile(r'[\x00-\x1f\x7f"\\:]')
 
 
-def system_access(config: Config, state: Path) -> str:
+def system_access(configs: Sequence[Config], state: Path) -> str:
     """Return the drop-in of a system service.
 
     Args:
-        config: what is read and written.
+        configs: what is read and written, for each dataset.
         state: the folder that the service may write to anyway.
 
     Raises:
         ConfigError: a path that the service could not find, or could not be shown.
     """
-    return "".join(_system_access(config, state))
+    return "".join(_system_access(configs, state))
 
 
-def _system_access(config: Config, state: Path) -> Iterator[str]:
+def _system_access(configs: Sequence[Config], state: Path) -> Iterator[str]:
+    config = configs[0]
     database = locate(config.source.database)
     read = [_shown_by(config.source.shards)] if config.source.reads_shards else []
     if isinstance(database, Path):
         read.append(_folder_of(database, "source.database"))
-    targets = {"dataset.path": config.dataset.path, "dataset.ledger": config.dataset.ledger}
-    written = [_folder_of(path, key) for key, path in targets.items() if path.parent not in (Path(), state)]
+    targets = [
+        target
+        for dataset in (one.dataset for one in configs)
+        for target in (("dataset.path", dataset.path), ("dataset.ledger", dataset.ledger))
+    ]
+    written = [_folder_of(path, key) for key, path in targets if path.parent not in (Path(), state)]
     needed = _outermost([*read, *written])
     yield "# What streamer reads and writes, taken from its configuration.\n"
     if needed:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from streamer.config import Config, Flags, changes, load
+from streamer.config import Config, Flags, changes, load_all
 from streamer.errors import ConfigError
 from streamer.service.access import system_access, unit_path, user_access
 
@@ -151,32 +151,35 @@ def example() -> str:
     return _data("config.toml")
 
 
-def read_config(file: Path) -> tuple[str, Config]:
-    """Return the text of a configuration, and what it says.
+def read_config(file: Path) -> tuple[str, list[Config]]:
+    """Return the text of a configuration, and what it says of each dataset.
 
     Raises:
         ConfigError: it cannot be used, or not from another folder.
     """
-    here = load(file, {}, Flags())
+    here = load_all(file, {}, Flags())
     text = file.read_text(encoding="utf-8-sig")
     with tempfile.TemporaryDirectory() as folder:
         elsewhere = Path(folder, file.name)
         elsewhere.write_text(text, encoding="utf-8")
-        relative = [key for keys in changes(here, load(elsewhere, {}, Flags())) for key in keys]
+        there = load_all(elsewhere, {}, Flags())
+        pairs = zip(here, there, strict=True)
+        relative = list(dict.fromkeys(key for one, other in pairs for keys in changes(one, other) for key in keys))
     if relative:
         hint = "a service needs the whole path: its configuration lies elsewhere"
         raise ConfigError("use the configuration", str(file), f"{', '.join(relative)}: a relative path", hint)
     return text, here
 
 
-def files(service: Service, command: Path, text: str, config: Config | None) -> list[File]:
+def files(service: Service, command: Path, text: str, configs: Sequence[Config] | None) -> list[File]:
     """Return all files of a service.
 
     Args:
         service: which one.
         command: what the unit starts.
         text: the configuration.
-        config: what the configuration says; None for the example, which says nothing of shards and database yet.
+        configs: what the configuration says of each dataset; None for the example, which says nothing of shards and
+            database yet.
 
     Raises:
         ConfigError: the service could not reach what the configuration names.
@@ -189,13 +192,14 @@ def files(service: Service, command: Path, text: str, config: Config | None) -> 
     ]
     if service.sysusers is not None:
         found.append(File(service.sysusers, _data("sysusers.conf"), is_shared=True))
-    if config is not None:
+    if configs is not None:
         state = Path("/var/lib/streamer", service.instance)
-        access = system_access(config, state) if service.is_system else user_access(config)
+        access = system_access(configs, state) if service.is_system else user_access(configs[0])
         if access:
             found.append(File(service.access, access))
-        if config.source.reads_shards:
-            found.append(File(service.path_unit, _path_unit(service, config.source.shards)))
+        source = configs[0].source
+        if source.reads_shards:
+            found.append(File(service.path_unit, _path_unit(service, source.shards)))
     return found
 
 

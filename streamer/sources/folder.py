@@ -1,9 +1,10 @@
 """The shard folder that a configuration names, without the files that streamer itself writes."""
 
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from streamer.config import Config
+from streamer.config import Config, Dataset
 from streamer.dead_letters import dead_letters_path
 from streamer.lock import lock_file
 from streamer.parts import manifest_path, part_names
@@ -13,8 +14,14 @@ from streamer.sources.shards import ShardFolder
 def shard_folder(config: Config) -> ShardFolder:
     """Return the folder whose shards a daemon with this configuration reads."""
     source = config.source
-    ours = OwnFiles(config.dataset.path, config.dataset.ledger)
+    ours = own_files([config.dataset, *config.others])
     return ShardFolder(source.shards, source.pattern, ours, follow_symlinks=source.follow_symlinks)
+
+
+def own_files(datasets: Iterable[Dataset]) -> Callable[[str, str], bool]:
+    """Return a function that says whether the file of a name at a path belongs to one of the datasets."""
+    each = [OwnFiles(dataset.path, dataset.ledger) for dataset in datasets]
+    return each[0] if len(each) == 1 else lambda name, path: any(ours(name, path) for ours in each)
 
 
 class OwnFiles:

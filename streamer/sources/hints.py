@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
 from anyio import to_thread
@@ -23,6 +25,14 @@ _POLL_DELAY_MS = 300
 _RETRY_SECONDS = 5.0
 _MANY = 10_000
 """More paths than this are not kept: the whole folder is looked at instead."""
+
+
+class News(NamedTuple):
+    """What has changed: paths below the shard folder, the whole of it (``scan``), the trace database."""
+
+    paths: AbstractSet[str] = frozenset()
+    scan: bool = False
+    database: bool = False
 
 
 class Hints:
@@ -61,20 +71,11 @@ class Hints:
         """End the wait that is under way, or the next one."""
         self._bell.set()
 
-    def take_paths(self) -> set[str]:
-        """Return the changed paths below the shard folder, and forget them."""
-        paths, self._paths = self._paths, set()
-        return paths
-
-    def take_scan(self) -> bool:
-        """Say whether the whole folder should be looked at, and forget it."""
-        scan, self._scan = self._scan, False
-        return scan
-
-    def take_database(self) -> bool:
-        """Say whether the trace database changed, and forget it."""
-        changed, self._database = self._database, False
-        return changed
+    def take(self) -> News:
+        """Return what has changed, and forget it."""
+        news = News(self._paths, self._scan, self._database)
+        self._paths, self._scan, self._database = set(), False, False
+        return news
 
     async def wait(self, seconds: float) -> None:
         """Return at the next change, or after ``seconds``."""

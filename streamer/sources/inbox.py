@@ -17,6 +17,7 @@ from streamer.ledger import UNREADABLE, Ledger, mark
 from streamer.model import Cursor, Line, Span, State
 from streamer.sources.reader import Budget, Overwritten, ShardRead, ShardReader, Unreadable
 from streamer.sources.shards import Found, ShardFolder
+from streamer.sources.shelf import Kept, Shelf, items_for, of_read, of_span
 
 _CHUNK = 200
 """Shards looked up in the ledger at once."""
@@ -61,6 +62,7 @@ class ToRead(NamedTuple):
     cursor: Cursor
 
 
+_SpanResult = tuple[Span, list[Line] | Overwritten | Unreadable, list[Item]]
 _Result = tuple[ToRead, ShardRead | Overwritten | Unreadable, list[Item]]
 
 
@@ -76,6 +78,7 @@ class ShardInbox:
         clock: Clock,
         emit: Emit,
         at: Callable[[str], None],
+        shelf: Shelf | None = None,
     ) -> None:
         self._folder = folder
         self._reader = reader
@@ -84,6 +87,7 @@ class ShardInbox:
         self._clock = clock
         self._emit = emit
         self._at = at
+        self._shelf = shelf
         self._fresh: dict[str, Found] = {}
         # Read while they could change once more without a trace: compared once more, when nothing else is to do.
         self._again: dict[str, Found] = {}
@@ -131,7 +135,7 @@ class ShardInbox:
         settled: set[int] = set()
         last = None
         more = False
-        for number, found in enumerate(self._folder.scan()):
+        for number, found in enumerate(self._shelf.listed(self._folder) if self._shelf else self._folder.scan()):
             if number % _LISTED == 0:
                 self._at("listing")
             its_mark = mark(found.path, found.stat)
@@ -158,43 +162,56 @@ class ShardInbox:
     async def due(self, spans: Sequence[tuple[Span, Cursor]], budget: Budget) -> Work:
         """Return the lines of spans that have to be judged again."""
         results = await to_thread.run_sync(self._read_spans, spans, budget)
-        gone = {span.shard_id for span, result in results if isinstance(result, Overwritten)}
+        gone = {span.shard_id for span, result, _ in results if isinstance(result, Overwritten)}
         by_shard = {cursor.id: cursor for _, cursor in spans}
-        for span, result in results:
+        for span, result, _ in results:
             if isinstance(result, Unreadable):
                 # Unchanged or not, the next scan that finds the shard has to look at it again.
                 cursor = by_shard[span.shard_id]
                 self._settled.discard(mark(cursor.path, cursor.stat))
         for cursor in {
-            result.cursor.id: result.cursor for _, result in results if isinstance(result, Overwritten)
+            result.cursor.id: result.cursor for _, result, _ in results if isinstance(result, Overwritten)
         }.values():
             await self._overwritten(cursor)
-        return await to_thread.run_sync(self._due_work, [r for r in results if r[0].shard_id not in gone])
+        return self._due_work([one for one in results if one[0].shard_id not in gone])
 
-    def _read_spans(
-        self, spans: Sequence[tuple[Span, Cursor]], budget: Budget
-    ) -> list[tuple[Span, list[Line] | Overwritten | Unreadable]]:
-        results: list[tuple[Span, list[Line] | Overwritten | Unreadable]] = []
+    def _read_spans(self, spans: Sequence[tuple[Span, Cursor]], budget: Budget) -> list[_SpanResult]:
+        results: list[_SpanResult] = []
         for span, cursor in spans:
-            results.append((span, self._reader.read_span(cursor, span, budget)))
+            results.append((span, *self._read_span(cursor, span, budget)))
             if budget.spent:
                 break
         return results
 
-    def _due_work(self, results: Sequence[tuple[Span, list[Line] | Overwritten | Unreadable]]) -> Work:
+    def _read_span(
+        self, cursor: Cursor, span: Span, budget: Budget
+    ) -> tuple[list[Line] | Overwritten | Unreadable, list[Item]]:
+        """Read a span, or take what another dataset has just read of it; make items of its lines."""
+        shelf = self._shelf
+        if shelf and (kept := shelf.find(asked := of_span(cursor, span, budget), budget)):
+            return kept.lines, items_for(kept.items, span.shard_id, span.since)
+        result = self._reader.read_span(cursor, span, budget)
+        if not isinstance(result, list):
+            return result, []
+        items = self._items(result, span.shard_id, span.since)
+        if shelf:
+            shelf.keep(asked, Kept(result, items))
+        return result, items
+
+    def _due_work(self, results: Sequence[_SpanResult]) -> Work:
         items: list[Item] = []
         kept: list[Span] = []
         due: list[Span] = []
         parked: list[Span] = []
-        for span, result in results:
+        for span, result, its_items in results:
             if isinstance(result, list):
-                items += self._items(result, span.shard_id, span.since)
+                items += its_items
                 due += rest_of(span, result)
             elif span.state is State.DEAD_LETTERED:  # it keeps its reason, and has still to be told of
                 parked.append(span)
             else:
                 kept.append(msgspec.structs.replace(span, reason=UNREADABLE))
-        return Work(items, (), [span for span, _ in results], kept, due, parked)
+        return Work(items, (), [span for span, _, _ in results], kept, due, parked)
 
     async def new(self, budget: Budget) -> Work | None:
         """Return lines that were not read before, of some shards with news; None when there are no such shards.
@@ -258,12 +275,27 @@ class ShardInbox:
         since = self._clock.now()
         results: list[_Result] = []
         for one in todo:
-            result = self._reader.read(one.cursor, budget)
-            lines = result.lines if isinstance(result, ShardRead) else ()
-            results.append((one, result, self._items(lines, one.cursor.id, since)))
+            result, items = self._read_shard(one.cursor, since, budget)
+            results.append((one, result, items))
             if isinstance(result, ShardRead) and result.more:
                 break
         return results
+
+    def _read_shard(
+        self, cursor: Cursor, since: float, budget: Budget
+    ) -> tuple[ShardRead | Overwritten | Unreadable, list[Item]]:
+        """Read on from a cursor, or take what another dataset has just read from there; make items of its lines."""
+        shelf = self._shelf
+        if shelf and (kept := shelf.find(asked := of_read(cursor, budget), budget)) and kept.cursor is not None:
+            read = ShardRead(msgspec.structs.replace(kept.cursor, id=cursor.id), kept.lines, kept.more)
+            return read, items_for(kept.items, cursor.id, since)
+        result = self._reader.read(cursor, budget)
+        if not isinstance(result, ShardRead):
+            return result, []
+        items = self._items(result.lines, cursor.id, since)
+        if shelf:
+            shelf.keep(asked, Kept(result.lines, items, result.cursor, more=result.more))
+        return result, items
 
     async def _new_work(self, results: Sequence[_Result]) -> Work:
         cursors: list[Cursor] = []

@@ -67,7 +67,7 @@ class ShardRead(msgspec.Struct, frozen=True):
     """
 
     cursor: Cursor
-    lines: Sequence[Line]
+    lines: list[Line]
     more: bool
 
 
@@ -164,7 +164,7 @@ class ShardReader:
         fingerprint = _fingerprint(content, scanned if scanned - offset > self._max_line else offset)
         is_quiet = stat_of(self._files.fstat(fd)) == state and not self._is_recent(before)
         if not (is_quiet or self._is_still_there(fd, cursor, lines)):
-            return ShardRead(cursor, (), more=False)  # being overwritten: its next change brings us back
+            return ShardRead(cursor, [], more=False)  # being overwritten: its next change brings us back
         return ShardRead(
             Cursor(
                 path=cursor.path,

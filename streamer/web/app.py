@@ -6,7 +6,7 @@ rest wait, so that a page that asks too much slows itself down, and not the daem
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -142,14 +142,19 @@ class Api:
         return await self._json(rollouts.examples, self.config, State(state), request.query_params.get("reason"))
 
 
-def create_app(api: Api, emit: Emit, more: Sequence[BaseRoute] = ()) -> Starlette:
+def create_app(apis: Mapping[str, Api], emit: Emit, more: Sequence[BaseRoute] = ()) -> Starlette:
     """Return the application.
 
     Args:
-        api: answers the endpoints under ``/api``.
+        apis: by the address below which each is found: "" and, where there are several datasets, one for each.
         emit: told of errors that nobody expects.
         more: routes that are served beside them.
     """
+    routes = [route for prefix, api in apis.items() for route in _api_routes(prefix, api, emit)]
+    return Starlette(routes=[*routes, *more, *_static_routes(apis)], exception_handlers={HTTPException: _http_error})
+
+
+def _api_routes(prefix: str, api: Api, emit: Emit) -> list[Route]:
     endpoints: dict[str, Endpoint] = {
         "/api/state": api.state,
         "/api/events": api.events,
@@ -164,8 +169,7 @@ def create_app(api: Api, emit: Emit, more: Sequence[BaseRoute] = ()) -> Starlett
         "/api/lines/{shard}/{line}/images/{image}": api.line_image,
         "/api/examples": api.examples,
     }
-    routes = [Route(path, _answered(path, endpoint, emit)) for path, endpoint in endpoints.items()]
-    return Starlette(routes=[*routes, *more, *_static_routes()], exception_handlers={HTTPException: _http_error})
+    return [Route(f"{prefix}{path}", _answered(path, endpoint, emit)) for path, endpoint in endpoints.items()]
 
 
 def _answered(path: str, endpoint: Endpoint, emit: Emit) -> Endpoint:
@@ -198,14 +202,15 @@ def _picture(found: Picture) -> Response:
     return Response(found.data, media_type=found.media, headers=_PICTURE)
 
 
-def _static_routes() -> list[Route]:
+def _static_routes(prefixes: Iterable[str]) -> list[Route]:
     files = static_files()
     routes = [Route(f"/static/{name}", _static(file)) for name, file in files.items()]
     index = files.get("index.html")
     if index is None:
         return routes
     # The page finds out by itself what an address that can be kept means.
-    return [*routes, *(Route(path, _static(index)) for path in ("/", "/rollouts/{rest:path}", "/records/{rest:path}"))]
+    pages = ("/", "/rollouts/{rest:path}", "/records/{rest:path}")
+    return [*routes, *(Route(f"{prefix}{path}", _static(index)) for prefix in prefixes for path in pages)]
 
 
 def _static(file: StaticFile) -> Endpoint:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from streamer import __version__
+from streamer.config import Dataset
 from streamer.errors import StreamerError
 from streamer.events import Committed, Event, Failure, NeverScored, OutcomesSeen
 from streamer.lag import Lag, measure
@@ -44,10 +45,16 @@ class Metrics:
         ledger: its ledger, which is read at each scrape.
         health: knows the troubles of the present, and when the loop came round.
         monotonic: returns seconds that never go back.
+        others: datasets whose files may lie in the shard folder, too.
     """
 
     def __init__(
-        self, dataset: Path, ledger: Path, health: Health, monotonic: Callable[[], float] = time.monotonic
+        self,
+        dataset: Path,
+        ledger: Path,
+        health: Health,
+        monotonic: Callable[[], float] = time.monotonic,
+        others: Sequence[Dataset] = (),
     ) -> None:
         self.registry = CollectorRegistry()
         self._judged = Counter(
@@ -97,7 +104,7 @@ class Metrics:
             _LATENCY_SECONDS,
         )
         self.registry.register(_Accounts(ledger))
-        self.registry.register(_Survey(dataset, ledger, monotonic))
+        self.registry.register(_Survey(dataset, ledger, monotonic, others))
         self.registry.register(_Present(dataset, ledger, health))
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -183,10 +190,10 @@ class _Accounts(Collector):
 class _Survey(Collector):
     """What costs more as the dataset grows: measured for a small share of the time."""
 
-    def __init__(self, dataset: Path, ledger: Path, monotonic: Callable[[], float]) -> None:
+    def __init__(self, dataset: Path, ledger: Path, monotonic: Callable[[], float], others: Sequence[Dataset]) -> None:
         def find() -> tuple[Snapshot, Lag]:
             seen = snapshot(dataset, ledger)
-            return seen, measure(ledger, seen)
+            return seen, measure(ledger, seen, others)
 
         self._found = Seldom(find, monotonic)
 

@@ -8,21 +8,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from anyio import to_thread
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from streamer.observers.health import Health
-from streamer.web.metrics import Metrics
+from streamer.observers.health import Health, Healths
+from streamer.web.together import Together
+
+Collected = CollectorRegistry | Together
 
 
-def routes(metrics: Metrics, health: Health) -> list[Route]:
+def routes(metrics: Collected, health: Health | Healths) -> list[Route]:
     """Return the three routes; all of them GET and HEAD."""
 
     async def expose(request: Request) -> Response:
         encode, media_type = choose_encoder(request.headers.get("accept", ""))
-        body = await to_thread.run_sync(encode, metrics.registry)
+        body = await to_thread.run_sync(encode, metrics)
         return Response(body, media_type=media_type)
 
     async def healthz(_request: Request) -> Response:

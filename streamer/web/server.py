@@ -8,9 +8,11 @@ same.
 from __future__ import annotations
 
 import logging
+import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import anyio
 import uvicorn
@@ -21,7 +23,7 @@ from streamer.config import Config
 from streamer.errors import UnavailableError
 from streamer.events import Emit, Event, PageFault, PageServed, fan_out
 from streamer.listen import Address
-from streamer.observers.health import Health
+from streamer.observers.health import Health, Healths
 from streamer.troubles import Troubles
 from streamer.web import monitoring
 from streamer.web.app import Api, create_app
@@ -29,46 +31,88 @@ from streamer.web.board import Board
 from streamer.web.distributions import DistributionReader
 from streamer.web.guard import Guard
 from streamer.web.metrics import Metrics
-from streamer.web.state import StateReader
+from streamer.web.state import Link, StateReader
+from streamer.web.together import Together, distinct
 
 _OP = "serve the page"
 _CONNECTIONS = 64
 _BACKLOG = 64
 _HEADER_BYTES = 16 << 10
+_UNFIT = re.compile(r"[^A-Za-z0-9._-]")
+"""What an address does not take of the name of a dataset."""
+
 _LAST_ANSWERS = 1
 """Seconds that answers under way have when the daemon ends."""
 
 
+class _One:
+    """What observes and shows one dataset."""
+
+    def __init__(self, config: Config, health: Health, links: Sequence[Link]) -> None:
+        self.metrics = Metrics(config.dataset.path, config.dataset.ledger, health, others=config.others)
+        board = Board(self._poke)
+        self.observe = fan_out(self.metrics, board)
+        self._state = StateReader(config, board, health, links)
+        self._distributions = DistributionReader(config)
+        self.api = Api(config, self._state, self._distributions)
+
+    def configure(self, config: Config) -> None:
+        """Show what is in force from now on."""
+        self.api.config = self._state.config = self._distributions.config = config
+
+    def _poke(self) -> None:
+        self.api.publisher.poke()
+
+
 class Page:
-    """An observer, and what shows what it observed.
+    """An observer, and what shows what it observed: each dataset below an address of its own if there are several.
 
     Args:
-        config: the configuration, with an address to listen at.
-        health: how the daemon is.
+        configs: the configuration for each dataset, with an address to listen at. The first one is shown at "/".
+        healths: how the life of each is, by its path.
         emit: told of where the page is, and of what keeps it from being served; from a thread of the page.
     """
 
-    def __init__(self, config: Config, health: Health, emit: Emit) -> None:
-        if config.web.listen is None:
+    def __init__(self, configs: Sequence[Config], healths: Mapping[Path, Health], emit: Emit) -> None:
+        web = configs[0].web
+        if web.listen is None:
             raise AssertionError("the page is off")
-        self._address: Address = config.web.listen
-        metrics = Metrics(config.dataset.path, config.dataset.ledger, health)
-        board = Board(self._poke)
-        self._observe = fan_out(metrics, board)
-        self._emit = fan_out(emit, metrics)
-        self._state = StateReader(config, board, health)
-        self._distributions = DistributionReader(config)
-        self._api = Api(config, self._state, self._distributions)
-        app = create_app(self._api, self._emit, monitoring.routes(metrics, health))
-        self._app = Guard(app, self._address, config.web.token)
+        self._address: Address = web.listen
+        names = distinct(config.dataset.path.name for config in configs)
+        slugs = distinct(_UNFIT.sub("-", name) for name in names)
+        links = [
+            Link(name, str(config.dataset.path.absolute()), f"/datasets/{slug}", here=False)
+            for name, slug, config in zip(names, slugs, configs, strict=True)
+            if len(configs) > 1
+        ]
+        self._each = {config.dataset.path: _One(config, healths[config.dataset.path], links) for config in configs}
+        all_of_them = list(self._each.values())
+        self._observe = fan_out(*(one.observe for one in all_of_them))
+        self._emit = fan_out(emit, *(one.metrics for one in all_of_them))
+        self._publishers = [one.api.publisher for one in all_of_them]
+        apis = {
+            "": all_of_them[0].api,
+            **{link.address: one.api for link, one in zip(links, all_of_them, strict=False)},
+        }
+        registries = {name: one.metrics.registry for name, one in zip(names, all_of_them, strict=True)}
+        routes = (
+            monitoring.routes(Together(registries), Healths(list(healths.values())))
+            if links
+            else monitoring.routes(all_of_them[0].metrics.registry, *healths.values())
+        )
+        self._app = Guard(create_app(apis, self._emit, routes), self._address, web.token)
 
     def __call__(self, event: Event) -> None:
-        """Take note of an event."""
+        """Take note of an event that is about no single dataset."""
         self._observe(event)
+
+    def of(self, dataset: Path) -> Emit:
+        """Return who takes note of the events of one dataset."""
+        return self._each[dataset].observe
 
     def configure(self, config: Config) -> None:
         """Show what is in force from now on; the address and the token stay."""
-        self._api.config = self._state.config = self._distributions.config = config
+        self._each[config.dataset.path].configure(config)
 
     @contextmanager
     def served(self) -> Iterator[None]:
@@ -82,9 +126,6 @@ class Page:
                 portal.call(stop.set)
                 served.result()
 
-    def _poke(self) -> None:
-        self._api.publisher.poke()
-
     async def _live(self, stop: anyio.Event) -> None:
         """Serve until told to stop. A fault of the page ends it, and nothing else."""
         try:
@@ -94,7 +135,8 @@ class Page:
 
     async def _serve(self, stop: anyio.Event) -> None:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._api.publisher.run)
+            for publisher in self._publishers:
+                tasks.start_soon(publisher.run)
             listener = await self._listener(stop)
             if listener is not None:
                 await self._answer(listener, stop)
@@ -138,7 +180,8 @@ class Page:
         server.lifespan = config.lifespan_class(config)
         await server.startup(sockets=[listener])
         await stop.wait()
-        self._api.publisher.stop()
+        for publisher in self._publishers:
+            publisher.stop()
         await server.shutdown(sockets=[listener])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +146,20 @@ class TraceDatabaseNow(msgspec.Struct, frozen=True):
     cause: str
 
 
+class Link(msgspec.Struct, frozen=True):
+    """Where another dataset of the same daemon is shown; ``here`` for this one."""
+
+    name: str
+    path: str
+    address: str
+    here: bool
+
+
 class PageState(msgspec.Struct, frozen=True):
     """Everything that the top of the page shows, at one moment.
 
-    ``revision`` is another text whenever anything but the moment differs.
+    ``revision`` is another text whenever anything but the moment differs. ``datasets`` are all that the daemon writes,
+    empty if that is one.
     """
 
     at: float
@@ -166,6 +176,7 @@ class PageState(msgspec.Struct, frozen=True):
     condition: Condition
     troubles: list[TroubleNow]
     trace_database: TraceDatabaseNow
+    datasets: list[Link] = []
 
 
 class Columns(msgspec.Struct, frozen=True):
@@ -190,11 +201,22 @@ class StateReader:
         config: the present configuration.
         board: what the daemon's events said.
         health: the troubles of the present.
+        links: to all datasets of the daemon, if there are several.
         now: returns seconds since 1970.
     """
 
-    def __init__(self, config: Config, board: Board, health: Health, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        config: Config,
+        board: Board,
+        health: Health,
+        links: Sequence[Link] = (),
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self.config = config
+        self._links = [
+            msgspec.structs.replace(link, here=link.path == str(config.dataset.path.absolute())) for link in links
+        ]
         self._board = board
         self._health = health
         self._now = now
@@ -228,6 +250,7 @@ class StateReader:
             condition=Condition(config.qualify.where, bars(config.qualify.where)),
             troubles=[TroubleNow(t.op, t.where, t.cause, t.hint) for t in self._health.troubles.values()],
             trace_database=_database(config, self._health.troubles),
+            datasets=self._links,
         )
 
     def history(self, since: float) -> Columns:
@@ -271,7 +294,7 @@ class StateReader:
 
     def _measure(self) -> LagNow:
         target = self.config.dataset
-        found: Lag = measure(target.ledger, self._sums.get())
+        found: Lag = measure(target.ledger, self._sums.get(), self.config.others)
         return LagNow(found.unread_bytes, found.unread_shards)
 
     def _longest_waiting(self) -> list[WaitingRollout]:

@@ -44,9 +44,13 @@ class Site:
         self._log = folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self.shards.mkdir()
+        self.configure('[dataset]\npath = "good.jsonl"\n')
+
+    def configure(self, datasets: str) -> None:
+        """Write the configuration."""
         self._config.write_text(
             '[source]\nshards = "shards"\ndatabase = "traces.db"\nscan_interval = "200ms"\n'
-            '[dataset]\npath = "good.jsonl"\n[log]\nformat = "json"\n'
+            f'{datasets}[log]\nformat = "json"\n'
             f'[web]\nlisten = "127.0.0.1:{self.port}"\n'
         )
 

@@ -87,9 +87,9 @@ def daemon_of(
 ) -> Daemon:
     """Return a daemon that is told nothing by its environment; ``manager`` is a socket that it tells its state."""
     return kind(
-        config,
+        [config],
         emit=emit,
-        reload=lambda: config,
+        reload=lambda: [config],
         notifier=Notifier({"NOTIFY_SOCKET": manager} if manager else {}),
         files=files or Files(),
         clock=clock or SystemClock(),

@@ -327,3 +327,38 @@ def test_a_disk_that_is_really_full_is_waited_for_by_the_real_executable(tmp_pat
         work_off(config)
         assert conversations(records(config)) == conversations(values(0, 40, 5000))
         assert accounts(config).adopted == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+def test_a_dataset_whose_disk_is_full_does_not_hold_up_another_one(tmp_path: Path) -> None:
+    """It waits and goes on alone, with all that came meanwhile."""
+    make_traces(tmp_path / "traces.db")
+    add_outcome(tmp_path / "traces.db", "run", 1, 9)
+    with small_disk(tmp_path / "small", "8m") as small:
+        executable = Executable(tmp_path, more="[batch]\nrecords = 4\n")
+        text = (tmp_path / "config.toml").read_text()
+        one, other = '[[dataset]]\npath = "out/good.jsonl"', f'[[dataset]]\npath = "{small}/good.jsonl"'
+        (tmp_path / "config.toml").write_text(
+            text.replace('[dataset]\npath = "out/good.jsonl"', "") + f"\n{other}\n{one}\n"
+        )
+        there, here = small / "good.jsonl", executable.dataset
+        with executable.daemon() as daemon:
+            executable.shard("sft_run.jsonl", *values(0, 10, 5000))
+            eventually(lambda: lines(there) == lines(here) == 10)
+            filler = fill(small)
+            executable.shard("sft_run.jsonl", *values(10, 40, 5000))
+            eventually(lambda: executable.events("trouble"))
+            eventually(lambda: lines(here) == 40)
+            assert lines(there) < 40
+            assert {event["dataset"] for event in executable.events("trouble")} == {str(there)}
+            filler.unlink()
+            eventually(lambda: lines(there) == 40)
+            eventually(lambda: executable.events("trouble_over"))
+            daemon.send_signal(signal.SIGTERM)
+            assert daemon.wait(timeout=10) == 0
+        for path in (there, here):
+            config = settings(tmp_path)
+            dataset = msgspec.structs.replace(config.dataset, path=path, ledger=path.with_name("good.jsonl.ledger"))
+            config = msgspec.structs.replace(config, dataset=dataset)
+            assert conversations(records(config)) == conversations(values(0, 40, 5000))
+            assert accounts(config).adopted == 0

@@ -1,5 +1,7 @@
 // Questions to the daemon that serves this page. Nothing else is ever asked.
 
+import { at } from "./routes.js";
+
 /** An answer that is none: `status` is that of HTTP, 0 if the daemon was not reached. */
 export class ApiError extends Error {
   constructor(message, status) {
@@ -10,7 +12,7 @@ export class ApiError extends Error {
 
 /** Return the answer of `/api/…`, or throw an ApiError with words for people. */
 export async function get(path, parameters = {}, signal = undefined) {
-  const address = new URL(path, location.origin);
+  const address = new URL(at(path), location.origin);
   for (const [name, value] of Object.entries(parameters)) {
     if (value !== null && value !== undefined) address.searchParams.set(name, value);
   }

@@ -17,7 +17,7 @@ const REDRAW = 1_000; // milliseconds between two redraws, at least
 const IDLE = 300; // seconds without a new line
 
 const byId = (id) => document.getElementById(id);
-const [main, pill, pillText, announcer, notices, name] = ["main", "pill", "pill-text", "announcer", "notices", "dataset-name"].map(byId);
+const [main, pill, pillText, announcer, notices, name, menu] = ["main", "pill", "pill-text", "announcer", "notices", "dataset-name", "datasets"].map(byId);
 
 let view = null;
 let wasLive = false;
@@ -56,11 +56,22 @@ function draw() {
   if (state.flow.read !== moved.read) moved = { read: state.flow.read, at: state.dataset.last_append_at ?? state.daemon.alive_since };
   say(name, text.plain(state.dataset.name, 80));
   set(name, "title", text.plain(state.dataset.path, 300));
+  showMenu(state.datasets);
   view.update(state, { caughtUp });
   caughtUp = false;
   const title = view.title || `${format.counted(state.dataset.records, "record")}`;
   if (document.title !== `${title} · streamer`) document.title = `${title} · streamer`;
   showConnection();
+}
+
+/** Link to the other datasets of the daemon, if there are any; they are the same for as long as it lives. */
+function showMenu(datasets) {
+  const told = datasets.map((one) => `${one.address} ${one.here}`).join("\n");
+  if (menu.dataset.told === told) return;
+  menu.dataset.told = told;
+  menu.hidden = !datasets.length;
+  name.hidden = !menu.hidden;
+  fill(menu, datasets.map((one) => h("a", { href: `${one.address}/`, title: text.plain(one.path, 300), "aria-current": one.here ? "page" : null }, text.plain(one.name, 80))));
 }
 
 /** Say how the daemon is: in the pill always, in a notice if it matters, aloud only when it became another. */

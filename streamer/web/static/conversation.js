@@ -4,6 +4,7 @@
 import { get } from "./api.js";
 import { h } from "./dom.js";
 import { layOut } from "./json.js";
+import { at } from "./routes.js";
 import * as text from "./text.js";
 
 const ROLES = new Set(["system", "developer", "user", "assistant", "tool", "function"]);
@@ -56,7 +57,7 @@ function part(value) {
 }
 
 function image(value) {
-  const shown = h("img", { src: value.src, alt: `Image ${value.image + 1} of this record`, loading: "lazy", decoding: "async" });
+  const shown = h("img", { src: at(value.src), alt: `Image ${value.image + 1} of this record`, loading: "lazy", decoding: "async" });
   const box = h("div", { class: "picture" }, shown);
   shown.addEventListener("load", () => shown.classList.toggle("pixels", shown.naturalWidth <= SMALL));
   shown.addEventListener("error", async () => {

@@ -1,6 +1,7 @@
 // The state of the daemon, as it comes: at most one a second, the newest counts, and none while nobody looks.
 
 import { get } from "./api.js";
+import { at } from "./routes.js";
 
 const AGAIN = 2_000; // milliseconds until a connection that the browser gave up is tried anew
 
@@ -47,7 +48,7 @@ export function pause(yes) {
 function connect() {
   if (source || paused || document.hidden) return;
   clearTimeout(timer);
-  const mine = new EventSource("/api/events");
+  const mine = new EventSource(at("/api/events"));
   source = mine;
   mine.addEventListener("state", (event) => {
     const state = JSON.parse(event.data);

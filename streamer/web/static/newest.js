@@ -5,7 +5,7 @@ import { fill, h, reconcile, say, set } from "./dom.js";
 import { conversation, firstImage, gist } from "./conversation.js";
 import * as format from "./format.js";
 import { live } from "./live.js";
-import { toRecord, toRollout } from "./routes.js";
+import { at, toRecord, toRollout } from "./routes.js";
 import * as text from "./text.js";
 
 const NEWEST = 20;
@@ -73,7 +73,7 @@ export function newest() {
       h(
         "button",
         { type: "button", class: "record", "data-offset": offset, "aria-pressed": String(offset === chosen), onclick: () => { toggle(false); choose(offset); } },
-        image ? h("img", { class: "thumb pixels", src: image.src, alt: "", loading: "lazy", decoding: "async" }) : null,
+        image ? h("img", { class: "thumb pixels", src: at(image.src), alt: "", loading: "lazy", decoding: "async" }) : null,
         h("span", { class: "record-text" }, h("span", { class: "record-gist" }, gist(record)), h("span", { class: "note" }, `turn ${format.reward(record.turn)} · ${text.plain(record.session ?? "", 80)}`)),
         rewardBadge(record.reward),
       ),

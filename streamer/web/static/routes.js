@@ -1,5 +1,11 @@
 // Addresses within the page. Ids of rollouts are any text: they are always encoded, and always decoded as a whole.
 
+// Where the daemon writes several datasets, each has its page below an address of its own.
+const base = /^\/datasets\/[^/]+/.exec(location.pathname)?.[0] ?? "";
+
+/** Return the address of something that the daemon has for this dataset. */
+export const at = (path) => base + path;
+
 const encode = (text) => encodeURIComponent(String(text).toWellFormed());
 
 export const toOverview = () => "#/";
@@ -17,8 +23,8 @@ export function parts() {
 
 /** Turn an address with a path, as a person may have been given it, into one within the page. */
 export function adoptPath() {
-  const found = /^\/(rollouts|records)\/(.+)$/.exec(location.pathname);
-  if (found) history.replaceState(null, "", `/#/${found[1]}/${encode(decode(found[2]))}`);
+  const found = /^\/(rollouts|records)\/(.+)$/.exec(location.pathname.slice(base.length));
+  if (found) history.replaceState(null, "", `${at("/")}#/${found[1]}/${encode(decode(found[2]))}`);
 }
 
 function decode(text) {

@@ -1,0 +1,106 @@
+"""Each key that can be set: its reader, and the flag and variables that set it, too."""
+
+from __future__ import annotations
+
+import difflib
+
+from streamer.config.tables import From, LogFormat, LogLevel
+from streamer.config.values import (
+    Reader,
+    address_of,
+    boolean,
+    counted_by,
+    database_of,
+    file_of,
+    models_of,
+    one_of,
+    path_of,
+    pattern_of,
+    reward_of,
+    reward_type_of,
+    seconds,
+    share,
+    size,
+    where_of,
+    whole,
+)
+from streamer.dedup import DedupBy
+from streamer.join import JoinRule
+from streamer.near.rules import Scope
+from streamer.qualify import Images
+from streamer.turns import Turns
+
+KEYS: dict[str, dict[str, Reader]] = {
+    "source": {
+        "shards": path_of,
+        "pattern": pattern_of,
+        "database": database_of,
+        "conversations": one_of(From),
+        "database_after": seconds,
+        "follow_symlinks": boolean,
+        "force_polling": boolean,
+        "scan_interval": seconds,
+        "poll_interval": seconds,
+        "max_line_bytes": size,
+    },
+    "join": {"rule": one_of(JoinRule), "never_scored_after": seconds},
+    "qualify": {"where": where_of},
+    "records": {
+        "models": models_of,
+        "images": one_of(Images),
+        "min_turn": whole(0, 1 << 53),
+        "max_turn": whole(0, 1 << 53),
+        "turns": one_of(Turns),
+        "reward_type": reward_type_of,
+        "min_turn_reward": reward_of,
+    },
+    "dedup": {"by": one_of(DedupBy)},
+    "near": {
+        "threshold": share(0.5),
+        "ngram": whole(1, 100),
+        "scope": one_of(Scope),
+        "images": whole(0, 32),
+        "keep": whole(1, 10_000_000),
+    },
+    "dataset": {"path": file_of, "ledger": file_of},
+    "roll": {"bytes": size, "records": whole(1, 1 << 53), "age": seconds},
+    "retain": {"bytes": size, "records": whole(1, 1 << 53), "age": seconds, "forget_keys": boolean},
+    "batch": {"records": whole(1, 1_000_000), "milliseconds": whole(1, 60_000)},
+    "log": {"level": one_of(LogLevel), "format": one_of(LogFormat)},
+    "web": {"listen": address_of, "token_file": file_of},
+}
+DOTTED = {f"{table}.{key}": reader for table, keys in KEYS.items() for key, reader in keys.items()}
+OWN = ("join", "qualify", "records", "dedup", "near", "roll", "retain")
+"""The tables that each [[dataset]] may have of its own, besides ``cap``."""
+
+CAP: dict[str, Reader] = {"by": counted_by, "most": whole(1, 1 << 53)}
+"""The keys of each table [[cap]]; all of them are needed."""
+
+VARIABLES = {
+    "source.shards": ("TASKAPP_SFT_OUTPUT_DIR", "SFT_OUTPUT_DIR"),
+    "source.database": ("TURSO_LOCAL_DB_URL", "SQLD_DB_PATH", "TASKAPP_TRACE_DB_PATH"),
+    "dataset.path": ("STREAMER_DATASET",),
+    "qualify.where": ("STREAMER_WHERE",),
+}
+"""The first variable that is set counts. The ones of shards and database are the producer's own."""
+
+
+def flag_of(key: str) -> str:
+    """Return the flag's name, without dashes, of one of the keys of ``VARIABLES``."""
+    table, _, name = key.partition(".")
+    return table if table == "dataset" else name
+
+
+def ways_to_set(key: str) -> str:
+    """Return what to do about a key of ``VARIABLES`` that is missing."""
+    variables = " or ".join(VARIABLES[key])
+    table, _, name = key.partition(".")
+    return f"give --{flag_of(key)}, set {variables}, or write {name} under [{table}] in config.toml"
+
+
+def unknown(name: str, siblings: list[str]) -> tuple[str, str]:
+    """Return (cause, hint) for a key that no one reads, with the key that was probably meant."""
+    elsewhere = [dotted for dotted in DOTTED if dotted.endswith(f".{name}")]
+    near = difflib.get_close_matches(name, siblings, n=1) or elsewhere
+    meant = f"did you mean {near[0]}?" if near else f"known are {', '.join(siblings)}"
+    return "there is no such key", meant

@@ -1,0 +1,105 @@
+"""What commands ask for: the configuration for one dataset, or for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from streamer.config.keys import KEYS
+from streamer.config.layers import gather
+from streamer.config.settings import Settings
+from streamer.config.tables import Config, Dataset, Flags, From
+from streamer.config.tokens import with_token, without_token
+from streamer.config.values import UnfitError, seconds, shown_value
+from streamer.errors import ConfigError
+from streamer.text import printable
+
+T = TypeVar("T")
+
+
+def load(config_file: Path | None, environ: Mapping[str, str], flags: Flags) -> Config:
+    """Return the configuration for one dataset.
+
+    Args:
+        config_file: the value of ``--config``; without it ``STREAMER_CONFIG`` is used, if it is set.
+        environ: the environment; an empty variable counts as unset.
+        flags: they override the environment, which overrides the file.
+
+    Raises:
+        ConfigError: the file cannot be read, or any setting is bad or missing. All of them are named. Or several
+            datasets are configured, and nothing says which one.
+    """
+    return _only(load_all(config_file, environ, flags), lambda config: config.dataset)
+
+
+def load_all(config_file: Path | None, environ: Mapping[str, str], flags: Flags) -> list[Config]:
+    """Return the configuration for each dataset, in the order of the file; as :func:`load` does for one.
+
+    Where the file has tables [[dataset]], a flag or variable that names a dataset chooses the one of that path.
+    """
+    found = gather(config_file, environ, flags)
+    for settings in found:
+        if settings.get("source.conversations") is not From.DATABASE:
+            settings.require("source.shards")
+        settings.require("source.database")
+        settings.check_together()
+    found[0].complain()
+    configs = [_config(settings) for settings in found]
+    source, web = without_token(configs[0].source, environ), with_token(configs[0].web, environ)
+    return [msgspec.structs.replace(config, source=source, web=web) for config in configs]
+
+
+def _config(settings: Settings) -> Config:
+    tables = {field.name: field.type for field in msgspec.structs.fields(Config) if field.name in KEYS}
+    made = {name: table(**settings.table(name)) for name, table in tables.items()}
+    return Config(cap=settings.caps, others=settings.others, **made)
+
+
+def duration(text: str, origin: str) -> float:
+    """Return the seconds of a duration such as "10m"; ``origin`` is where it was written.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return float(seconds(_number_or_text(text), Path()))
+    except UnfitError as unfit:
+        raise ConfigError("take the duration", origin, f"{shown_value(text)} is not {unfit}") from None
+
+
+def _number_or_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def dataset(config_file: Path | None, environ: Mapping[str, str], dataset_flag: str | None) -> Dataset:
+    """Return the dataset and its ledger, for commands that need neither shards nor a trace database.
+
+    A ledger that the file names belongs to the path that the file names: a flag or variable that names
+    another dataset gets the ledger beside that one.
+
+    Raises:
+        ConfigError: as :func:`load` does, but for shards and a database that are not configured.
+    """
+    return _only(datasets(config_file, environ, dataset_flag), lambda found: found)
+
+
+def datasets(config_file: Path | None, environ: Mapping[str, str], dataset_flag: str | None) -> list[Dataset]:
+    """Return each dataset and its ledger, as :func:`dataset` does for one."""
+    found = gather(config_file, environ, Flags(dataset=dataset_flag))
+    for settings in found:
+        settings.check_together()
+    found[0].complain()
+    return [Dataset(**settings.table("dataset")) for settings in found]
+
+
+def _only(found: list[T], dataset_of: Callable[[T], Dataset]) -> T:
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(printable(str(dataset_of(one).path)) for one in found)
+    raise ConfigError("choose a dataset", "--dataset", "several are configured", f"name one of them: {names}")

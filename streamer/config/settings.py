@@ -1,0 +1,173 @@
+"""What the layers say together, and all that is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from streamer.caps.rules import Cap
+from streamer.config.keys import CAP, DOTTED, unknown, ways_to_set
+from streamer.config.tables import DEFAULT_DATASET, NO_SHARDS, Dataset, From
+from streamer.config.values import UnfitError, real_path, shown_value
+from streamer.dedup import DedupBy
+from streamer.errors import ConfigError
+from streamer.lock import lock_file
+from streamer.sources.server import without_secrets
+from streamer.text import printable
+from streamer.turns import Turns
+
+OP = "use the configuration"
+
+
+class Entry(NamedTuple):
+    """One table [[dataset]]: its raw values, its place in words, and the folder that its paths start from."""
+
+    table: dict[str, object]
+    place: str
+    folder: Path
+
+
+class Problem(NamedTuple):
+    """One thing to put right: where it stands (file and key, variable, flag), what is wrong, what helps."""
+
+    where: str
+    cause: str
+    hint: str = ""
+
+
+class Settings:
+    """Values by dotted key, a later layer over an earlier one, and what is wrong with any of them.
+
+    ``entries`` are the tables [[dataset]] as they were written, each with its place in words and the folder that its
+    paths start from. ``others`` are the other datasets of them.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+        self._origins: dict[str, str] = {}
+        self._problems: list[Problem] = []
+        self._own: set[str] = set()
+        self.caps: tuple[Cap, ...] = ()
+        self.entries: list[Entry] = []
+        self.others: tuple[Dataset, ...] = ()
+
+    def for_entry(self) -> Settings:
+        """Return settings that begin with these, for one of several datasets. What is wrong is told together."""
+        settings = Settings()
+        settings._values, settings._origins = dict(self._values), dict(self._origins)
+        settings._problems, settings.caps = self._problems, self.caps
+        return settings
+
+    def take(self, key: str, raw: object, origin: str, folder: Path) -> None:
+        """Read one value over what an earlier layer said; ``origin`` is what the user would look for."""
+        self._origins[key] = origin
+        self._own.add(key)
+        value = self.read(key, raw, origin, folder)
+        if value is None:
+            return
+        if key == "dataset.path" and key in self._values and real_path(self._values[key]) != real_path(value):
+            # The ledger that the file names is the one of the dataset that the file names.
+            self._values.pop("dataset.ledger", None)
+        self._values[key] = value
+
+    def read(self, key: str, raw: object, origin: str, folder: Path) -> Any:
+        """Return what a raw value means; None if it is rejected."""
+        try:
+            return DOTTED[key](raw, folder)
+        except UnfitError as unfit:
+            shown = without_secrets(raw) if key == "source.database" and isinstance(raw, str) else raw
+            self.reject(Problem(origin, f"{shown_value(shown)} is not {unfit}"))
+            return None
+
+    def take_cap(self, table: dict[str, object], origin: str, folder: Path) -> None:
+        """Read one table [[cap]]; ``origin`` is what the user would look for."""
+        values: dict[str, Any] = {}
+        for key in CAP.keys() - table.keys():
+            self.reject(Problem(f"{origin}.{key}", "it is not configured", "a cap needs `by` and `most`"))
+        for key, raw in table.items():
+            where = f"{origin}.{printable(key)}"
+            try:
+                values[key] = CAP[key](raw, folder)
+            except KeyError:
+                self.reject(Problem(where, *unknown(key, list(CAP))))
+            except UnfitError as unfit:
+                self.reject(Problem(where, f"{shown_value(raw)} is not {unfit}"))
+        if values.keys() != CAP.keys():
+            return
+        if any(cap.by == values["by"] for cap in self.caps):
+            self.reject(Problem(f"{origin}.by", f"{shown_value(values['by'])} has a cap already"))
+        self.caps += (Cap(**values),)
+
+    def reject(self, problem: Problem) -> None:
+        """Remember something to put right."""
+        if problem not in self._problems:  # what several datasets have in common is wrong once
+            self._problems.append(problem)
+
+    def origin(self, key: str) -> str | None:
+        """Return where a key was set, well or badly; None if it was not."""
+        return self._origins.get(key)
+
+    def get(self, key: str) -> Any:
+        """Return the value of a key, None if no layer has named a good one."""
+        return self._values.get(key)
+
+    def require(self, *keys: str) -> None:
+        """Reject keys that no layer has named."""
+        for key in keys:
+            if key not in self._origins:
+                self.reject(Problem(key, "it is not configured", ways_to_set(key)))
+
+    def check_together(self) -> None:
+        """Reject values that are fine alone, but not together."""
+        target = Dataset(**self.table("dataset"))
+        self._check_turns(**self.table("records"))
+        self._check_turn_rewards(**self.table("records"))
+        self._check_ledger(target)
+        if self.get("source.conversations") is From.BOTH and self.get("dedup.by") is DedupBy.NONE:
+            cause = 'it cannot be "none" where source.conversations is "both"'
+            hint = "shard and database tell the time of a record differently, so it would be taken from each of them"
+            self.reject(Problem(self._origins["dedup.by"], cause, hint))
+
+    def _set_last(self, key: str, other: str) -> str:
+        """Return where a key was set; or the other one, if only that is of these settings' own."""
+        return self._origins[other if other in self._own and key not in self._own else key]
+
+    def _check_turns(self, min_turn: int = 0, max_turn: int | None = None, **_: object) -> None:
+        if max_turn is not None and min_turn > max_turn:
+            origin = self._set_last("records.min_turn", "records.max_turn")
+            cause = f"{min_turn} is above max_turn, which is {max_turn}"
+            if origin != self._origins["records.min_turn"]:
+                cause = f"{max_turn} is below min_turn, which is {min_turn}"
+            self.reject(Problem(origin, cause))
+
+    def _check_turn_rewards(self, turns: Turns = Turns.ALL, min_turn_reward: float | None = None, **_: object) -> None:
+        if turns is Turns.ALL and min_turn_reward is not None:
+            hint = f'set records.turns to "{Turns.REWARDED}" or "{Turns.UNTIL_LAST_REWARD}"'
+            cause = 'it has nothing to say where records.turns is "all"'
+            self.reject(Problem(self._set_last("records.min_turn_reward", "records.turns"), cause, hint))
+
+    def _check_ledger(self, dataset: Dataset) -> None:
+        if real_path(dataset.ledger) in (real_path(dataset.path), lock_file(dataset.path)):
+            cause = f"{shown_value(str(dataset.ledger))} is the dataset itself, or its lock"
+            self.reject(Problem(self._origins["dataset.ledger"], cause))
+
+    def complain(self) -> None:
+        """Raise one ConfigError for all that was rejected."""
+        if not self._problems:
+            return
+        if len(self._problems) == 1:
+            raise ConfigError(OP, *self._problems[0])
+        lines = ["each has to be put right"]
+        lines += [f"{where}: {cause}{hint and f' ({hint})'}" for where, cause, hint in self._problems]
+        raise ConfigError(OP, f"{len(self._problems)} problems", "\n  ".join(lines))
+
+    def table(self, name: str) -> dict[str, Any]:
+        """Return the values of one table that were set; for the dataset, the defaults too."""
+        prefix = f"{name}."
+        table = {key.removeprefix(prefix): v for key, v in self._values.items() if key.startswith(prefix)}
+        if name == "source":
+            table.setdefault("shards", NO_SHARDS)
+        if name == "dataset":
+            path = table.setdefault("path", Path(DEFAULT_DATASET))
+            table.setdefault("ledger", path.with_name(f"{path.name}.ledger"))
+        return table

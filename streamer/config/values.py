@@ -1,0 +1,215 @@
+"""Readers: one raw value -> the value that the daemon works with, or what would be allowed.
+
+Each takes the raw value and the folder that a relative path starts from.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from streamer.caps.rules import METADATA, PROMPT
+from streamer.config.tables import DAY, DEFAULT_WHERE, MIB
+from streamer.errors import ConfigError
+from streamer.listen import Address, parse_address
+from streamer.sources.server import server_of
+from streamer.text import printable
+from streamer.turns import DEFAULT_REWARD_TYPE
+
+Reader = Callable[[object, Path], Any]
+"""(raw value, folder that a relative path starts from) -> value; raises UnfitError."""
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY}
+_BYTES = {"b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1 << 10, "mib": MIB, "gib": 1 << 30}
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)", re.ASCII)
+_SHORTEST, _LONGEST = 0.001, 3650 * DAY
+_LARGEST = 1 << 40
+
+
+class UnfitError(Exception):
+    """A value that cannot be taken; the argument says what could be, as a noun phrase."""
+
+
+def boolean(raw: object, _folder: Path) -> bool:
+    """Take true or false."""
+    if isinstance(raw, bool):
+        return raw
+    raise UnfitError("true or false")
+
+
+def text_of(raw: object, allowed: str) -> str:
+    """Return a text that is not blank and that the operating system and SQLite can take."""
+    if isinstance(raw, str) and raw.strip() and "\0" not in raw:
+        return raw
+    raise UnfitError(allowed)
+
+
+def path_of(raw: object, folder: Path) -> Path:
+    """Take a path; "~" is the home folder."""
+    return folder / os.path.expanduser(text_of(raw, "a path"))
+
+
+def file_of(raw: object, folder: Path) -> Path:
+    """Take a path to a file."""
+    path = path_of(raw, folder)
+    if path.name in ("", "..") or str(raw).endswith("/"):
+        raise UnfitError("a path to a file")
+    return path
+
+
+def database_of(raw: object, folder: Path) -> str:
+    """Take the path or the URL of a trace database."""
+    text = text_of(raw, "the path or the URL of a trace database")
+    try:
+        server_of(text)
+    except ConfigError as error:
+        raise UnfitError(f"a server that can be read: {error.cause} ({error.hint})") from None
+    return text if "://" in text or text.startswith("file:") else str(path_of(text, folder))
+
+
+def pattern_of(raw: object, _folder: Path) -> str:
+    """Take a pattern for file names."""
+    allowed = 'a pattern for file names such as "*.jsonl", without "/": sub-folders are always searched'
+    text = text_of(raw, allowed)
+    if "/" in text:
+        raise UnfitError(allowed)
+    return text
+
+
+def where_of(raw: object, _folder: Path) -> str:
+    """Take an SQL condition, without looking into it."""
+    allowed = f'an SQL condition such as "{DEFAULT_WHERE}", in UTF-8 and without NUL'
+    text = text_of(raw, allowed).strip()
+    # An undecodable byte of the environment is a lone surrogate here, and SQLite takes none.
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise UnfitError(allowed)
+    return text
+
+
+def models_of(raw: object, _folder: Path) -> tuple[str, ...]:
+    """Take a list of model names."""
+    allowed = 'a list of model names such as ["gpt-5-nano"]'
+    if not isinstance(raw, list):
+        raise UnfitError(allowed)
+    return tuple(text_of(item, allowed) for item in raw)
+
+
+def reward_type_of(raw: object, _folder: Path) -> str:
+    """Take a reward_type of event_rewards."""
+    allowed = f'a reward_type of event_rewards such as "{DEFAULT_REWARD_TYPE}"'
+    text = text_of(raw, allowed)
+    if not text.isprintable():
+        raise UnfitError(allowed)
+    return text
+
+
+def reward_of(raw: object, _folder: Path) -> float:
+    """Take a reward."""
+    if isinstance(raw, int | float) and not isinstance(raw, bool) and -_LARGEST <= raw <= _LARGEST:
+        return float(raw)
+    raise UnfitError("a number such as 1 or 0.5")
+
+
+def address_of(raw: object, _folder: Path) -> Address:
+    """Take an address to listen on."""
+    address = parse_address(raw) if isinstance(raw, str) else None
+    if address is None:
+        raise UnfitError('an address such as "127.0.0.1:8765", "[::1]:8765" or "localhost:8765"')
+    return address
+
+
+def whole(low: int, high: int) -> Reader:
+    """Return a reader of whole numbers from ``low`` to ``high``."""
+
+    def read(raw: object, _folder: Path) -> int:
+        if isinstance(raw, int) and not isinstance(raw, bool) and low <= raw <= high:
+            return raw
+        raise UnfitError(f"a whole number from {low} to {high}")
+
+    return read
+
+
+def share(low: float) -> Reader:
+    """Return a reader of numbers from ``low`` to 1."""
+
+    def read(raw: object, _folder: Path) -> float:
+        if isinstance(raw, int | float) and not isinstance(raw, bool) and low <= raw <= 1:
+            return float(raw)
+        raise UnfitError(f"a number from {low} to 1")
+
+    return read
+
+
+def counted_by(raw: object, _folder: Path) -> str:
+    """Take what a cap counts by."""
+    allowed = '"prompt", "run_id", or a key of the metadata such as "metadata.env_seed"'
+    by = text_of(raw, allowed)
+    if by in (PROMPT, "run_id") or (by.startswith(METADATA) and by != METADATA and by.isprintable()):
+        return by
+    raise UnfitError(allowed)
+
+
+def one_of(choices: type[StrEnum]) -> Reader:
+    """Return a reader of one of some texts."""
+
+    def read(raw: object, _folder: Path) -> StrEnum:
+        if isinstance(raw, str) and raw in tuple(choices):
+            return choices(raw)
+        raise UnfitError("one of " + ", ".join(f'"{choice}"' for choice in choices))
+
+    return read
+
+
+def seconds(raw: object, _folder: Path) -> float:
+    """Take a duration, in seconds."""
+    amount = _quantity(raw, _SECONDS)
+    if amount is not None and _SHORTEST <= amount <= _LONGEST:
+        return float(amount)
+    raise UnfitError('a number of seconds, or a duration such as "250ms", "5s", "10m", "24h", up to "3650d"')
+
+
+def size(raw: object, _folder: Path) -> int:
+    """Take a size, in bytes."""
+    amount = _quantity(raw.lower() if isinstance(raw, str) else raw, _BYTES)
+    if amount is not None and 1 <= amount <= _LARGEST and amount == int(amount):
+        return int(amount)
+    raise UnfitError('a whole number of bytes, or a size such as "10MB", "64MiB", "1GiB", up to "1024GiB"')
+
+
+def _quantity(raw: object, units: Mapping[str, float]) -> float | None:
+    """Return a number as it is, and a text such as "5s" in the base unit; None if it is neither.
+
+    NaN and infinity pass; they fail the comparison with the bounds.
+    """
+    if isinstance(raw, int | float) and not isinstance(raw, bool):
+        return raw
+    match = _QUANTITY.fullmatch(raw) if isinstance(raw, str) else None
+    return float(match[1]) * units[match[2]] if match and match[2] in units else None
+
+
+def real_path(path: Path) -> Path:
+    """Return the path with its links followed, as far as they lead anywhere."""
+    # Path.resolve raises for links that go in a circle; whoever opens the file can say that better.
+    return Path(os.path.realpath(path))
+
+
+_LONGEST_SHOWN = 60
+_LONG_NUMBER = 1 << 64
+
+
+def shown_value(raw: object) -> str:
+    """Return a raw value much as the user wrote it, on one line and not too long."""
+    if isinstance(raw, list | dict):
+        return "a list" if isinstance(raw, list) else "a table"
+    if isinstance(raw, bool):
+        return str(raw).lower()
+    if isinstance(raw, int) and abs(raw) > _LONG_NUMBER:
+        # Python refuses to write a number of some thousand digits.
+        return "a very long number"
+    text = str(raw)
+    text = printable(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…")
+    return f'"{text}"' if isinstance(raw, str) else text
