@@ -1,7 +1,8 @@
 """The records of a dataset, those that are there and those to come, for programs: ``streamer.follow``.
 
 A place in a dataset is a *token*: printable text that says how far a reader is and what it read last. It is good in
-another process, after a restart of the daemon, and on a copy of the dataset; in another dataset it is refused.
+another process, after a restart of the daemon, and on a copy of the dataset; in another dataset it is refused. Of a
+part that was compacted since, the manifest says where its reader was.
 """
 
 from __future__ import annotations
@@ -9,27 +10,24 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import anyio
 import msgspec
 from blake3 import blake3
 
 from streamer.check import check_line
+from streamer.compaction.cuts import TAIL, Cut, token_digest
 from streamer.errors import ConfigError, RefusedError
 from streamer.follower import POLL, DatasetLine, Follower
-from streamer.parts import closed_numbers
+from streamer.parts import closed_numbers, listed_cuts
 from streamer.text import printable
 
 BEGINNING: Literal["beginning"] = "beginning"
 END: Literal["end"] = "end"
 
-_TAIL = 4096
-"""Bytes before a place whose digest ties a token to a dataset: whole lines of a dataset never change."""
-
-_DIGEST_BYTES = 16
 _TOKEN = re.compile(r"streamer1-([0-9]{1,19})-([0-9a-f]{32})")
 
 _log = logging.getLogger("streamer")
@@ -68,7 +66,7 @@ class Following:
             self._follower = self._open(part=next(iter(closed_numbers(path)), None))
         else:
             self._follower = self._open_at(start)
-        self._tail = self._follower.before(_TAIL)
+        self._tail = self._follower.before(TAIL)
         self._offset = self._follower.offset
 
     def __enter__(self) -> Self:
@@ -107,7 +105,7 @@ class Following:
     @property
     def token(self) -> str:
         """The place after the last record that was returned."""
-        return f"streamer1-{self._offset}-{blake3(self._tail).hexdigest(_DIGEST_BYTES)}"
+        return f"streamer1-{self._offset}-{token_digest(self._tail).hex()}"
 
     def close(self) -> None:
         """Give the file up."""
@@ -128,7 +126,7 @@ class Following:
     def _take(self, line: DatasetLine) -> Record | None:
         """Step over one line; return its record, if it is one and ours."""
         # A roll begins again at 0, and so does what was read.
-        self._tail = ((self._tail if line.offset else b"") + line.data[-_TAIL:])[-_TAIL:]
+        self._tail = ((self._tail if line.offset else b"") + line.data[-TAIL:])[-TAIL:]
         self._offset = line.offset + len(line.data)
         checked = check_line(line.data)
         problem = next((found for found in checked.findings if not found.kind.is_warning), None)
@@ -156,15 +154,18 @@ class Following:
         if parsed is None:
             cause = f"{printable(token[:80])!r} is neither a token nor {BEGINNING!r} or {END!r}"
             raise ConfigError("follow the dataset", "start", cause, "give the token of a record, as it was")
-        offset = int(parsed[1])
+        offset, digest = int(parsed[1]), bytes.fromhex(parsed[2])
         parts = closed_numbers(self._path)
         if not offset:  # made before the first record
             return self._open(part=parts[0] if parts else None)
         for part in (None, *reversed(parts)):
             follower = self._open(part=part, start=offset)
-            if follower.size() >= offset and blake3(follower.before(_TAIL)).hexdigest(_DIGEST_BYTES) == parsed[2]:
+            if _is_good(follower, offset, digest):
                 return follower
             follower.close()
+        found = self._open_compacted(set(parts), offset, digest)
+        if found is not None:
+            return found
         raise RefusedError(
             "follow the dataset",
             printable(str(self._path)),
@@ -173,6 +174,20 @@ class Following:
             f"give the dataset that the token is of, or start from {BEGINNING!r}",
         )
 
+    def _open_compacted(self, there: Collection[int], offset: int, digest: bytes) -> Follower | None:
+        """Return a reader that stands where a token's place is now, if that was in a part that was compacted since."""
+        compacted = {part: cuts for part, cuts in listed_cuts(self._path).items() if part in there}
+        for part, cuts in reversed(compacted.items()):
+            for first in reversed(range(len(cuts))):  # the token is of the file as it was before this cut
+                place = _after(cuts[first:], offset, digest)
+                if place is None:
+                    continue
+                follower = self._open(part=part, start=place.offset)
+                if place.is_proven or _is_good(follower, place.offset, digest):
+                    return follower
+                follower.close()
+        return None
+
     def _refuse_restart(self) -> None:
         raise RefusedError(
             "follow the dataset",
@@ -180,6 +195,29 @@ class Following:
             "it became shorter than what was read of it: another dataset stands there",
             f"start anew from {BEGINNING!r}",
         )
+
+
+class _Place(NamedTuple):
+    """Where a token's place is now; ``is_proven`` if a cut knows the token."""
+
+    offset: int
+    is_proven: bool
+
+
+def _after(cuts: Sequence[Cut], offset: int, digest: bytes) -> _Place | None:
+    """Return where the place of a token is after some cuts; None if it was never made of that file."""
+    is_proven = False
+    for cut in cuts:
+        if not is_proven and cut.touches(offset):
+            is_proven = cut.has(digest)
+            if not is_proven:
+                return None
+        offset = cut.offset(offset)
+    return _Place(offset, is_proven)
+
+
+def _is_good(follower: Follower, offset: int, digest: bytes) -> bool:
+    return follower.size() >= offset and token_digest(follower.before(TAIL)) == digest
 
 
 def follow(
