@@ -104,15 +104,15 @@ class Follower:
         Raises:
             OSError: the file is there and cannot be read.
         """
-        if self._fd == _NO_FILE and not self._open_next():
-            return []
-        # Asked before reading: the old file has all its lines when the new one is there.
-        is_over = self._is_part or self._replaced()
-        lines = self._next_lines()
-        if lines or not is_over:
-            return lines
-        self.close()
-        return self._next_lines() if self._open_next() else []
+        while True:
+            if self._fd == _NO_FILE and not self._open_next():
+                return []
+            # Asked before reading: the old file has all its lines when the new one is there.
+            is_over = self._is_part or self._replaced()
+            lines = self._next_lines()
+            if lines or not is_over:
+                return lines
+            self.close()  # and go on: of the next part, nothing may be left
 
     def before(self, size: int) -> bytes:
         """Return up to ``size`` bytes that stand right before ``offset``; nothing if the file is not there."""

@@ -68,6 +68,7 @@ class Following:
             self._follower = self._open_at(start)
         self._tail = self._follower.before(TAIL)
         self._offset = self._follower.offset
+        self._start = start if start not in {BEGINNING, END} else None
 
     def __enter__(self) -> Self:
         return self
@@ -105,6 +106,8 @@ class Following:
     @property
     def token(self) -> str:
         """The place after the last record that was returned."""
+        if self._start is not None:
+            return self._start  # nothing was read since, and of what it was made of nothing may be left
         return f"streamer1-{self._offset}-{token_digest(self._tail).hex()}"
 
     def close(self) -> None:
@@ -125,6 +128,7 @@ class Following:
 
     def _take(self, line: DatasetLine) -> Record | None:
         """Step over one line; return its record, if it is one and ours."""
+        self._start = None
         # A roll begins again at 0, and so does what was read.
         self._tail = ((self._tail if line.offset else b"") + line.data[-TAIL:])[-TAIL:]
         self._offset = line.offset + len(line.data)
