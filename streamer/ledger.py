@@ -365,6 +365,7 @@ class Ledger:
         def work(db: sqlite3.Connection) -> None:
             db.executemany("UPDATE part SET removed = 1 WHERE number = ?", [(part.number,) for part in parts])
             if forget_keys:
+                _uncount_adopted(db, parts)
                 db.execute("DELETE FROM record WHERE offset < ?", (parts[-1].stop,))
                 if also is not None:
                     also(db, parts[-1].stop)
@@ -627,6 +628,16 @@ def _begin(db: sqlite3.Connection, live: Live) -> None:
         "INSERT OR REPLACE INTO part (number, start, opened_at) VALUES (?, ?, ?)",
         (live.number, live.start, live.opened_at),
     )
+
+
+def _uncount_adopted(db: sqlite3.Connection, parts: Sequence[Part]) -> None:
+    """Take lines of parts that go out of all sums that no shard line was found behind: that one will be appended."""
+    for part in parts:
+        (lines,) = db.execute(
+            "SELECT count(*) FROM record WHERE NOT claimed AND offset >= ? AND offset < ?", (part.start, part.stop)
+        ).fetchone()
+        db.execute("UPDATE part SET lines = lines - ? WHERE number = ?", (lines, part.number))
+        db.execute("UPDATE meta SET dataset_lines = dataset_lines - ?", (lines,))
 
 
 def _compact(db: sqlite3.Connection, change: Compaction, history: History) -> None:

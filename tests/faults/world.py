@@ -155,6 +155,13 @@ class World:
         """Return the sessions in which a record that has to be in the dataset stands."""
         return {record.session for record in self._must if self.identity(record) == identity}
 
+    def may_go(self, value: dict[str, Any]) -> bool:
+        """Say whether a compaction may take a dataset line out: it would not get in now, or the model cannot tell."""
+        times: dict[str | None, int | None] = {iso(second): second for second in range(20)} | {None: None}
+        about = value["metadata"]
+        record = Record(about["run_id"], times[about["timestamp"]], value["messages"][1]["content"])
+        return record.session in self._torn_sessions or not self._good(record)
+
     def counted(self, name: str) -> int:
         """Return how many lines of a shard are to be accounted for."""
         return sum(not blank(line) for line in finished(self.shards[name].data))
@@ -415,12 +422,25 @@ class World:
         if not self.rows:
             return ""
         number, reward = self._rng.choice(list(self.rows)), self._rng.choice((0, 2))
+        self._set_reward(number, reward)
+        return f"correct row {number} to {reward}"
+
+    def withdraw(self) -> str:
+        """Correct a row down, if anything may be."""
+        rows = [number for number, row in self.rows.items() if row.reward > 0]
+        if not self.wild or not rows:
+            return "nothing to withdraw"
+        number = self._rng.choice(rows)
+        self._set_reward(number, 0)
+        self._settle()
+        return f"withdraw row {number}"
+
+    def _set_reward(self, number: int, reward: int) -> None:
         with closing(sqlite3.connect(self.traces)) as db, db:
             db.execute("PRAGMA synchronous=OFF")
             db.execute("UPDATE outcome_rewards SET total_reward = ? WHERE id = ?", (reward, number))
         self._stamp(self.traces)
         self.rows[number] = self.rows[number]._replace(reward=reward)
-        return f"correct row {number} to {reward}"
 
     def _back_up(self) -> str:
         shutil.copyfile(self.traces, self._older)
