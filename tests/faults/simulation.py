@@ -106,6 +106,12 @@ class Simulation:
                     for _ in range(self._rng.randint(2, 12)):
                         await self._do_something()
                     await self._come_to_rest()
+                    while self._compacts and self._compactions.random() < 0.6:
+                        for _ in range(3):  # so that there is something to take out
+                            self._say(self._world.play())
+                        await self._come_to_rest()
+                        await self._compact()
+                        await self._come_to_rest()
             finally:
                 await self._stop()
                 self._reader.close()
@@ -195,7 +201,7 @@ class Simulation:
         self._say(f"  {done.removed} of {done.parts} parts, {done.unjudged} stay")
 
     def _may_go(self, line: bytes) -> bool:
-        return self._world.may_go(json.loads(line))
+        return line.endswith(b"\n") and self._world.may_go(json.loads(line))
 
     async def _survive(self, work: Callable[[], Awaitable[object]]) -> None:
         await work()

@@ -390,6 +390,10 @@ class World:
         if not self.wild and any(row.session == session for row in self.rows.values()):
             return ""  # a second row can change what the first one said
         reward = self._rng.choice((0, 1, 1, 3))
+        self._add_row(session, seconds, reward)
+        return f"score {session} at {seconds}: {reward}"
+
+    def _add_row(self, session: str, seconds: int, reward: int) -> None:
         with closing(sqlite3.connect(self.traces)) as db, db:
             db.execute("PRAGMA synchronous=OFF")
             number = db.execute(_ROW, (session, reward, f"{iso(seconds)}+00:00")).lastrowid
@@ -397,7 +401,6 @@ class World:
             raise AssertionError("SQLite gives every row a number")
         self._stamp(self.traces)
         self.rows[number] = Row(number, session, seconds, reward)
-        return f"score {session} at {seconds}: {reward}"
 
     def _reward(self) -> str:
         """Say what a turn was worth, before or after its outcome."""
@@ -424,6 +427,21 @@ class World:
         number, reward = self._rng.choice(list(self.rows)), self._rng.choice((0, 2))
         self._set_reward(number, reward)
         return f"correct row {number} to {reward}"
+
+    def play(self) -> str:
+        """Write a whole rollout that ends well."""
+        session, name = f"s{len(self._sessions)}", self._new_name()
+        self._sessions.append(session)
+        lines: list[bytes] = []
+        for _ in range(self._rng.randint(1, 6)):
+            record = Record(session, None, f"{next(self._texts)} {self._rng.choice(_WORDS)}")
+            lines.append(jsonl(messages(session, self.turn(record.text), record.text)))
+            self._lines[lines[-1].rstrip(b"\n")] = record
+        self.shards[name] = Shard(b"")
+        self._put(name, b"".join(lines))
+        self._add_row(session, 5, 3)
+        self._settle()
+        return f"play {session}: {len(lines)} lines in {name}"
 
     def withdraw(self) -> str:
         """Correct a row down, if anything may be."""
