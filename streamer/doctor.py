@@ -27,8 +27,10 @@ from streamer.files import SystemClock
 from streamer.judge import DUE_AFTER_OUTCOMES
 from streamer.layouts import MalformedError
 from streamer.ledger_file import way_out
+from streamer.lines import length_of
 from streamer.lock import holder, lock_file
 from streamer.near.signature import Signer
+from streamer.parts import opened
 from streamer.snapshot import snapshot
 from streamer.sources.conversations import Conversations, Pages
 from streamer.sources.folder import shard_folder
@@ -297,7 +299,7 @@ def _ledger(config: Config) -> Iterator[Finding]:
             f"{late:,} waiting lines are younger than every outcome of their session",
             'normal while rollouts of a repeated run id go on; else timestamps are not UTC: set join.rule = "max"',
         )
-    size = config.dataset.path.stat().st_size if config.dataset.path.exists() else 0
+    size = _size(config.dataset.path)
     if size < seen.dataset_bytes:
         yield Finding(
             Level.PROBLEM,
@@ -311,6 +313,15 @@ def _ledger(config: Config) -> Iterator[Finding]:
             f"{counted(dead, 'line')} could not be taken",
             f"jq -r .reason '{config.dataset.path}.dead.jsonl' | sort | uniq -c",
         )
+
+
+def _size(dataset: Path) -> int:
+    """Return how many bytes all files of a dataset hold."""
+    try:
+        with opened(dataset) as pieces:
+            return length_of(pieces)
+    except FileNotFoundError:
+        return 0
 
 
 def _notifications(config: Config, watched: Path) -> Iterator[Finding]:

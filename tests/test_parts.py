@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 from streamer.dedup import DedupBy
+from streamer.doctor import Level, examine
 from streamer.errors import RefusedError, UnavailableError
 from streamer.events import PartClosed, PartRemoved, PartsMissing
 from streamer.explain import explain
@@ -350,6 +351,16 @@ class TestReaders:
             again = [lines.read(line.offset, line.length) for line in lines]
         assert again == found
         assert b"".join(line or b"" for line in found) == written(config.dataset.path)[:-3]
+
+    def test_doctor_counts_the_bytes_of_every_file(self, folder: Path) -> None:
+        """It does not call a dataset short that rolls, and calls one short that is."""
+        config = rolling(folder, records=3)
+        work_off(config)
+        assert not [found.what for found in examine(config, {}) if "its ledger has committed" in found.what]
+        os.truncate(config.dataset.path, 10)
+        assert [found.level for found in examine(config, {}) if "its ledger has committed" in found.what] == [
+            Level.PROBLEM
+        ]
 
     def test_explain_names_the_file_that_holds_a_record(self, folder: Path) -> None:
         """And says so when that part is not kept any more."""
