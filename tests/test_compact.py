@@ -19,7 +19,7 @@ import pytest
 
 from streamer.caps.rules import Cap
 from streamer.compaction.run import Compacted, Sum, compact
-from streamer.config import From
+from streamer.config import Dataset, From
 from streamer.dedup import DedupBy
 from streamer.errors import RefusedError, UnavailableError
 from streamer.events import PartCompacted
@@ -34,6 +34,7 @@ from streamer.near.rules import Near, Scope
 from streamer.parts import RetainRules, RollRules, closed_numbers, manifest_path, part_path
 from streamer.qualify import RecordRules
 from streamer.snapshot import open_ledger
+from streamer.sources.folder import shard_folder
 from streamer.turns import NO_REWARD, Turns
 from streamer.web.records import at as record_at
 from streamer.web.records import newest
@@ -623,6 +624,18 @@ def is_cut_short(now: bytes, before: bytes) -> None:
     assert {*runs_of(b"".join([*gone, *lines]))} <= {"gone", "fair"}
 
 
+def test_what_is_to_take_the_place_of_a_part_is_no_shard(folder: Path) -> None:
+    """Where the dataset lies in the shard folder, and every file there is one by its name."""
+    dataset = Dataset(folder / "shards" / "good.jsonl", folder / "shards" / "good.jsonl.ledger")
+    config = rolling(folder, dataset=dataset)
+    work_off(config)
+    assert manifest_path(dataset.path).exists()
+    dataset.path.with_name("good-00001.jsonl.compacting").touch()
+    dataset.path.with_name("mine.jsonl.compacting").touch()
+    config = msgspec.structs.replace(config, source=msgspec.structs.replace(config.source, pattern="*.compacting"))
+    assert [found.path for found in shard_folder(config).scan()] == ["mine.jsonl.compacting"]
+
+
 class TestReaders:
     """What is open stays readable, and a token stays good."""
 
@@ -681,6 +694,23 @@ class TestReaders:
         foreign = token[:-32] + "0" * 32
         with pytest.raises(RefusedError, match="of another dataset"):
             follow(config.dataset.path, start=foreign)
+
+    def test_a_token_of_the_end_is_one_of_the_end_where_the_live_file_is_empty(self, folder: Path) -> None:
+        """As it is after --close-live, with nothing left in the last part; what comes then is told, once."""
+        config = rolling(folder)
+        work_off(config)
+        withdraw(folder, runs(config)[-1])
+        compacted(config, close_live=True)
+        assert config.dataset.path.read_bytes() == b""
+        with follow(config.dataset.path, start="end", wait=False) as reader:
+            token = reader.token
+            assert list(reader) == []
+        before = written(config.dataset.path)
+        (folder / "shards" / "new.jsonl").write_bytes(jsonl(dialogue("best", 50, "new", seconds=50.0)))
+        work_off(config)
+        new = [record.line for record in follow(config.dataset.path, start=token, wait=False)]
+        assert b'"turn":50' in new[-1]
+        assert before + b"".join(new) == written(config.dataset.path)
 
     def test_a_reader_in_the_middle_of_a_part_reads_it_as_it_was(self, folder: Path) -> None:
         """And goes on with the next one as it is."""
