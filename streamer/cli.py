@@ -21,6 +21,7 @@ COMMANDS = (
     "verify",
     "report",
     "replay",
+    "compact",
     "doctor",
     "filter",
     "export",

@@ -73,7 +73,7 @@ class Curation:
         lengths = await ledger.transact(self._prepare)
         while self._near is not None and await ledger.look(self._near.load):
             at("recovery: some signatures loaded")
-        for chunk in _chunks(dataset.lines(await ledger.parts(), min(lengths.values()))):
+        for chunk in chunks(dataset.lines(await ledger.parts(), min(lengths.values()))):
             values = await to_thread.run_sync(partial(self._take, chunk, lengths))
             offset, line = chunk[-1]
             await ledger.transact(partial(self._count, chunk, values, lengths, offset + len(line)))
@@ -130,6 +130,33 @@ class Curation:
             "UPDATE curation SET length = max(length, ?) WHERE part = ?", [(length, part) for part in self._meanings]
         )
 
+    def counted_by(self, line: bytes) -> list[tuple[str, bytes]]:
+        """Return (what a cap counts by, the value) for all that a dataset line counts as."""
+        return self._caps.places_of(line)
+
+    def take_out(self, db: sqlite3.Connection, places: str, counted: str) -> None:
+        """Forget records that are taken out of the dataset, in the transaction that does so.
+
+        Caps that are not in force now count anew when they are.
+
+        Args:
+            db: the ledger.
+            places: a SELECT of the places of their lines.
+            counted: a SELECT of (what a cap counts by, value, records) of all of them, as ``counted_by`` says.
+        """
+        if _has(db, "near_record"):
+            db.execute(f"DELETE FROM near_record WHERE offset IN ({places})")
+        if _has(db, "cap_count"):
+            db.executemany(
+                "UPDATE cap_count SET records = records - ? WHERE cap = ? AND value = ?",
+                [(records, by, value) for by, value, records in db.execute(counted)],
+            )
+        if _has(db, "curation"):
+            stale = db.execute("SELECT part FROM curation WHERE part != ?", (NEAR,)).fetchall()
+            db.executemany(
+                "DELETE FROM curation WHERE part = ?", [row for row in stale if row[0] not in self._caps.parts]
+            )
+
     async def gate(self, ledger: Ledger, judged: Sequence[Judged], known: Mapping[bytes, bool]) -> Gate | None:
         """Return what decides on the records of a batch; None if nothing is to be decided.
 
@@ -167,8 +194,12 @@ class Curation:
 
 def forget(db: sqlite3.Connection, place: int) -> None:
     """Let records that resemble those before a place of the dataset come in again; what caps counted stays."""
-    if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'near_record'").fetchone():
+    if _has(db, "near_record"):
         db.execute("DELETE FROM near_record WHERE offset < ?", (place,))
+
+
+def _has(db: sqlite3.Connection, table: str) -> bool:
+    return bool(db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone())
 
 
 _Place = tuple[int, int]
@@ -179,7 +210,8 @@ def _place(item: Item) -> _Place:
     return item.shard_id, item.line.start
 
 
-def _chunks(lines: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
+def chunks(lines: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
+    """Yield lines of a dataset, some thousand at once, or fewer if they are long."""
     chunk: list[tuple[int, bytes]] = []
     size = 0
     for offset, line in lines:

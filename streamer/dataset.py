@@ -15,33 +15,39 @@ Invariants
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from streamer.compaction.cuts import TAIL, Cut, Places, joined, kept_digest, touches
 from streamer.conversation import from_messages, of_messages
 from streamer.dedup import KEY_VERSION, DedupBy, record_key
 from streamer.errors import RefusedError
-from streamer.files import Clock, Files
+from streamer.files import Clock, Files, sync_folder
 from streamer.ledger import Head, Ledger
 from streamer.ledger_file import way_out
-from streamer.log_file import LogFile
+from streamer.log_file import LogFile, write_all
 from streamer.model import Outcome, Record
 from streamer.parts import (
+    COMPACTING,
     Live,
     Part,
     RetainRules,
     RollRules,
     closed_numbers,
+    compacting_path,
     expired,
     first_number,
     manifest,
     manifest_path,
+    part_names,
     part_path,
     write_manifest,
 )
@@ -49,6 +55,9 @@ from streamer.turns import Worth
 
 _ADOPT = 2000
 """Lines adopted in one ledger transaction."""
+
+_BLOCK = 1 << 20
+"""Bytes of a part that are written at a time when it is compacted; or else one longer line."""
 
 
 class _Line(msgspec.Struct, gc=False):
@@ -300,6 +309,96 @@ class Dataset:
     def _live_file(self) -> LogFile:
         return LogFile(self.path, self._files, "the dataset")
 
+    def _part_file(self, part: Part) -> LogFile:
+        return LogFile(part_path(self.path, part.number), self._files, "a part of the dataset")
+
+    # -- compaction ----------------------------------------------------------------------------------------
+
+    def rewrite(self, part: Part, removed: Iterable[tuple[int, int]], at: Callable[[str], None]) -> Part:
+        """Write beside a part, durably, what is left of it; return the part as it is once that is in its place.
+
+        Args:
+            part: its file is only read.
+            removed: the lines to take out, each as (place, place of its end), in order.
+            at: as in ``append``.
+
+        Raises:
+            RefusedError: the file is not the one that was closed.
+            UnavailableError: the disk does not take it; ``discard`` tidies up.
+        """
+        places = part.places
+        ranges = joined((offset, offset + stop - start) for start, stop in removed for offset in [places.offset(start)])
+        new = compacting_path(self.path, part.number)
+        with self._file.unavailable("compact"):
+            self._files.unlink(new)
+            fd = self._files.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            try:
+                left = _Rest(self._files, fd, ranges)
+                for offset, line in self._part_file(part).lines(0, part.bytes):
+                    left.take(offset, line)
+                left.end()
+                self._files.fdatasync(fd)
+            finally:
+                self._files.close(fd)
+            if left.was != part.sha256:
+                self._files.unlink(new)
+                raise RefusedError(
+                    "compact the dataset",
+                    str(part_path(self.path, part.number)),
+                    "its bytes are not those that it was closed with (SHA-256)",
+                    "bring the file back, or move it away: its records are then taken as removed",
+                )
+            sync_folder(self._files, self.path.parent)
+        at("part rewritten")
+        cuts = (*part.cuts, Cut(ranges, left.tokens))
+        return msgspec.structs.replace(part, lines=left.lines, sha256=left.sha256, cuts=cuts)
+
+    def discard(self, parts: Iterable[Part]) -> None:
+        """Remove what was written beside parts, as far as that goes now; the next start removes the rest."""
+        for part in parts:
+            with suppress(OSError):
+                self._files.unlink(compacting_path(self.path, part.number))
+
+    def put_in_place(self, parts: Sequence[Part], following: int, at: Callable[[str], None]) -> None:
+        """Give parts that were rewritten their names; the ledger has heard of them.
+
+        The manifest comes first: it is by its cuts that a reader of the old file finds its place in the new one.
+
+        Args:
+            parts: all that are there, in order.
+            following: the number of the next one.
+            at: as in ``append``.
+        """
+        rewritten = [part for part in parts if compacting_path(self.path, part.number).exists()]
+        if not rewritten:
+            return
+        with self._file.unavailable("compact"):
+            write_manifest(self.path, manifest(self.path, parts, following), self._files, at)
+            for part in rewritten:
+                self._files.rename(compacting_path(self.path, part.number), part_path(self.path, part.number))
+                at("part replaced")
+            sync_folder(self._files, self.path.parent)
+
+    def _finish_compaction(self, parts: Sequence[Part], following: int, at: Callable[[str], None]) -> None:
+        """Put in its place what the ledger has heard of, and remove what it has not."""
+        with self._file.unavailable("compact"):
+            known = {compacting_path(self.path, part.number).name: part for part in parts}
+            for name in os.listdir(self.path.parent):
+                if not name.endswith(COMPACTING) or not part_names(self.path).fullmatch(name.removesuffix(COMPACTING)):
+                    continue
+                path, part = self.path.with_name(name), known.get(name)
+                if part is None or not part.cuts or self._sum_of(path) != part.sha256:
+                    self._files.unlink(path)
+        self.put_in_place(parts, following, at)
+
+    def _sum_of(self, path: Path) -> str:
+        file = LogFile(path, self._files, "a part of the dataset")
+        file.open()
+        try:
+            return file.sum(file.size())[0]
+        finally:
+            file.close()
+
     # -- recovery ----------------------------------------------------------------------------------------
 
     async def recover(self, ledger: Ledger, by: DedupBy, at: Callable[[str], None]) -> Recovery:
@@ -314,7 +413,7 @@ class Dataset:
             RefusedError: the dataset is shorter than the ledger says, or not the one it describes.
         """
         self.closed.clear()
-        missing = await self._look_for_parts(ledger)
+        missing = await self._look_for_parts(ledger, at)
         head = await ledger.head()
         if not head.counted and head.live == Live():
             head = msgspec.structs.replace(head, live=Live(first_number(self.path)))
@@ -343,9 +442,10 @@ class Dataset:
             await ledger.begin(self.live)
         return found
 
-    async def _look_for_parts(self, ledger: Ledger) -> int:
-        """Take note of closed parts that a person removed, and remove those that were given up before a crash."""
+    async def _look_for_parts(self, ledger: Ledger, at: Callable[[str], None]) -> int:
+        """Take note of closed parts that a person removed, and finish what a crash broke off."""
         parts = await ledger.parts()
+        self._finish_compaction(parts, (await ledger.head()).live.number, at)
         missing = [part for part in parts if not part_path(self.path, part.number).exists()]
         if missing:
             await ledger.remove_parts(missing, forget_keys=False)
@@ -364,7 +464,7 @@ class Dataset:
             raise RefusedError(
                 "continue the dataset",
                 str(path),
-                f"it holds {size} bytes, and had {part.bytes} when it was closed",
+                f"it holds {size} bytes, and had {part.bytes} when it was closed{' or compacted' if part.cuts else ''}",
                 f"bring the file back or move it away, or, to go on with what is there: {_start_over(ledger)}",
             )
 
@@ -386,13 +486,14 @@ class Dataset:
         at("recovery: tail mended")
         for part in await ledger.parts() if known < base else ():  # keys are being computed anew
             if part.stop > known:
-                file = LogFile(part_path(self.path, part.number), self._files, "a part of the dataset")
+                file = self._part_file(part)
                 file.open()
                 try:
-                    await self._adopt(ledger, file, part.start, max(part.start, known), head.counted, by, at)
+                    await self._adopt(ledger, file, part.places, max(part.start, known), head.counted, by, at)
                 finally:
                     file.close()
-        adopted, foreign = await self._adopt(ledger, self._file, base, max(base, known), head.counted, by, at)
+        places = Places(base)
+        adopted, foreign = await self._adopt(ledger, self._file, places, max(base, known), head.counted, by, at)
         return Recovery(adopted=adopted, foreign=foreign, cut=cut)
 
     def lines(self, parts: Sequence[Part], start: int) -> Iterator[tuple[int, bytes]]:
@@ -406,11 +507,19 @@ class Dataset:
             UnavailableError: it cannot be read now.
         """
         for part in parts:
-            file = LogFile(part_path(self.path, part.number), self._files, "a part of the dataset")
-            if part.stop > start and file.path.exists():
-                yield from _placed(file.lines(max(0, start - part.start), part.bytes), part.start)
-        live = self.live.start
-        yield from _placed(self._file.lines(max(0, start - live), self.length - live), live)
+            yield from self.lines_of(part, start)
+        yield from self.live_lines(start)
+
+    def lines_of(self, part: Part, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Yield (place, line) as ``lines`` does, of one closed part."""
+        file, places = self._part_file(part), part.places
+        if part.stop > start and file.path.exists():
+            yield from _placed(file.lines(places.offset(max(start, part.start)), part.bytes), places)
+
+    def live_lines(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Yield (place, line) as ``lines`` does, of the live file."""
+        base = self.live.start
+        yield from _placed(self._file.lines(max(0, start - base), self.length - base), Places(base))
 
     def _check_head(self, head: Head, ledger: Path) -> None:
         base, size = self.live.start, self._file.size()
@@ -434,7 +543,7 @@ class Dataset:
         self,
         ledger: Ledger,
         file: LogFile,
-        base: int,
+        places: Places,
         start: int,
         counted: int,
         by: DedupBy,
@@ -444,8 +553,8 @@ class Dataset:
 
         Args:
             ledger: it gets their keys.
-            file: holds the places from ``base`` on.
-            base: see above.
+            file: it is open.
+            places: which places it holds.
             start: the place of the first line that the ledger does not know.
             counted: lines before this place were counted when they were appended.
             by: what keys mean.
@@ -454,8 +563,8 @@ class Dataset:
         self.length = start
         adopted = foreign = lines = 0
         keys: list[tuple[bytes, int]] = []
-        for offset, line in file.rewritten_lines(start - base):
-            place = base + offset
+        for offset, line in file.rewritten_lines(places.offset(start)):
+            place = places.place(offset)
             lines += 1
             adopted += place >= counted
             try:
@@ -463,31 +572,88 @@ class Dataset:
             except ValueError:
                 foreign += 1
             if lines == _ADOPT:
-                await self._adopt_chunk(ledger, file, base, keys, counted, lines, place + len(line))
+                await self._adopt_chunk(ledger, file, keys, counted, lines, offset + len(line), place + len(line))
                 at("recovery: some lines adopted")
                 keys, lines = [], 0
         if lines:
-            await self._adopt_chunk(ledger, file, base, keys, counted, lines, base + file.size())
+            end = file.size()
+            await self._adopt_chunk(ledger, file, keys, counted, lines, end, places.place(end))
         return adopted, foreign
 
     async def _adopt_chunk(
         self,
         ledger: Ledger,
         file: LogFile,
-        base: int,
         keys: list[tuple[bytes, int]],
         counted: int,
         lines: int,
         end: int,
+        place: int,
     ) -> None:
+        """Adopt lines up to the offset ``end`` of a file, which is ``place``."""
         file.sync()
-        self.length = end
-        await ledger.adopt(keys, counted=counted, lines=lines, length=end, tail=file.digest(end - base))
+        self.length = place
+        await ledger.adopt(keys, counted=counted, lines=lines, length=place, tail=file.digest(end))
 
 
-def _placed(lines: Iterator[tuple[int, bytes]], base: int) -> Iterator[tuple[int, bytes]]:
-    """Turn the offsets of a file that begins at ``base`` into places."""
-    return ((base + offset, line) for offset, line in lines)
+class _Rest:
+    """What is left of a file without some ranges: written, summed up, and with the tokens that it cannot prove."""
+
+    def __init__(self, files: Files, fd: int, removed: Sequence[tuple[int, int]]) -> None:
+        self._files = files
+        self._fd = fd
+        self._removed = removed
+        self._next = 0
+        self._block = bytearray()
+        self._tail = b""
+        self._before, self._after = hashlib.sha256(), hashlib.sha256()
+        self._tokens = bytearray()
+        self.lines = 0
+
+    def take(self, offset: int, line: bytes) -> None:
+        """Take the next line of the file."""
+        self._before.update(line)
+        self._tail = (self._tail + line[-TAIL:])[-TAIL:]
+        end = offset + len(line)
+        if touches(self._removed, end):
+            self._tokens += kept_digest(self._tail)
+        if self._is_removed(offset):
+            return
+        self.lines += 1
+        self._block += line
+        if len(self._block) >= _BLOCK:
+            self.end()
+
+    def _is_removed(self, offset: int) -> bool:
+        while self._next < len(self._removed) and self._removed[self._next][1] <= offset:
+            self._next += 1
+        return self._next < len(self._removed) and self._removed[self._next][0] <= offset
+
+    def end(self) -> None:
+        """Write what was not written yet."""
+        self._after.update(self._block)
+        write_all(self._files, self._fd, bytes(self._block))
+        self._block.clear()
+
+    @property
+    def was(self) -> str:
+        """The SHA-256 of the file as it was."""
+        return self._before.hexdigest()
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of what is left."""
+        return self._after.hexdigest()
+
+    @property
+    def tokens(self) -> bytes:
+        """See ``Cut``."""
+        return bytes(self._tokens)
+
+
+def _placed(lines: Iterator[tuple[int, bytes]], places: Places) -> Iterator[tuple[int, bytes]]:
+    """Turn the offsets of a file into places."""
+    return ((places.place(offset), line) for offset, line in lines)
 
 
 def _start_over(ledger: Path) -> str:

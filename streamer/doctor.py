@@ -28,6 +28,7 @@ from streamer.files import SystemClock
 from streamer.judge import DUE_AFTER_OUTCOMES
 from streamer.layouts import MalformedError
 from streamer.ledger_file import way_out
+from streamer.lines import length_of
 from streamer.lock import holder, lock_file
 from streamer.near.signature import Signer
 from streamer.parts import opened
@@ -310,7 +311,7 @@ def _ledger(config: Config) -> Iterator[Finding]:
             f"{late:,} waiting lines are younger than every outcome of their session",
             'normal while rollouts of a repeated run id go on; else timestamps are not UTC: set join.rule = "max"',
         )
-    size = _bytes(config.dataset.path)
+    size = _size(config.dataset.path)
     if size < seen.dataset_bytes:
         yield Finding(
             Level.PROBLEM,
@@ -326,11 +327,11 @@ def _ledger(config: Config) -> Iterator[Finding]:
         )
 
 
-def _bytes(dataset: Path) -> int:
-    """Return how many bytes a dataset has in all of its files."""
+def _size(dataset: Path) -> int:
+    """Return how many bytes all files of a dataset hold."""
     try:
         with opened(dataset) as pieces:
-            return sum(os.fstat(piece.file.fileno()).st_size for piece in pieces)
+            return length_of(pieces)
     except FileNotFoundError:
         return 0
 

@@ -138,6 +138,20 @@ class PartRemoved(Event):
 
 
 @dataclass(frozen=True)
+class PartCompacted(Event):
+    """Records that would not get in any more were taken out of a part."""
+
+    name = "part_compacted"
+    part: str
+    removed: int
+    records: int
+
+    def message(self) -> str:
+        """Say which part it was."""
+        return f"{counted(self.removed, 'record')} taken out of {self.part}, {self.records:,} left"
+
+
+@dataclass(frozen=True)
 class PartsMissing(Event):
     """Parts that were closed are not there any more."""
 

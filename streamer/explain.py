@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import msgspec
 
 from streamer import layouts
 from streamer.caps.rules import REASON as CAP
+from streamer.compaction.kept import taken_out_at
+from streamer.compaction.verdicts import WITHDRAWN
 from streamer.dead_letters import dead_letters_path
 from streamer.dedup import DedupBy, record_key
 from streamer.explain_turns import TurnReasons
@@ -284,7 +287,18 @@ class Explainer:
         )
 
     def _because(self, span: dict[str, Any], outcomes: list[OutcomeRow]) -> str:
-        return self._verdict(span, outcomes) + (_OVERWRITTEN if span["replaced"] else "")
+        return self._verdict(span, outcomes) + self._taken_out(span) + (_OVERWRITTEN if span["replaced"] else "")
+
+    def _taken_out(self, span: dict[str, Any]) -> str:
+        """Say when a record that is out was taken out of the dataset, nothing if it never was in it."""
+        if span["state"] != State.BELOW_BAR:
+            return ""
+        at = taken_out_at(self._db, span["shard_id"], span["start"], span["stop"])
+        if at is None:
+            return ""
+        return (
+            f"; taken out of the dataset by `streamer compact` at {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%SZ}"
+        )
 
     def _verdict(self, span: dict[str, Any], outcomes: list[OutcomeRow]) -> str:
         outcome = f"outcome row {span['outcome_id']} (total_reward {span['total_reward']})"
@@ -307,6 +321,8 @@ class Explainer:
             return f"its rollout qualifies by {outcome}, but the cap on {reason.removeprefix(CAP)} was full"
         if reason == UNREADABLE:
             return f"{outcome} qualifies since a correction or a late reward, but the shard could not be read"
+        if reason == WITHDRAWN:
+            return f"its rollout was withdrawn: {outcome} was corrected, and does not qualify any more"
         if reason in MAY_STILL_COME:
             return f"its rollout qualifies by {outcome}, but {self._turns.of_rollout(span)}"
         return _RULES.get(reason, f"{outcome} did not meet: {self._conditions.get(span['rule'])}")
@@ -419,6 +435,8 @@ class Explainer:
         if found is None:
             return f"byte {place:,} of the dataset, in a part that is not kept any more"
         path, offset = found
+        if offset is None:
+            return f"byte {place:,} of the dataset, which was taken out of {printable(path.name)} since"
         text = f"byte {offset:,} of {'the dataset' if path == self._dataset else printable(path.name)}"
         try:
             with path.open("rb") as dataset:

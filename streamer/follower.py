@@ -15,6 +15,8 @@ A roll gives the path a new file, and the old one the name of a part. Whoever ro
 old file by then, so it is read to its end through the open descriptor. Then comes the part with the next higher number
 that is there, or else the live file; a file that was the live one only between two looks is one of those parts. A file
 that is replaced in another way is followed by whatever has its name.
+
+A part that is compacted while it is open is read to its end as it was.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import anyio
 import anyio.lowlevel
 import msgspec
 
-from streamer.parts import closed_numbers, part_path
+from streamer.parts import closed_numbers, newest_number, part_path
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
@@ -102,15 +104,15 @@ class Follower:
         Raises:
             OSError: the file is there and cannot be read.
         """
-        if self._fd == _NO_FILE and not self._open_next():
-            return []
-        # Asked before reading: the old file has all its lines when the new one is there.
-        is_over = self._is_part or self._replaced()
-        lines = self._next_lines()
-        if lines or not is_over:
-            return lines
-        self.close()
-        return self._next_lines() if self._open_next() else []
+        while True:
+            if self._fd == _NO_FILE and not self._open_next():
+                return []
+            # Asked before reading: the old file has all its lines when the new one is there.
+            is_over = self._is_part or self._replaced()
+            lines = self._next_lines()
+            if lines or not is_over:
+                return lines
+            self.close()  # and go on: of the next part, nothing may be left
 
     def before(self, size: int) -> bytes:
         """Return up to ``size`` bytes that stand right before ``offset``; nothing if the file is not there."""
@@ -125,13 +127,19 @@ class Follower:
 
     def _open(self, part: int | None) -> bool:
         path = self._path if part is None else part_path(self._path, part)
-        try:
-            # A pipe without a writer would block.
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except FileNotFoundError:
-            return False
+        while True:
+            newest = self._newest()
+            try:
+                # A pipe without a writer would block.
+                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            except FileNotFoundError:
+                return False
+            number = part or self._number_now()
+            if number or self._newest() == newest:
+                break
+            self.close()  # it was closed while we looked, and compacted: it has no name any more
         self._is_part = part is not None
-        self._number = part or self._number_now() or self._newest() + 1
+        self._number = number or newest + 1
         self._begin()
         return True
 
@@ -155,7 +163,7 @@ class Follower:
         return next((number for number in closed_numbers(self._path) if number > before), None)
 
     def _newest(self) -> int:
-        return max(closed_numbers(self._path), default=0)
+        return newest_number(self._path)
 
     def _number_now(self) -> int | None:
         """Return the number that the open file has got as a part by now, None if it is none."""

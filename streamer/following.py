@@ -1,7 +1,8 @@
 """The records of a dataset, those that are there and those to come, for programs: ``streamer.follow``.
 
 A place in a dataset is a *token*: printable text that says how far a reader is and what it read last. It is good in
-another process, after a restart of the daemon, and on a copy of the dataset; in another dataset it is refused.
+another process, after a restart of the daemon, and on a copy of the dataset; in another dataset it is refused. Of a
+part that was compacted since, the manifest says where its reader was.
 """
 
 from __future__ import annotations
@@ -9,27 +10,24 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import anyio
 import msgspec
 from blake3 import blake3
 
 from streamer.check import check_line
+from streamer.compaction.cuts import TAIL, Cut, token_digest
 from streamer.errors import ConfigError, RefusedError
 from streamer.follower import POLL, DatasetLine, Follower
-from streamer.parts import closed_numbers
+from streamer.parts import closed_numbers, listed_cuts
 from streamer.text import printable
 
 BEGINNING: Literal["beginning"] = "beginning"
 END: Literal["end"] = "end"
 
-_TAIL = 4096
-"""Bytes before a place whose digest ties a token to a dataset: whole lines of a dataset never change."""
-
-_DIGEST_BYTES = 16
 _TOKEN = re.compile(r"streamer1-([0-9]{1,19})-([0-9a-f]{32})")
 
 _log = logging.getLogger("streamer")
@@ -63,13 +61,14 @@ class Following:
         self.skipped = 0
         self._lines: Iterator[DatasetLine] = iter(())
         if start == END:
-            self._follower = self._open(last=0)
+            self._follower = self._open_at_end()
         elif start == BEGINNING:
             self._follower = self._open(part=next(iter(closed_numbers(path)), None))
         else:
             self._follower = self._open_at(start)
-        self._tail = self._follower.before(_TAIL)
+        self._tail = self._follower.before(TAIL)
         self._offset = self._follower.offset
+        self._start = start if start not in {BEGINNING, END} else None
 
     def __enter__(self) -> Self:
         return self
@@ -107,7 +106,9 @@ class Following:
     @property
     def token(self) -> str:
         """The place after the last record that was returned."""
-        return f"streamer1-{self._offset}-{blake3(self._tail).hexdigest(_DIGEST_BYTES)}"
+        if self._start is not None:
+            return self._start  # nothing was read since, and of what it was made of nothing may be left
+        return f"streamer1-{self._offset}-{token_digest(self._tail).hex()}"
 
     def close(self) -> None:
         """Give the file up."""
@@ -127,8 +128,9 @@ class Following:
 
     def _take(self, line: DatasetLine) -> Record | None:
         """Step over one line; return its record, if it is one and ours."""
+        self._start = None
         # A roll begins again at 0, and so does what was read.
-        self._tail = ((self._tail if line.offset else b"") + line.data[-_TAIL:])[-_TAIL:]
+        self._tail = ((self._tail if line.offset else b"") + line.data[-TAIL:])[-TAIL:]
         self._offset = line.offset + len(line.data)
         checked = check_line(line.data)
         problem = next((found for found in checked.findings if not found.kind.is_warning), None)
@@ -151,20 +153,35 @@ class Following:
     def _open(self, *, part: int | None = None, start: int = 0, last: int | None = None) -> Follower:
         return Follower(self._path, part=part, start=start, last=last, on_restart=self._refuse_restart)
 
+    def _open_at_end(self) -> Follower:
+        """Stand at the end of the last line that is there: a token of the start of a file says nothing."""
+        follower = self._open(last=0)
+        for part in reversed(closed_numbers(self._path)) if not follower.offset else ():
+            follower.close()
+            with self._open(part=part) as before:
+                size = before.size()
+            follower = self._open(part=part, start=size)
+            if size:
+                break
+        return follower
+
     def _open_at(self, token: str) -> Follower:
         parsed = _TOKEN.fullmatch(token)
         if parsed is None:
             cause = f"{printable(token[:80])!r} is neither a token nor {BEGINNING!r} or {END!r}"
             raise ConfigError("follow the dataset", "start", cause, "give the token of a record, as it was")
-        offset = int(parsed[1])
+        offset, digest = int(parsed[1]), bytes.fromhex(parsed[2])
         parts = closed_numbers(self._path)
         if not offset:  # made before the first record
             return self._open(part=parts[0] if parts else None)
         for part in (None, *reversed(parts)):
             follower = self._open(part=part, start=offset)
-            if follower.size() >= offset and blake3(follower.before(_TAIL)).hexdigest(_DIGEST_BYTES) == parsed[2]:
+            if _is_good(follower, offset, digest):
                 return follower
             follower.close()
+        found = self._open_compacted(set(parts), offset, digest)
+        if found is not None:
+            return found
         raise RefusedError(
             "follow the dataset",
             printable(str(self._path)),
@@ -173,6 +190,20 @@ class Following:
             f"give the dataset that the token is of, or start from {BEGINNING!r}",
         )
 
+    def _open_compacted(self, there: Collection[int], offset: int, digest: bytes) -> Follower | None:
+        """Return a reader that stands where a token's place is now, if that was in a part that was compacted since."""
+        compacted = {part: cuts for part, cuts in listed_cuts(self._path).items() if part in there}
+        for part, cuts in reversed(compacted.items()):
+            for first in reversed(range(len(cuts))):  # the token is of the file as it was before this cut
+                place = _after(cuts[first:], offset, digest)
+                if place is None:
+                    continue
+                follower = self._open(part=part, start=place.offset)
+                if place.is_proven or _is_good(follower, place.offset, digest):
+                    return follower
+                follower.close()
+        return None
+
     def _refuse_restart(self) -> None:
         raise RefusedError(
             "follow the dataset",
@@ -180,6 +211,29 @@ class Following:
             "it became shorter than what was read of it: another dataset stands there",
             f"start anew from {BEGINNING!r}",
         )
+
+
+class _Place(NamedTuple):
+    """Where a token's place is now; ``is_proven`` if a cut knows the token."""
+
+    offset: int
+    is_proven: bool
+
+
+def _after(cuts: Sequence[Cut], offset: int, digest: bytes) -> _Place | None:
+    """Return where the place of a token is after some cuts; None if it was never made of that file."""
+    is_proven = False
+    for cut in cuts:
+        if not is_proven and cut.touches(offset):
+            is_proven = cut.has(digest)
+            if not is_proven:
+                return None
+        offset = cut.offset(offset)
+    return _Place(offset, is_proven)
+
+
+def _is_good(follower: Follower, offset: int, digest: bytes) -> bool:
+    return follower.size() >= offset and token_digest(follower.before(TAIL)) == digest
 
 
 def follow(

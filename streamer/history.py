@@ -3,7 +3,8 @@
 Invariants
 - A row is true: its counts held from its time until that of the next one.
 - Rows are written within the transaction of a batch, and at most one moment in ``STEPS[0]`` seconds. Without a
-  batch there is nothing to say, so an idle daemon writes none.
+  batch there is nothing to say, so an idle daemon writes none. A compaction writes what held before it and
+  what holds after.
 - There are never more than ``MOST_ROWS``. The past is kept at several steps, each coarser and longer than the one
   before; every step keeps the last counts of each of its slots of time.
 - Nothing is decided by it. It may be emptied.
@@ -76,12 +77,18 @@ class History:
             return
         if last is None:
             last = _last_change(db) or now - step  # before the first batch of all, nothing held
-        counts = db.execute(_NOW).fetchone()
-        records, length, *lines = counts
-        row = (last, records, self.rollouts, length, *lines)
-        db.executemany(_PUT, [(step, last // step, *row) for step, _ in STEPS])
+        self._put(db, last)
         # Slots of the future are there when the clock was set back; with them, there would be no bound.
         db.executemany(_DROP, [(step, now // step - kept, now // step) for step, kept in STEPS])
+
+    def changed(self, db: sqlite3.Connection, now: float) -> None:
+        """Write down what holds from ``now`` on, after a change that no batch made; ``note`` came before it."""
+        self._put(db, now)
+
+    def _put(self, db: sqlite3.Connection, at: float) -> None:
+        records, length, *lines = db.execute(_NOW).fetchone()
+        row = (at, records, self.rollouts, length, *lines)
+        db.executemany(_PUT, [(step, at // step, *row) for step, _ in STEPS])
 
 
 def points(db: sqlite3.Connection, since: float = 0.0) -> list[Point]:

@@ -199,7 +199,7 @@ def settle(judged: Sequence[Judged], known: Mapping[bytes, bool], length: int, g
         verdicts.append((one.item, verdict))
     dead = [one.item for one in judged if isinstance(one.item.content, MalformedError)]
     return Settled(
-        _spans(verdicts), b"".join(lines), appended, claimed, dead, b"".join(_dead_letter(item) for item in dead)
+        spans_of(verdicts), b"".join(lines), appended, claimed, dead, b"".join(_dead_letter(item) for item in dead)
     )
 
 
@@ -258,7 +258,8 @@ class _Run:
         )
 
 
-def _spans(verdicts: Iterable[tuple[Item, Verdict]]) -> list[Span]:
+def spans_of(verdicts: Iterable[tuple[Item, Verdict]]) -> list[Span]:
+    """Return lines with their verdicts as spans, in the same order."""
     runs: list[_Run] = []
     for item, verdict in verdicts:
         if not (runs and runs[-1].takes(item, verdict)):

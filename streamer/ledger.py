@@ -23,6 +23,8 @@ import anyio
 import msgspec
 from anyio import to_thread
 
+from streamer.caps.rules import REASON as CAP
+from streamer.compaction.kept import cuts_in, put_cut, put_taken_out
 from streamer.files import Files
 from streamer.history import History
 from streamer.join import JoinRule
@@ -118,6 +120,22 @@ class Batch(msgspec.Struct, frozen=True):
     also: Callable[[sqlite3.Connection], None] | None = None
 
 
+class Compaction(msgspec.Struct, frozen=True):
+    """What a compaction of some parts changes, written in one transaction.
+
+    ``parts`` are as their files will be, each with one more cut; ``lines`` is how many lines they lost. ``spans`` take
+    the place of those that are ``taken``. ``at`` is the time (seconds since 1970). ``also`` removes the keys, and what
+    others keep of the records.
+    """
+
+    parts: Sequence[Part]
+    lines: int
+    taken: Sequence[Span]
+    spans: Sequence[Span]
+    at: float
+    also: Callable[[sqlite3.Connection], None]
+
+
 class Ledger:
     """The one writer of a ledger file. Every method is one short transaction."""
 
@@ -179,7 +197,8 @@ class Ledger:
     async def parts(self) -> list[Part]:
         """Return the closed parts that are to be there, in order."""
         rows = await self._all(f"SELECT {_PART} FROM part WHERE stop AND NOT removed ORDER BY number")
-        return [Part(*row) for row in rows]
+        cuts = await self.look(cuts_in)
+        return [msgspec.structs.replace(Part(*row), cuts=cuts.get(row[0], ())) for row in rows]
 
     async def removed_parts(self) -> list[Part]:
         """Return the parts that were given up."""
@@ -243,6 +262,15 @@ class Ledger:
             picked.append((span, cursor))
             lines -= span.lines
         return picked
+
+    async def appended(self, session: str) -> list[tuple[Span, Cursor | None]]:
+        """Return the spans of a session that are in the dataset; without a cursor where their shard was overwritten."""
+        rows = await self._all(
+            f"SELECT {_columns('span', _SPAN)}, {_columns('shard', _SHARD)}, shard.replaced"
+            " FROM span JOIN shard ON shard.id = span.shard WHERE session = ? AND state = 'appended' ORDER BY span.id",
+            (session,),
+        )
+        return [(_span(row), None if row[-1] else _cursor(row[14:-1])) for row in rows]
 
     async def outcomes(self, sessions: Iterable[str]) -> dict[str, list[Outcome]]:
         """Return all known outcome rows of each of ``sessions``."""
@@ -337,17 +365,20 @@ class Ledger:
         def work(db: sqlite3.Connection) -> None:
             db.executemany("UPDATE part SET removed = 1 WHERE number = ?", [(part.number,) for part in parts])
             if forget_keys:
+                _uncount_adopted(db, parts)
                 db.execute("DELETE FROM record WHERE offset < ?", (parts[-1].stop,))
                 if also is not None:
                     also(db, parts[-1].stop)
 
-        # What was relaxed before becomes durable with it.
-        ((level,),) = await self._all("PRAGMA synchronous")
-        await self._all("PRAGMA synchronous=FULL")
-        try:
-            await self._write(work)
-        finally:
-            await self._all(f"PRAGMA synchronous={level}")
+        await self._write_durably(work)
+
+    async def compact(self, change: Compaction) -> None:
+        """Remember what parts hold from now on, durably: their files are those when this is asked next.
+
+        Near-duplicates and records beyond a cap become due with all other duplicates: what kept them out may be gone.
+        """
+        await self._write_durably(lambda db: _compact(db, change, self._history))
+        self._maybe_due = True
 
     async def adopt(
         self, keys: Sequence[tuple[bytes, int]], *, counted: int, lines: int, length: int, tail: bytes
@@ -514,6 +545,15 @@ class Ledger:
         with explained(self.path):
             return await self._db.run(transaction)
 
+    async def _write_durably(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        """Do all of ``work`` so that no power loss takes it back; what was relaxed before becomes durable with it."""
+        ((level,),) = await self._all("PRAGMA synchronous")
+        await self._all("PRAGMA synchronous=FULL")
+        try:
+            await self._write(work)
+        finally:
+            await self._all(f"PRAGMA synchronous={level}")
+
     async def _one(self, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:
         return (await self._all(sql, values))[0]
 
@@ -577,7 +617,7 @@ def _commit(db: sqlite3.Connection, batch: Batch, history: History) -> None:
 def _close_parts(db: sqlite3.Connection, parts: Sequence[Part]) -> None:
     db.executemany(
         f"INSERT OR REPLACE INTO part ({_PART}) VALUES (?, ?, ?, ?, ?, ?)",
-        [msgspec.structs.astuple(part) for part in parts],
+        [msgspec.structs.astuple(part)[:6] for part in parts],
     )
     db.execute("DELETE FROM part WHERE stop IS NULL")
 
@@ -588,6 +628,38 @@ def _begin(db: sqlite3.Connection, live: Live) -> None:
         "INSERT OR REPLACE INTO part (number, start, opened_at) VALUES (?, ?, ?)",
         (live.number, live.start, live.opened_at),
     )
+
+
+def _uncount_adopted(db: sqlite3.Connection, parts: Sequence[Part]) -> None:
+    """Take lines of parts that go out of all sums that no shard line was found behind: that one will be appended."""
+    for part in parts:
+        (lines,) = db.execute(
+            "SELECT count(*) FROM record WHERE NOT claimed AND offset >= ? AND offset < ?", (part.start, part.stop)
+        ).fetchone()
+        db.execute("UPDATE part SET lines = lines - ? WHERE number = ?", (lines, part.number))
+        db.execute("UPDATE meta SET dataset_lines = dataset_lines - ?", (lines,))
+
+
+def _compact(db: sqlite3.Connection, change: Compaction, history: History) -> None:
+    history.note(db, change.at)
+    for part in change.parts:
+        db.execute("UPDATE part SET lines = ?, sha256 = ? WHERE number = ?", (part.lines, part.sha256, part.number))
+        put_cut(db, part.number, part.cuts[-1], change.at)
+    db.executemany("DELETE FROM span WHERE id = ?", [(span.id,) for span in change.taken])
+    _put_spans(db, change.spans, due=0)
+    _count(db, change.spans, change.taken)
+    put_taken_out(db, [span for span in change.spans if span.state is not State.APPENDED], change.at)
+    db.execute("UPDATE meta SET dataset_lines = dataset_lines - ?", (change.lines,))
+    db.execute(
+        f"UPDATE span SET due = 1 WHERE NOT due AND (state = 'duplicate' OR reason LIKE '{CAP}%')"
+        " AND shard IN (SELECT id FROM shard WHERE NOT replaced)"
+    )
+    db.execute(
+        "UPDATE outcome SET withdrawn = 0 WHERE withdrawn AND NOT EXISTS (SELECT 1 FROM span"
+        " WHERE session = outcome.session AND state = 'appended' AND span.outcome = outcome.ref)"
+    )
+    change.also(db)
+    history.changed(db, change.at)
 
 
 def _put_spans(db: sqlite3.Connection, spans: Sequence[Span], due: int) -> None:

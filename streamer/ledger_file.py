@@ -16,6 +16,7 @@ Tables
 - ``part``     parts of a dataset that rolls, with the places that they hold; ``stop`` is NULL for the live file.
                It is missing in ledgers of 0.1.0 and added when they are opened
 - ``turn_reward``, ``turn_rule``  only where event rewards are read: see ``turn_ledger``
+- ``cut``, ``taken_out``  what compactions took out (``compaction.kept``); an older ledger gets them when it is opened
 - ``history``  how the dataset grew (``history``); an older ledger gets it when it is opened
 """
 
@@ -27,6 +28,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from streamer.compaction.kept import SCHEMA as COMPACTION
 from streamer.errors import RefusedError, UnavailableError
 from streamer.files import Files, sync_folder
 from streamer.history import SCHEMA as HISTORY
@@ -137,7 +139,7 @@ def _create(path: Path, files: Files) -> None:
         db.execute("PRAGMA synchronous=FULL")  # each of the next lines is on the disk when it returns
         identity = f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA_VERSION};"
         later = "".join(_add_column(*column) for column in _LATER_COLUMNS)
-        db.executescript(f"BEGIN; {identity}{_SCHEMA}{_PART}{HISTORY}{later} COMMIT;")
+        db.executescript(f"BEGIN; {identity}{_SCHEMA}{_PART}{COMPACTION}{HISTORY}{later} COMMIT;")
         db.execute("PRAGMA journal_mode=WAL")
     files.rename(new, path)
     sync_folder(files, path.parent)
@@ -171,6 +173,7 @@ def _check(path: Path) -> None:
                 raise UnavailableError("read the ledger", str(path), cause, "see the disk; it is retried")
             raise RefusedError("open the ledger", str(path), f"it is damaged: {cause}", way_out(path))
         db.executescript(_PART)
+        db.executescript(COMPACTION)
         db.executescript(HISTORY)
         for table, column in _LATER_COLUMNS:
             if not db.execute("SELECT 1 FROM pragma_table_info(?) WHERE name = ?", (table, column)).fetchone():

@@ -6,7 +6,8 @@
     closed: never changes again           live: grows       lists the closed ones, with their sums
 
 A *place* counts bytes from the first line that was ever appended, whatever file the line is in by now: a part holds the
-places from ``start`` to ``stop``, the live file those from the last ``stop`` on.
+places from ``start`` to ``stop``, the live file those from the last ``stop`` on. What is taken out of a part leaves a
+hole in its places and none in its file (``compaction.cuts``).
 """
 
 from __future__ import annotations
@@ -22,14 +23,21 @@ from typing import BinaryIO, NamedTuple
 
 import msgspec
 
+from streamer.compaction.cuts import Cut, Places
 from streamer.files import Files, sync_folder
 from streamer.log_file import write_all
 
 MANIFEST_VERSION = 1
 
+COMPACTING = ".compacting"
+"""How the name of a file ends that is to take the place of a part."""
+
 
 class Part(msgspec.Struct, frozen=True):
-    """One closed part. ``start`` and ``stop`` are places, ``closed_at`` is in seconds since 1970."""
+    """One closed part. ``start`` and ``stop`` are places, ``closed_at`` is in seconds since 1970.
+
+    ``lines`` and ``sha256`` are those of its file as it is now, after the ``cuts``.
+    """
 
     number: int
     start: int
@@ -37,11 +45,17 @@ class Part(msgspec.Struct, frozen=True):
     lines: int
     sha256: str
     closed_at: float
+    cuts: tuple[Cut, ...] = ()
 
     @property
     def bytes(self) -> int:
         """Return how long its file is."""
-        return self.stop - self.start
+        return self.stop - self.start - sum(cut.size for cut in self.cuts)
+
+    @property
+    def places(self) -> Places:
+        """Return where its places stand in its file."""
+        return Places(self.start, self.cuts)
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -82,6 +96,12 @@ def part_path(dataset: Path, number: int) -> Path:
     return dataset.with_name(f"{dataset.stem}-{number:05}{dataset.suffix}")
 
 
+def compacting_path(dataset: Path, number: int) -> Path:
+    """Return where that which is to take the place of a part is made."""
+    part = part_path(dataset, number)
+    return part.with_name(f"{part.name}{COMPACTING}")
+
+
 def part_names(dataset: Path) -> re.Pattern[str]:
     """Return a pattern that matches the names of parts, and only those; its one group is the number."""
     return re.compile(rf"{re.escape(dataset.stem)}-(\d{{5}}|[1-9]\d{{5,}}){re.escape(dataset.suffix)}", re.ASCII)
@@ -98,6 +118,11 @@ def closed_numbers(dataset: Path) -> list[int]:
         return []
     names = part_names(dataset)
     return sorted(int(match[1]) for entry in os.listdir(dataset.parent) if (match := names.fullmatch(entry)))
+
+
+def newest_number(dataset: Path) -> int:
+    """Return the number of the newest part that is there now, 0 if there is none."""
+    return max(closed_numbers(dataset), default=0)
 
 
 def first_number(dataset: Path) -> int:
@@ -158,17 +183,14 @@ def opened(dataset: Path, buffering: int = -1) -> Iterator[list[Piece]]:
     """
     with ExitStack() as stack:
         while True:
+            newest = newest_number(dataset)
             live = _open_if_there(dataset, stack, buffering)
             closed = list(_closed_pieces(dataset, stack, buffering))
             if live is None and not closed:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(dataset))
-            if live is None or not any(_is_same(live, piece.file) for piece in closed):
-                break  # else it was closed while we looked
+            if live is None or newest_number(dataset) == newest:
+                break  # else it was closed while we looked, and may have been compacted since
         yield closed if live is None else [*closed, Piece(dataset, live, None)]
-
-
-def _is_same(one: BinaryIO, other: BinaryIO) -> bool:
-    return os.path.samestat(os.fstat(one.fileno()), os.fstat(other.fileno()))
 
 
 def _open_if_there(path: Path, stack: ExitStack, buffering: int) -> BinaryIO | None:
@@ -192,19 +214,39 @@ def manifest(dataset: Path, parts: Sequence[Part], following: int) -> bytes:
         "version": MANIFEST_VERSION,
         "live": dataset.name,
         "next": following,
-        "parts": [
-            {
-                "number": part.number,
-                "path": part_path(dataset, part.number).name,
-                "bytes": part.bytes,
-                "records": part.lines,
-                "sha256": part.sha256,
-                "closed_at": datetime.fromtimestamp(part.closed_at, UTC).isoformat(timespec="seconds"),
-            }
-            for part in parts
-        ],
+        "parts": [_described(dataset, part) for part in parts],
     }
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+
+
+def _described(dataset: Path, part: Part) -> dict[str, object]:
+    description: dict[str, object] = {
+        "number": part.number,
+        "path": part_path(dataset, part.number).name,
+        "bytes": part.bytes,
+        "records": part.lines,
+        "sha256": part.sha256,
+        "closed_at": datetime.fromtimestamp(part.closed_at, UTC).isoformat(timespec="seconds"),
+    }
+    return description | ({"cuts": part.cuts} if part.cuts else {})
+
+
+class _ListedPart(msgspec.Struct):
+    number: int
+    cuts: tuple[Cut, ...] = ()
+
+
+class _Listed(msgspec.Struct):
+    parts: list[_ListedPart]
+
+
+def listed_cuts(dataset: Path) -> dict[int, tuple[Cut, ...]]:
+    """Return what was taken out of parts, by their number, as far as the manifest of a dataset says so."""
+    try:
+        listed = msgspec.json.decode(manifest_path(dataset).read_bytes(), type=_Listed).parts
+    except (OSError, msgspec.MsgspecError):
+        return {}
+    return {part.number: part.cuts for part in listed if part.cuts}
 
 
 def write_manifest(dataset: Path, content: bytes, files: Files, at: Callable[[str], None]) -> None:

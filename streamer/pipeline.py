@@ -123,7 +123,7 @@ class Pipeline:
         self.poll_pause = 0.0
         self.poll_error: UnavailableError | None = None
         self.scan_error: UnavailableError | None = None
-        self._curation = Curation(config.near, config.cap)
+        self.curation = Curation(config.near, config.cap)
         self.configure(config)
 
     @classmethod
@@ -190,9 +190,9 @@ class Pipeline:
         self.config = config
         turns = config.records.turn_rules
         keys = metadata_keys(config.cap, own_keys(with_turn=turns is not None))
-        self._curation.set_caps(config.cap)
+        self.curation.set_caps(config.cap)
         self.outcomes.set_where(config.qualify.where, turns, keys)
-        self._rules = Rules(self.outcomes.rule, config.join.rule, config.records, config.dedup.by)
+        self.rules = Rules(self.outcomes.rule, config.join.rule, config.records, config.dedup.by)
         self.rollouts.configure(self.outcomes.rule, config.join.rule)
 
     @property
@@ -224,7 +224,7 @@ class Pipeline:
 
     async def take_up(self) -> None:
         """Take up what the dataset holds and near-duplicates and caps do not know of yet."""
-        await self._curation.catch_up(self.ledger, self.dataset, self._at)
+        await self.curation.catch_up(self.ledger, self.dataset, self._at)
 
     async def describe(self) -> None:
         """Tell the ledger what is read and asked now."""
@@ -252,9 +252,9 @@ class Pipeline:
         self._at("read")
         outcomes = await self.ledger.outcomes(sessions(work.items))
         rewards = await self._turn_rewards(outcomes)
-        judged = await _quickly(len(work.items), judge, work.items, outcomes, self._rules, rewards)
+        judged = await _quickly(len(work.items), judge, work.items, outcomes, self.rules, rewards)
         known = await self.ledger.known({one.offer.key for one in judged if one.offer is not None})
-        gate = await self._curation.gate(self.ledger, judged, known)
+        gate = await self.curation.gate(self.ledger, judged, known)
         settled = await _quickly(len(work.items), settle, judged, known, self.dataset.length, gate)
         sync_seconds = await to_thread.run_sync(self._write, settled)
         began = self._clock.monotonic()
@@ -322,11 +322,16 @@ class Pipeline:
     async def _close_old_part(self) -> None:
         """Close the live file if it is too old; give up parts that are."""
         if self.dataset.is_old:
+            await self.close_part()
+        elif self.config.retain.age is not None:
+            await self._tidy()
+
+    async def close_part(self) -> None:
+        """Close the live file, unless it is empty."""
+        if self.dataset.length > self.dataset.live.start:
             await to_thread.run_sync(self.dataset.close_part, self._at)
             await self.ledger.close_parts(self.dataset.closed)
             await self._tell_closed()
-        elif self.config.retain.age is not None:
-            await self._tidy()
 
     async def _tell_closed(self) -> None:
         """Say which parts were closed, and make room for them."""
@@ -400,7 +405,7 @@ class Pipeline:
             self._emit(DatabaseReplaced(str(self.outcomes.path)))
         self.poll_pause = self.outcomes.pause(self.config.source.poll_interval)
         self._troubles.over("read outcomes")
-        changed = await self.ledger.take_outcomes(rows, self._rules.join, self.outcomes.rewards)
+        changed = await self.ledger.take_outcomes(rows, self.rules.join, self.outcomes.rewards)
         self.rollouts.look(changed)
         if changed:
             self._emit(OutcomesSeen(len(changed), sum(row.qualifies for row in changed)))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any, Protocol
 
 import msgspec
 
-from streamer.model import Record
 from streamer.turns import DEFAULT_REWARD_TYPE, TurnRules, Turns
 
 
@@ -16,6 +16,22 @@ class Images(StrEnum):
     ANY = "any"
     WITH = "with"
     WITHOUT = "without"
+
+
+class Facts(Protocol):
+    """What rules look at: a record has it, and so has its line in the dataset."""
+
+    @property
+    def model(self) -> Any:
+        """Which model it is of."""
+
+    @property
+    def turn(self) -> Any:
+        """Which turn of its rollout it is."""
+
+    @property
+    def has_image(self) -> bool:
+        """Whether an image is in it."""
 
 
 class RecordRules(msgspec.Struct, frozen=True):
@@ -40,7 +56,7 @@ class RecordRules(msgspec.Struct, frozen=True):
         return TurnRules(self.turns, self.reward_type or DEFAULT_REWARD_TYPE, self.min_turn_reward)
 
 
-def below_bar(record: Record, rules: RecordRules) -> str | None:
+def below_bar(record: Facts, rules: RecordRules) -> str | None:
     """Return why a record of a rollout that qualifies stays out, as a counted reason, or None if it does not."""
     if rules.models and record.model not in rules.models:
         return "models"

@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 import msgspec
 
+from streamer.compaction.cuts import Places
+from streamer.compaction.kept import cut_bytes, cuts_in
 from streamer.errors import RefusedError, UnavailableError
 from streamer.ledger_file import APPLICATION_ID, SCHEMA_VERSION
 from streamer.lock import Holder, holder, lock_file
@@ -190,7 +192,7 @@ def _standing(db: sqlite3.Connection) -> Standing:
     return Standing(
         reasons=reasons,
         dataset_lines=lines - removed_lines,
-        dataset_bytes=length - removed_bytes,
+        dataset_bytes=length - removed_bytes - cut_bytes(db),
         parts=parts,
         removed_lines=removed_lines,
         overwritten=overwritten,
@@ -233,8 +235,10 @@ def _read(db: sqlite3.Connection, dataset: Path, daemon: Holder | None) -> Snaps
     )
 
 
-def file_at(db: sqlite3.Connection, dataset: Path, place: int) -> tuple[Path, int] | None:
+def file_at(db: sqlite3.Connection, dataset: Path, place: int) -> tuple[Path, int | None] | None:
     """Return the file of a dataset that holds a place, and the offset in it; None if that part is not kept any more.
+
+    There is no offset where the line was taken out of the file.
 
     Args:
         db: the dataset's ledger.
@@ -249,15 +253,39 @@ def file_at(db: sqlite3.Connection, dataset: Path, place: int) -> tuple[Path, in
     if closed is None:
         return dataset, place - _one(db, "SELECT coalesce(max(stop), 0) FROM part")
     number, start, removed = closed
-    return None if removed else (part_path(dataset, number), place - start)
+    if removed:
+        return None
+    places = Places(start, cuts_in(db).get(number, ()))
+    return part_path(dataset, number), places.offset(place) if places.has(place) else None
 
 
-def first_place(db: sqlite3.Connection, pieces: Sequence[Piece]) -> int:
-    """Return the place at which the first file of a dataset begins, as its ledger ``db`` counts."""
-    if not _knows_parts(db):
-        return 0
-    known = db.execute("SELECT start FROM part WHERE number = ?", (pieces[0].number,)).fetchone()
-    return int(known[0]) if known else int(_one(db, "SELECT coalesce(max(stop), 0) FROM part"))
+def committed_in(db: sqlite3.Connection, pieces: Sequence[Piece]) -> int:
+    """Return how many bytes of the files of a dataset its ledger ``db`` has committed: of closed parts, all of them."""
+    length = int(_one(db, "SELECT dataset_length FROM meta"))
+    known = _starts(db)
+    stop = int(_one(db, "SELECT coalesce(max(stop), 0) FROM part")) if known else 0
+    closed = (piece.file.fileno() for piece in pieces if piece.number in known)
+    return sum(os.fstat(fd).st_size for fd in closed) + max(0, length - stop)
+
+
+def places_of(db: sqlite3.Connection, pieces: Sequence[Piece]) -> list[Places]:
+    """Return which places the files of a dataset hold, as its ledger ``db`` counts."""
+    starts, cuts = _starts(db), cuts_in(db)
+    following = int(_one(db, "SELECT coalesce(max(stop), 0) FROM part")) if starts else 0
+    found: list[Places] = []
+    for piece in pieces:
+        start = starts.get(piece.number)
+        if start is not None and piece.number is not None:
+            found.append(Places(start, cuts.get(piece.number, ())))
+            continue
+        found.append(Places(following))  # the live file, or one that the ledger has not heard of
+        following += os.fstat(piece.file.fileno()).st_size
+    return found
+
+
+def _starts(db: sqlite3.Connection) -> dict[int | None, int]:
+    """Return the place at which each closed part begins, by its number."""
+    return dict(db.execute("SELECT number, start FROM part WHERE stop")) if _knows_parts(db) else {}
 
 
 def _knows_parts(db: sqlite3.Connection) -> bool:

@@ -63,16 +63,20 @@ class DeadlyFiles(Files):
         return super().pwrite(fd, data, offset)
 
 
+def with_tables(config: Config, tables: str) -> Config:
+    """Return a configuration in which some tables are those of a JSON object."""
+    types = {field.name: field.type for field in msgspec.structs.fields(Config)}
+    more = {name: msgspec.convert(values, types[name]) for name, values in json.loads(tables).items()}
+    return msgspec.structs.replace(config, **more)
+
+
 def main(
     folder: str, batch: str, by: str, point: str, times: str, conversations: str = "shards", tables: str = "{}"
 ) -> None:
     """Work off what is there, as far as one gets."""
     fuse = Fuse(point, int(times))
     config = settings(Path(folder), batch=int(batch), by=DedupBy(by), conversations=From(conversations))
-    types = {field.name: field.type for field in msgspec.structs.fields(Config)}
-    more = {name: msgspec.convert(values, types[name]) for name, values in json.loads(tables).items()}
-    config = msgspec.structs.replace(config, **more)
-    work_off(config, files=DeadlyFiles(fuse), at=fuse)
+    work_off(with_tables(config, tables), files=DeadlyFiles(fuse), at=fuse)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 from streamer.dedup import DedupBy
+from streamer.doctor import Level, examine
 from streamer.errors import RefusedError, UnavailableError
 from streamer.events import PartClosed, PartRemoved, PartsMissing
 from streamer.explain import explain
@@ -237,6 +238,14 @@ class TestDeath:
         assert turns(config) == list(range(12, LINES))
         assert [part["number"] for part in described(config)] == [5, 6]
 
+    def test_a_part_that_was_never_committed_can_go_with_its_keys(self, folder: Path) -> None:
+        """Its lines are appended again, as their keys are not known any more, and counted once."""
+        config = rolling(folder, RetainRules(records=3, forget_keys=True), records=3)
+        assert die(folder, "synced", 1, roll=3, keep=3, forget=True)
+        work_off(config)
+        assert accounts(config).counts["appended"] == LINES
+        assert turns(config) == list(range(18, LINES))
+
     def test_every_point_of_the_path_has_its_death(self, folder: Path) -> None:
         """A new point needs a new test."""
         points: list[str] = []
@@ -343,6 +352,16 @@ class TestReaders:
         assert again == found
         assert b"".join(line or b"" for line in found) == written(config.dataset.path)[:-3]
 
+    def test_doctor_counts_the_bytes_of_every_file(self, folder: Path) -> None:
+        """It does not call a dataset short that rolls, and calls one short that is."""
+        config = rolling(folder, records=3)
+        work_off(config)
+        assert not [found.what for found in examine([config], {}) if "its ledger has committed" in found.what]
+        os.truncate(config.dataset.path, 10)
+        assert [found.level for found in examine([config], {}) if "its ledger has committed" in found.what] == [
+            Level.PROBLEM
+        ]
+
     def test_explain_names_the_file_that_holds_a_record(self, folder: Path) -> None:
         """And says so when that part is not kept any more."""
         config = rolling(folder, RetainRules(records=9), records=3)
@@ -409,10 +428,10 @@ class TestRetention:
         assert gone(bytes=1) == [1, 2, 3, 4, 5]
 
 
-def die(folder: Path, point: str, times: int, *, roll: int, keep: int | None = None) -> bool:
+def die(folder: Path, point: str, times: int, *, roll: int, keep: int | None = None, forget: bool = False) -> bool:
     """Work the folder off in another process that dies; say whether it came to that."""
     command = [sys.executable, "-m", "tests.crash_child", str(folder), str(BATCH), "conversation", point, str(times)]
-    command += ["shards", json.dumps({"roll": {"records": roll}, "retain": {"records": keep}})]
+    command += ["shards", json.dumps({"roll": {"records": roll}, "retain": {"records": keep, "forget_keys": forget}})]
     code = subprocess.run(command, cwd=ROOT, check=False, timeout=30).returncode
     assert code in (0, -signal.SIGKILL)
     return code != 0

@@ -121,6 +121,12 @@ class Caps:
         """Return the values of a dataset line for each cap."""
         return values_of(line, self._caps)
 
+    def places_of(self, line: bytes) -> list[tuple[str, bytes]]:
+        """Return (what a cap counts by, the value) for all that a dataset line counts as."""
+        return [
+            (cap.by, value.digest) for cap, of in zip(self._caps, self.values_of(line), strict=True) for value in of
+        ]
+
     def fetch(self, db: sqlite3.Connection, values: Iterable[Values]) -> None:
         """Have the counts of these values at hand, and of no others."""
         wanted = {

@@ -17,7 +17,7 @@ from blake3 import blake3
 from streamer.errors import RefusedError, UnavailableError
 from streamer.lines import BLOCK, LONGEST_LINE, check_is_dataset, length_of, read_at
 from streamer.parts import Piece, opened
-from streamer.snapshot import first_place, open_ledger
+from streamer.snapshot import committed_in, open_ledger
 from streamer.text import printable
 
 
@@ -159,9 +159,9 @@ def _read_ledger(path: Path, pieces: Sequence[Piece]) -> tuple[int, list[str], s
         if db is None:
             return None
         db.execute("BEGIN")
-        length, dedup = db.execute("SELECT dataset_length, keys FROM meta").fetchone()
+        (dedup,) = db.execute("SELECT keys FROM meta").fetchone()
         conditions = [sql for (sql,) in db.execute("SELECT DISTINCT sql FROM condition ORDER BY sql")]
-        return max(0, length - first_place(db, pieces)), conditions, dedup.partition("/")[0]
+        return committed_in(db, pieces), conditions, dedup.partition("/")[0]
 
 
 class _reading:  # noqa: N801 - reads as a phrase at the `with`

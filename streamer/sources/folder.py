@@ -7,7 +7,7 @@ from pathlib import Path
 from streamer.config import Config, Dataset
 from streamer.dead_letters import dead_letters_path
 from streamer.lock import lock_file
-from streamer.parts import manifest_path, part_names
+from streamer.parts import COMPACTING, manifest_path, part_names
 from streamer.sources.shards import ShardFolder
 
 
@@ -39,6 +39,6 @@ class OwnFiles:
         """Say whether the file of this name at ``path`` is one of them. Most names say that it is not."""
         if name in self._names:
             return os.path.realpath(path) in self._paths
-        if not self._is_part(name):
+        if not self._is_part(name.removesuffix(COMPACTING)):
             return False
         return os.path.dirname(os.path.realpath(path)) == self._folder and self._manifest.exists()

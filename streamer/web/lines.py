@@ -1,6 +1,7 @@
 """Lines by their places: one, or the ones before a place. Nothing of a file is kept.
 
-The places of a dataset are those of its ledger: they stay when the live file is closed, and when old parts are removed.
+The places of a dataset are those of its ledger: they stay when the live file is closed, when old parts are removed, and
+when records are taken out of parts. What is read counts bytes through all files instead: *positions*.
 A dataset grows at its end and may be cut back there while it is read: a line without its newline is no line.
 """
 
@@ -13,9 +14,10 @@ from pathlib import Path
 
 import msgspec
 
+from streamer.compaction.cuts import Places
 from streamer.config import Dataset
 from streamer.parts import opened
-from streamer.snapshot import first_place, open_ledger
+from streamer.snapshot import open_ledger, places_of
 from streamer.web.errors import RefusedRequestError, not_found
 
 LONGEST_LINE = 32 << 20
@@ -38,31 +40,47 @@ class PlacedLine(msgspec.Struct, frozen=True):
 
 
 class Stretch:
-    """Files that are open for reading, as one stretch of bytes from ``start`` to ``stop``.
+    """Files that are open for reading, as one stretch of bytes, which ends at ``stop``.
 
     Args:
-        files: descriptors, in order.
-        start: the place of the first byte.
+        files: descriptors, in order; at least one.
+        places: which places each of them holds; without it, positions are places.
     """
 
-    def __init__(self, files: Sequence[int], start: int = 0) -> None:
-        self.start = start
-        self._files: list[tuple[int, int, int]] = []
-        for fd in files:
+    def __init__(self, files: Sequence[int], places: Sequence[Places] = ()) -> None:
+        self._files: list[tuple[int, int, int, Places]] = []
+        self.stop = 0
+        for number, fd in enumerate(files):
             size = os.fstat(fd).st_size
-            self._files.append((start, start + size, fd))
-            start += size
-        self.stop = start
+            holds = places[number] if places else Places(self.stop)
+            self._files.append((self.stop, self.stop + size, fd, holds))
+            self.stop += size
 
-    def read(self, length: int, place: int) -> bytes:
-        """Return the bytes from ``place`` on, fewer only at the end."""
+    def read(self, length: int, position: int) -> bytes:
+        """Return the bytes from ``position`` on, fewer only at the end."""
         found: list[bytes] = []
-        for start, stop, fd in self._files:
-            if start <= place < stop and length:
-                found.append(os.pread(fd, min(length, stop - place), place - start))
-                place += len(found[-1])
+        for start, stop, fd, _ in self._files:
+            if start <= position < stop and length:
+                found.append(os.pread(fd, min(length, stop - position), position - start))
+                position += len(found[-1])
                 length -= len(found[-1])
         return b"".join(found)
+
+    def place(self, position: int) -> int:
+        """Return the place of the line that begins at a position; at the end, of the next one to come."""
+        start, places = next(
+            ((start, places) for start, stop, _, places in self._files if position < stop),
+            (self._files[-1][0], self._files[-1][3]),
+        )
+        return places.place(position - start)
+
+    def position(self, place: int) -> int:
+        """Return the position of the line with this place; if it is gone, that of the next one."""
+        for start, stop, _, places in self._files:
+            position = start + places.offset(max(place, places.start))
+            if position < stop:
+                return position
+        return self.stop
 
 
 @contextmanager
@@ -99,8 +117,8 @@ def dataset_stretch(target: Dataset) -> Iterator[Stretch]:
         try:
             pieces = stack.enter_context(opened(target.path))
             with open_ledger(target.ledger) as db:
-                start = first_place(db, pieces) if db is not None else 0
-            stretch = Stretch([piece.file.fileno() for piece in pieces], start)
+                places = places_of(db, pieces) if db is not None else []
+            stretch = Stretch([piece.file.fileno() for piece in pieces], places)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -121,10 +139,11 @@ def line_at(stretch: Stretch, place: int, longest: int = LONGEST_LINE) -> bytes:
     Raises:
         RefusedRequestError: no line begins there, it has no end yet, or it is longer than ``longest`` bytes.
     """
-    if not _is_start(stretch, place):
+    position = stretch.position(place)
+    if stretch.place(position) != place or not _is_start(stretch, position):
         raise not_found(f"no line begins at byte {place}")
     blocks: list[bytes] = []
-    position, read = place, 0
+    read = 0
     while read <= longest:
         block = stretch.read(_BLOCK, position)
         if not block:
@@ -145,31 +164,29 @@ def lines_before(stretch: Stretch, before: int | None, limit: int) -> list[Place
 
     Args:
         stretch: where the lines are.
-        before: where a line begins or the last one ends; None for the end.
+        before: the place where a line begins, be it gone by now, or the last one ends; None for the end.
         limit: at least 1.
 
     Raises:
         RefusedRequestError: ``before`` is neither.
     """
-    stop = stretch.stop if before is None else before
-    if stop == stretch.start:
-        return []
-    if not stretch.start < stop <= stretch.stop or (before and stretch.read(1, before - 1) != b"\n"):
+    stop = stretch.stop if before is None else stretch.position(before)
+    if before is not None and (before > stretch.place(stretch.stop) or (stop and stretch.read(1, stop - 1) != b"\n")):
         raise not_found(f"no line begins at byte {before}")
     return list(_listed(stretch, stop, limit))
 
 
 def lines_with(stretch: Stretch, text: bytes, most: int) -> Iterator[tuple[int, bytes]]:
     """Yield the place and the bytes of lines that hold a text, oldest first, within the newest ``most`` bytes."""
-    place = max(stretch.start, stretch.stop - most)
+    position = max(0, stretch.stop - most)
     rest = b""
-    while block := stretch.read(_SEARCHED, place + len(rest)):
+    while block := stretch.read(_SEARCHED, position + len(rest)):
         *lines, rest = (rest + block).split(b"\n")
         for line in lines:
-            # The first line after a place in the middle is a part of one.
-            if text in line and _is_start(stretch, place):
-                yield place, line
-            place += len(line) + 1
+            # The first line after a position in the middle is a part of one.
+            if text in line and _is_start(stretch, position):
+                yield stretch.place(position), line
+            position += len(line) + 1
         if len(rest) > LONGEST_LINE:
             return
 
@@ -186,24 +203,24 @@ def _listed(stretch: Stretch, stop: int, limit: int) -> Iterator[PlacedLine]:
         if data is not None and not (len(data) == length and data.endswith(b"\n")):
             return  # cut back while it was read
         read += length if data is not None else 0
-        yield PlacedLine(start, length, data)
+        yield PlacedLine(stretch.place(start), length, data)
         end = start
 
 
 def _starts(stretch: Stretch, stop: int) -> Iterator[int]:
     """Yield the ends of the whole lines before ``stop``, the last one first, and the start of all."""
-    while stop > stretch.start:
-        begin = max(stretch.start, stop - _BLOCK)
+    while stop > 0:
+        begin = max(0, stop - _BLOCK)
         block = stretch.read(stop - begin, begin)
         end = len(block)
         while (found := block.rfind(b"\n", 0, end)) >= 0:
             yield begin + found + 1
             end = found
         stop = begin
-    yield stretch.start
+    yield 0
 
 
-def _is_start(stretch: Stretch, place: int) -> bool:
-    if not stretch.start <= place < stretch.stop:
+def _is_start(stretch: Stretch, position: int) -> bool:
+    if not 0 <= position < stretch.stop:
         return False
-    return place == stretch.start or stretch.read(1, place - 1) == b"\n"
+    return position == 0 or stretch.read(1, position - 1) == b"\n"

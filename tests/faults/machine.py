@@ -43,6 +43,7 @@ class _Disk:
         self.writes: list[tuple[int, bytes | None]] = []
         self.named = named
         self.old_name = ""
+        self.replaced: _Disk | None = None
 
     def sync(self) -> None:
         """Bring everything to the disk."""
@@ -152,6 +153,12 @@ class Machine(Files):
                 os.rename(path, disk.old_name)
                 self._disks[disk.old_name] = disk
                 self._lose_power(disk.old_name)
+                if disk.replaced is not None:
+                    self._disks[path] = disk.replaced
+                    with open(path, "wb") as file:
+                        file.write(disk.replaced.synced)
+                    disk.replaced = None
+                    self._lose_power(path)
             else:
                 os.unlink(path)
         else:
@@ -278,6 +285,7 @@ class Machine(Files):
             for disk in self._disks.values():
                 disk.named = True
                 disk.old_name = ""
+                disk.replaced = None
 
     def ftruncate(self, fd: int, length: int) -> None:
         """Cut a file, or die, or fail."""
@@ -287,12 +295,14 @@ class Machine(Files):
         self._disk(self._paths[fd]).writes.append((length, None))
 
     def rename(self, old: str | os.PathLike[str], new: str | os.PathLike[str]) -> None:
-        """Rename, or die, or fail; the disk may have the old name until the folder is synced."""
+        """Rename, or die, or fail; the disk may have the old names until the folder is synced, and what they named."""
         self._tick_or_die()
         self._may_fail("rename")
+        replaced = self._disk(os.fspath(new)) if os.path.exists(new) else None
         super().rename(old, new)
         disk = self._disk(os.fspath(new)) if os.fspath(old) not in self._disks else self._disks.pop(os.fspath(old))
         disk.old_name = os.fspath(old) if disk.named else ""
+        disk.replaced = replaced if disk.named else None
         disk.named = False
         self._disks[os.fspath(new)] = disk
         for fd, path in self._paths.items():  # open files go with their name

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections import Counter
 from contextlib import AsyncExitStack
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -23,13 +23,14 @@ import anyio
 import msgspec
 
 from streamer.caps.rules import Cap
+from streamer.compaction.run import compact
 from streamer.dedup import DedupBy
 from streamer.errors import UnavailableError
 from streamer.follower import Follower
 from streamer.join import JoinRule
 from streamer.near.rules import Near, Scope
 from streamer.near.signature import Signature, Signer
-from streamer.parts import RollRules, closed_numbers, part_path
+from streamer.parts import RetainRules, RollRules, closed_numbers, part_path
 from streamer.pipeline import Pipeline
 from streamer.qualify import RecordRules
 from streamer.snapshot import open_ledger
@@ -51,6 +52,7 @@ LONG = 60.0
 _POINTS = ("read", "dead letters written", "appended", "appended", "synced", "synced", "committed",
            "recovery: tail mended", "part named", "part closed", "recovery: part closed",
            "manifest written")  # fmt: skip
+_COMPACTION_POINTS = ("part rewritten", "compaction committed", "manifest written", "part replaced", "compacted")
 _FAILING = ("fdatasync", "fdatasync", "write", "pwrite", "ftruncate", "fsync", "open", "pread", "db_write", "db_sync")
 _MAX_LINE = 1 << 14
 
@@ -76,6 +78,9 @@ class Simulation:
         )
         config = msgspec.structs.replace(config, roll=RollRules(records=rolls))
         self._config, curation = _curated(config, Random(f"curation {seed}"))
+        self._compactions = Random(f"compactions of {seed}")
+        self._compacts = self._compactions.random() < 0.4
+        self._config, kept = _retaining(self._config, Random(f"retention of {seed}"))
         self._signer = Signer(self._config.near) if self._config.near.is_on else None
         self._path = self._config.dataset.path
         self._path.parent.mkdir()
@@ -86,10 +91,12 @@ class Simulation:
         self._told: list[bytes] = []
         self._reader = Follower(self._path)
         self._crash: tuple[str, int] | None = None
+        self._going: set[bytes] | None = None
+        self._gone: set[Any] = set()
         self._open = AsyncExitStack()
         self._pipeline: Pipeline | None = None
         kind = "wild" if self._world.wild else "tame"
-        say(f"join {join}, dedup {by}, turns {turns}, batches of {batch}, parts of {rolls}, {kind}{curation}")
+        say(f"join {join}, dedup {by}, turns {turns}, batches of {batch}, parts of {rolls}, {kind}{curation}{kept}")
 
     async def run(self) -> None:
         """Live, and see that every promise is kept."""
@@ -99,6 +106,12 @@ class Simulation:
                     for _ in range(self._rng.randint(2, 12)):
                         await self._do_something()
                     await self._come_to_rest()
+                    while self._compacts and self._compactions.random() < 0.6:
+                        for _ in range(3):  # so that there is something to take out
+                            self._say(self._world.play())
+                        await self._come_to_rest()
+                        await self._compact()
+                        await self._come_to_rest()
             finally:
                 await self._stop()
                 self._reader.close()
@@ -106,6 +119,9 @@ class Simulation:
     # -- what happens ----------------------------------------------------------------------------------
 
     async def _do_something(self) -> None:
+        if self._compacts and self._compactions.random() < 0.15:
+            await self._compact()
+            return
         dice = self._rng.random()
         if dice < 0.45:
             for _ in range(self._rng.randint(1, 4)):
@@ -154,6 +170,39 @@ class Simulation:
         except DiedError:
             await self._die()
 
+    async def _compact(self) -> None:
+        """Stop the daemon and compact, with trouble at times."""
+        self._say("stop, and compact")
+        await self._stop()
+        for _ in range(self._compactions.randint(0, 2)):
+            self._say(f"  {self._world.withdraw()}")
+        draw = self._compactions
+        if draw.random() < 0.4:
+            self._crash = draw.choice(_COMPACTION_POINTS), draw.choice((1, 1, 2))
+            self._say(f"  will die at {self._crash}")
+        close_live = draw.random() < 0.7
+        self._going = {line for line in self._there().splitlines(keepends=True) if self._may_go(line)}
+        try:
+            await self._survive(partial(self._compact_once, close_live=close_live))
+            self._watch()
+            self._going = None
+        except UnavailableError as error:
+            self._say(f"  {error.op}: {error.cause}")
+            if not self._machine.alive:
+                await self._die()
+        except DiedError:
+            await self._die()
+        self._crash = None
+
+    async def _compact_once(self, *, close_live: bool) -> None:
+        done = await compact(
+            self._config, self._machine, self._clock, lambda _event: None, self._at, close_live=close_live
+        )
+        self._say(f"  {done.removed} of {done.parts} parts, {done.unjudged} stay")
+
+    def _may_go(self, line: bytes) -> bool:
+        return line.endswith(b"\n") and self._world.may_go(json.loads(line))
+
     async def _survive(self, work: Callable[[], Awaitable[object]]) -> None:
         await work()
         if not self._machine.alive:
@@ -169,6 +218,8 @@ class Simulation:
                 if self._machine.alive:
                     raise
                 raise DiedError from None
+            self._watch()
+            self._going = None  # what a compaction left unfinished is finished, or was undone
             self._is_durable(self._pipeline)
         return self._pipeline
 
@@ -189,7 +240,18 @@ class Simulation:
         self._open = AsyncExitStack()
         self._watch()
         self._machine.restart(power_loss=power_loss)
-        if power_loss:
+        if power_loss and self._going is not None:
+            # A part is as it was or as it is to be, whatever was visible.
+            now = self._there()
+            closed = sum(path.stat().st_size for path in self._files()[:-1])
+            stays = [line for line in self._kept.splitlines(keepends=True) if line not in self._going]
+            there = set(now.splitlines(keepends=True))
+            assert self._retains or all(line in there for line in stays), "a line that was synced is gone"
+            self._seen = self._kept = now[:closed]
+            self._told = self._seen.splitlines(keepends=True)
+            self._reader.close()
+            self._reader = Follower(self._path)
+        elif power_loss:
             now = self._there()
             assert now.startswith(self._kept)
             self._say(f"  {len(self._kept)} bytes were synced of {len(self._seen)}, {len(now)} are there")
@@ -216,17 +278,43 @@ class Simulation:
     def _watch(self) -> None:
         """See that no whole line that was visible has changed (rule 2), as a reader at this moment would."""
         now = self._there()
+        if not now.startswith(self._seen):
+            self._take_out(now.splitlines(keepends=True))
         assert now.startswith(self._seen), "a line that was visible has changed"
         self._seen = now[: now.rfind(b"\n") + 1]
         while lines := self._reader.read():
             self._told += [line.data for line in lines]
+
+    def _take_out(self, now: list[bytes]) -> None:
+        """Take out of what was seen what is gone: by a compaction, or with the oldest parts; nothing else may go."""
+        left: list[bytes] = []
+        kept = position = 0
+        for line in self._seen.splitlines(keepends=True):
+            position += len(line)
+            if len(left) < len(now) and now[len(left)] == line:
+                left.append(line)
+                kept += len(line) * (position <= len(self._kept))
+                continue
+            is_old = self._retains and not left
+            assert is_old or (self._going is not None and line in self._going), "a line that was visible is gone"
+            if is_old:
+                self._gone.add(self._world.identity_of(json.loads(line)))
+        self._seen = b"".join(left)
+        self._kept = self._seen[:kept]
+        self._told = left
+
+    @property
+    def _retains(self) -> bool:
+        return self._config.retain != RetainRules()
 
     def _is_durable(self, pipeline: Pipeline) -> None:
         """See that the disk holds what the ledger counts on (rule 3)."""
         dead, dead_length = pipeline._dead.path, pipeline._dead.length
         visible = dead.read_bytes()[:dead_length] if dead_length else b""
         assert self._machine.synced(dead)[:dead_length] == visible, "the ledger is ahead of the disk"
-        length = pipeline.dataset.length
+        live = pipeline.dataset.live
+        closed = [part_path(self._path, number) for number in closed_numbers(self._path) if number < live.number]
+        length = sum(path.stat().st_size for path in closed) + pipeline.dataset.length - live.start
         synced = b"".join(self._machine.synced(path) for path in self._files())
         assert synced[:length] == self._there()[:length], "the ledger is ahead of the disk"
         self._kept = synced[:length]
@@ -282,7 +370,7 @@ class Simulation:
             text = identity if isinstance(identity, str) else identity.text
             runs = self._world.sessions_of(identity)
             full = any(all(counts[run] == cap.most for run in runs) for cap in self._config.cap)
-            assert full or self._resembles(text, lines), "a record was lost"
+            assert identity in self._gone or full or self._resembles(text, lines), "a record was lost"
 
     def _resembles(self, text: str, lines: list[bytes]) -> bool:
         signer = self._signer
@@ -330,6 +418,17 @@ def _curated(config: Config, rng: Random) -> tuple[Config, str]:
     caps = rng.choice(((), (), (Cap("run_id", rng.randint(1, 5)),)))
     said = ", near-duplicates" * near.is_on + "".join(f", {cap.most} records a run" for cap in caps)
     return msgspec.structs.replace(config, near=near, cap=caps), said
+
+
+def _retaining(config: Config, rng: Random) -> tuple[Config, str]:
+    """Have old parts removed in some of the lives that roll; return the configuration, and what to say of it."""
+    most, forget = rng.choice((None, None, 3, 8)), rng.random() < 0.5
+    if most is None or not config.roll.is_on:
+        return config, ""
+    retain = RetainRules(records=most, forget_keys=forget)
+    # Near-duplicates and caps remember what was in a part that is gone: the model does not know of it any more.
+    config = msgspec.structs.replace(config, retain=retain, near=Near(), cap=())
+    return config, f", {most} records kept{' and no keys of others' * forget}"
 
 
 @cache

@@ -155,6 +155,13 @@ class World:
         """Return the sessions in which a record that has to be in the dataset stands."""
         return {record.session for record in self._must if self.identity(record) == identity}
 
+    def may_go(self, value: dict[str, Any]) -> bool:
+        """Say whether a compaction may take a dataset line out: it would not get in now, or the model cannot tell."""
+        times: dict[str | None, int | None] = {iso(second): second for second in range(20)} | {None: None}
+        about = value["metadata"]
+        record = Record(about["run_id"], times[about["timestamp"]], value["messages"][1]["content"])
+        return record.session in self._torn_sessions or not self._good(record)
+
     def counted(self, name: str) -> int:
         """Return how many lines of a shard are to be accounted for."""
         return sum(not blank(line) for line in finished(self.shards[name].data))
@@ -383,6 +390,10 @@ class World:
         if not self.wild and any(row.session == session for row in self.rows.values()):
             return ""  # a second row can change what the first one said
         reward = self._rng.choice((0, 1, 1, 3))
+        self._add_row(session, seconds, reward)
+        return f"score {session} at {seconds}: {reward}"
+
+    def _add_row(self, session: str, seconds: int, reward: int) -> None:
         with closing(sqlite3.connect(self.traces)) as db, db:
             db.execute("PRAGMA synchronous=OFF")
             number = db.execute(_ROW, (session, reward, f"{iso(seconds)}+00:00")).lastrowid
@@ -390,7 +401,6 @@ class World:
             raise AssertionError("SQLite gives every row a number")
         self._stamp(self.traces)
         self.rows[number] = Row(number, session, seconds, reward)
-        return f"score {session} at {seconds}: {reward}"
 
     def _reward(self) -> str:
         """Say what a turn was worth, before or after its outcome."""
@@ -415,12 +425,40 @@ class World:
         if not self.rows:
             return ""
         number, reward = self._rng.choice(list(self.rows)), self._rng.choice((0, 2))
+        self._set_reward(number, reward)
+        return f"correct row {number} to {reward}"
+
+    def play(self) -> str:
+        """Write a whole rollout that ends well."""
+        session, name = f"s{len(self._sessions)}", self._new_name()
+        self._sessions.append(session)
+        lines: list[bytes] = []
+        for _ in range(self._rng.randint(1, 6)):
+            record = Record(session, None, f"{next(self._texts)} {self._rng.choice(_WORDS)}")
+            lines.append(jsonl(messages(session, self.turn(record.text), record.text)))
+            self._lines[lines[-1].rstrip(b"\n")] = record
+        self.shards[name] = Shard(b"")
+        self._put(name, b"".join(lines))
+        self._add_row(session, 5, 3)
+        self._settle()
+        return f"play {session}: {len(lines)} lines in {name}"
+
+    def withdraw(self) -> str:
+        """Correct a row down, if anything may be."""
+        rows = [number for number, row in self.rows.items() if row.reward > 0]
+        if not self.wild or not rows:
+            return "nothing to withdraw"
+        number = self._rng.choice(rows)
+        self._set_reward(number, 0)
+        self._settle()
+        return f"withdraw row {number}"
+
+    def _set_reward(self, number: int, reward: int) -> None:
         with closing(sqlite3.connect(self.traces)) as db, db:
             db.execute("PRAGMA synchronous=OFF")
             db.execute("UPDATE outcome_rewards SET total_reward = ? WHERE id = ?", (reward, number))
         self._stamp(self.traces)
         self.rows[number] = self.rows[number]._replace(reward=reward)
-        return f"correct row {number} to {reward}"
 
     def _back_up(self) -> str:
         shutil.copyfile(self.traces, self._older)

@@ -1,0 +1,1 @@
+"""Take records out of closed parts: withdrawn ones, and those that a stricter rule leaves out now."""

@@ -1,0 +1,147 @@
+"""What was taken out of a part, and where its lines stand since. Pure.
+
+A part keeps its places for ever; its file gets shorter with each *cut*. A cut speaks of the file as it was before it::
+
+    before    aaaa bbbb cccc dddd        ranges: (4, 12)
+    after     aaaa dddd                  what stood at 12 stands at 4; what stood within 4 to 12 is gone
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from blake3 import blake3
+
+TAIL = 4096
+"""Bytes before a place whose digest ties a token to a dataset: whole lines of a dataset never change."""
+
+DIGEST_BYTES = 16
+"""Length of that digest."""
+
+_KEPT_BYTES = 6
+"""So much is kept of the digest of a token that the file itself cannot prove any more."""
+
+
+class Cut(msgspec.Struct, frozen=True):
+    """One compaction of one part.
+
+    ``removed`` are offsets of the file as it was before: (from, to) of what was taken out, in order, none touching the
+    next. ``tokens`` are the beginnings of the digests of all tokens before whose place something was taken out: they
+    are good still, and the bytes that they were made of are gone.
+    """
+
+    removed: tuple[tuple[int, int], ...]
+    tokens: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes were taken out."""
+        return sum(stop - start for start, stop in self.removed)
+
+    def has(self, digest: bytes) -> bool:
+        """Say whether a token with this digest was good when the cut was made."""
+        wanted, known = digest[:_KEPT_BYTES], self.tokens
+        return any(known[at : at + _KEPT_BYTES] == wanted for at in range(0, len(known), _KEPT_BYTES))
+
+    def offset(self, before: int) -> int:
+        """Return where a line stands that began at ``before``; of one that is gone, where the next one stands."""
+        return Shift(self.removed).offset(before)
+
+    def touches(self, end: int) -> bool:
+        """Say whether the digest of what stood before ``end`` was of bytes that were taken out."""
+        return touches(self.removed, end)
+
+
+def token_digest(tail: bytes) -> bytes:
+    """Return what a token says of the bytes before its place; ``tail`` are the last ``TAIL`` of them."""
+    return blake3(tail).digest(DIGEST_BYTES)
+
+
+def kept_digest(tail: bytes) -> bytes:
+    """Return what a cut keeps of it."""
+    return token_digest(tail)[:_KEPT_BYTES]
+
+
+def touches(removed: Sequence[tuple[int, int]], end: int) -> bool:
+    """Say whether any of these ranges has a byte among the ``TAIL`` bytes before ``end``."""
+    last = bisect_left(removed, (end, end)) - 1
+    return last >= 0 and removed[last][1] > end - TAIL
+
+
+def joined(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Return ranges that are in order with neighbours made one."""
+    found: list[tuple[int, int]] = []
+    for start, stop in ranges:
+        if found and found[-1][1] == start:
+            found[-1] = found[-1][0], stop
+        else:
+            found.append((start, stop))
+    return tuple(found)
+
+
+class Shift:
+    """By how much one cut moves each line, worked out once."""
+
+    def __init__(self, removed: Sequence[tuple[int, int]]) -> None:
+        self._removed = removed
+        self._starts: list[int] = []
+        self._moved: list[int] = []
+        self._gone = [0]
+        for start, stop in removed:
+            self._starts.append(start)
+            self._moved.append(start - self._gone[-1])
+            self._gone.append(self._gone[-1] + stop - start)
+
+    def offset(self, before: int) -> int:
+        """Return where a line stands that began at ``before``; of one that is gone, where the next one stands."""
+        cuts = bisect_left(self._starts, before)
+        if not cuts:
+            return before
+        start, stop = self._removed[cuts - 1]
+        return before - self._gone[cuts - 1] - (min(before, stop) - start)
+
+    def before(self, offset: int) -> int:
+        """Return where a line began that stands at ``offset``."""
+        return offset + self._gone[bisect_right(self._moved, offset)]
+
+    def has_taken(self, before: int) -> bool:
+        """Say whether the line that began at ``before`` is gone."""
+        cuts = bisect_right(self._starts, before)
+        return bool(cuts) and before < self._removed[cuts - 1][1]
+
+
+class Places:
+    """The places of one file of a dataset, and the offsets at which they stand in it.
+
+    Args:
+        start: the place of the first line that the file ever had.
+        cuts: what was taken out of it since, in order.
+    """
+
+    def __init__(self, start: int, cuts: Iterable[Cut] = ()) -> None:
+        self.start = start
+        self._shifts = [Shift(cut.removed) for cut in cuts]
+
+    def offset(self, place: int) -> int:
+        """Return the offset at which the line with this place stands; if it is gone, that of the next one."""
+        offset = place - self.start
+        for shift in self._shifts:
+            offset = shift.offset(offset)
+        return offset
+
+    def place(self, offset: int) -> int:
+        """Return the place of the line that stands at this offset."""
+        for shift in reversed(self._shifts):
+            offset = shift.before(offset)
+        return self.start + offset
+
+    def has(self, place: int) -> bool:
+        """Say whether the line with this place is still there."""
+        offset = place - self.start
+        for shift in self._shifts:
+            if shift.has_taken(offset):
+                return False
+            offset = shift.offset(offset)
+        return True
