@@ -56,7 +56,7 @@ $(CURDIR)/$(VENV)/promtool: | $(VENV)/ready
 	rm $(VENV)/prometheus_*.deb
 
 test-monitoring: $(VENV)/ready $(STREAMER_PROMTOOL) ## Run the tests of metrics, alert rules and dashboard with promtool
-	STREAMER_PROMTOOL=$(STREAMER_PROMTOOL) $(BIN)/python -m pytest tests/test_metrics.py tests/test_monitoring.py
+	STREAMER_PROMTOOL=$(STREAMER_PROMTOOL) $(BIN)/python -m pytest tests/test_metrics.py tests/test_monitoring.py tests/test_web_datasets.py
 
 # axe-core, as npm has it: one file, which is only read. The browser is Debian's.
 AXE_PACKAGE := axe-core@4.14.1

@@ -354,6 +354,20 @@ def test_until_idle_waits_for_all_datasets(place: Several) -> None:
     assert [one["accounting"]["read"] for one in place.statuses()] == [96, 96]
 
 
+def test_until_idle_does_not_wait_for_a_person(place: Several) -> None:
+    """It ends when the others are idle, with the code of the one that has to be looked at."""
+    fill(place)
+    place.configure(datasets=GOOD + RARE)
+    assert place.once().returncode == 0
+    (place.folder / "rare.jsonl").write_bytes(b"")
+    add_outcome(place.traces, "new", 3, 9)
+    place.shard("new_2026-01-01_00-01-00.jsonl", dialogue("new", 0, "new"))
+    done = place.call("run", "--until-idle", "500ms")
+    assert done.returncode == 5
+    assert "Traceback" not in done.stderr
+    assert [one["accounting"]["read"] for one in place.statuses()] == [97, 96]
+
+
 def test_the_service_manager_is_told_of_all_datasets_in_one_line(
     place: Several, monkeypatch: pytest.MonkeyPatch
 ) -> None:

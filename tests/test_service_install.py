@@ -211,6 +211,11 @@ class TestAccess:
         text = system_access([config(dataset=dataset)], STATE)
         assert re.findall(r"^(?:ReadWrite|Bind)Paths=.*\n", text, re.MULTILINE) == ([line] if line else [])
 
+    def test_each_of_several_datasets_can_be_written(self) -> None:
+        """By one service, wherever they lie."""
+        text = system_access([config(dataset="/data/a/good.jsonl"), config(dataset="/data/b/best.jsonl")], STATE)
+        assert re.findall(r"^ReadWritePaths=.*\n", text, re.MULTILINE) == ['ReadWritePaths="/data/a" "/data/b"\n']
+
     def test_only_a_server_opens_the_network(self) -> None:
         """For the system service and for that of a user."""
         server = config(database="libsql://traces.example.org")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.monitoring import promtool
 from tests.producer import add_outcome, dialogue, make_traces
 from tests.test_run import until
 from tests.web import Site, flow, got, refused
@@ -94,3 +96,15 @@ def test_the_daemon_is_ready_when_all_its_datasets_are(client: httpx.Client) -> 
     """As good as the worst of them."""
     assert client.get("/readyz").text == "ready\n"
     assert client.get("/healthz").text == "alive\n"
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text; version=1.0.0"])
+def test_promtool_finds_nothing_to_improve_in_the_metrics_of_several(client: httpx.Client, accept: str) -> None:
+    """In either format: families are whole, and each sample is there once."""
+    text = client.get("/metrics", headers={"accept": accept}).text
+    assert text.endswith("# EOF\n") is accept.startswith("application/openmetrics")
+    if accept == "text/plain":
+        done = subprocess.run(
+            [promtool(), "check", "metrics"], input=text, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
