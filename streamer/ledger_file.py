@@ -100,6 +100,12 @@ _ALWAYS_CHECKED = 64 << 20
 _MAGIC = b"SQLite format 3\0"
 
 
+def ledger_files(path: Path) -> set[Path]:
+    """Return every file that a ledger at ``path`` may consist of, those of SQLite beside it included."""
+    new = _new(path)
+    return {path, new, _beside(new, "-journal"), *(_beside(path, suffix) for suffix in ("-wal", "-shm", "-journal"))}
+
+
 def create_or_check(path: Path, files: Files) -> None:
     """Make a new ledger at ``path``, or see that the one there can be used.
 
@@ -131,7 +137,7 @@ def _begins(path: Path, files: Files) -> bool:
 
 def _create(path: Path, files: Files) -> None:
     os.makedirs(path.parent, exist_ok=True)
-    new = path.with_name(f"{path.name}.new")
+    new = _new(path)
     for left in (new, _beside(new, "-journal"), _beside(path, "-wal"), _beside(path, "-shm")):
         files.unlink(left)
     files.close(files.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL))
@@ -143,6 +149,10 @@ def _create(path: Path, files: Files) -> None:
         db.execute("PRAGMA journal_mode=WAL")
     files.rename(new, path)
     sync_folder(files, path.parent)
+
+
+def _new(path: Path) -> Path:
+    return path.with_name(f"{path.name}.new")
 
 
 def _beside(path: Path, suffix: str) -> Path:

@@ -112,6 +112,11 @@ def manifest_path(dataset: Path) -> Path:
     return dataset.with_name(f"{dataset.name}.manifest.json")
 
 
+def new_manifest_path(dataset: Path) -> Path:
+    """Return where a manifest is made, before it takes the place of the one that is there."""
+    return dataset.with_name(f"{manifest_path(dataset).name}.new")
+
+
 def closed_numbers(dataset: Path) -> list[int]:
     """Return the numbers of the parts that are there now, in order; none without a manifest."""
     if not manifest_path(dataset).exists():
@@ -254,7 +259,7 @@ def write_manifest(dataset: Path, content: bytes, files: Files, at: Callable[[st
     path = manifest_path(dataset)
     if path.exists() and path.read_bytes() == content:
         return
-    new = path.with_name(f"{path.name}.new")
+    new = new_manifest_path(dataset)
     files.unlink(new)
     fd = files.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:

@@ -157,6 +157,14 @@ class TestScan:
         (root / "alias").symlink_to(root)
         assert names(folder(root, root / "alias" / "good.jsonl")) == ["a.jsonl"]
 
+    def test_files_that_come_and_go_beside_our_own_are_no_shards(self, root: Path) -> None:
+        """SQLite's beside the ledger, and a new manifest: a daemon that reads what it writes never comes to rest."""
+        for name in ("ledger-wal", "ledger-shm", "ledger-journal", "ledger.new", "ledger.new-journal"):
+            (root / name).touch()
+        (root / "good.jsonl.manifest.json.new").touch()
+        (root / "another-wal").touch()
+        assert names(folder(root, root / "good.jsonl", "*")) == ["another-wal"]
+
     def test_closed_parts_of_our_dataset_are_no_shards(self, root: Path) -> None:
         """As long as there is a manifest, which says that it rolls; those of another one are shards."""
         for name in ("good-00001.jsonl", "good-00002x.jsonl", "better-00001.jsonl", "good-0001.jsonl"):

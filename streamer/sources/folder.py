@@ -6,8 +6,9 @@ from pathlib import Path
 
 from streamer.config import Config, Dataset
 from streamer.dead_letters import dead_letters_path
+from streamer.ledger_file import ledger_files
 from streamer.lock import lock_file
-from streamer.parts import COMPACTING, manifest_path, part_names
+from streamer.parts import COMPACTING, manifest_path, new_manifest_path, part_names
 from streamer.sources.shards import ShardFolder
 
 
@@ -28,7 +29,8 @@ class OwnFiles:
     """The files of a dataset: they may lie in the shard folder, and are no shards."""
 
     def __init__(self, dataset: Path, ledger: Path) -> None:
-        files = {dataset, ledger, dead_letters_path(dataset), lock_file(dataset), manifest_path(dataset)}
+        manifests = manifest_path(dataset), new_manifest_path(dataset)
+        files = {dataset, dead_letters_path(dataset), lock_file(dataset), *manifests, *ledger_files(ledger)}
         self._paths = {os.path.realpath(path) for path in files}
         self._names = {os.path.basename(path) for path in files} | {os.path.basename(path) for path in self._paths}
         self._is_part = part_names(dataset).fullmatch

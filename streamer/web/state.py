@@ -259,9 +259,9 @@ class StateReader:
         Raises:
             StreamerError: the ledger cannot be read.
         """
+        now = self.read()  # first: a batch in between is then in neither, and not in one of both
         with open_ledger(self.config.dataset.ledger) as db:
-            past = points(db, since) if db else []
-        now = self.read()
+            past = [point for point in points(db, since) if point.at < now.at] if db else []
         present = Point(
             now.at,
             now.dataset.records,
