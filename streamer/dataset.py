@@ -67,7 +67,7 @@ class _Line(msgspec.Struct, gc=False):
 
 _json = msgspec.json.Encoder().encode
 _line = msgspec.json.Decoder(_Line).decode
-_LINE_ENDS = (("\u2028".encode(), b"\\u2028"), ("\u2029".encode(), b"\\u2029"), ("\x85".encode(), b"\\u0085"))
+LINE_ENDS = (("\u2028".encode(), b"\\u2028"), ("\u2029".encode(), b"\\u2029"), ("\x85".encode(), b"\\u0085"))
 """Characters that some line splitters take for a line end; they stand only inside strings, so escaping is exact."""
 
 
@@ -136,7 +136,7 @@ def encode_line(record: Record, outcome: Outcome, shard: str, worth: Worth | Non
         metadata = b"%b,%b" % (metadata[:-1], _json(theirs)[1:])
     line = b'{"messages":%b,"metadata":%b}\n' % (record.conversation.encoded, metadata)
     if not line.isascii():
-        for raw, escaped in _LINE_ENDS:
+        for raw, escaped in LINE_ENDS:
             line = line.replace(raw, escaped)
     return line
 
@@ -274,6 +274,7 @@ class Dataset:
         rules: RetainRules,
         at: Callable[[str], None],
         forget: Callable[[sqlite3.Connection, int], None],
+        keep_from: int | None = None,
     ) -> Sequence[Part]:
         """Remove parts that need not be kept, and bring the manifest up to date; return what was removed.
 
@@ -282,6 +283,7 @@ class Dataset:
             rules: which parts may stay.
             at: as in ``append``.
             forget: where keys are forgotten, makes others who keep tables in the ledger forget all before a place.
+            keep_from: the place from which on all is kept, whatever the rules say.
 
         Raises:
             UnavailableError: the folder takes no change now.
@@ -290,6 +292,8 @@ class Dataset:
         if not parts and not manifest_path(self.path).exists():
             return []
         gone = expired(parts, self.length - self.live.start, self._lines, rules, self._clock.now())
+        if keep_from is not None:
+            gone = [part for part in gone if part.stop <= keep_from]
         if gone:
             await ledger.remove_parts(gone, forget_keys=rules.forget_keys, also=forget)
             at("parts given up")

@@ -25,6 +25,9 @@ from streamer import layouts
 from streamer.config import Config, From
 from streamer.errors import ConfigError, StreamerError
 from streamer.files import SystemClock
+from streamer.fleet.connection import Stream, check_dedup, connected, stream_of
+from streamer.fleet.names import Names
+from streamer.fleet.rules import SinkKind
 from streamer.judge import DUE_AFTER_OUTCOMES
 from streamer.layouts import MalformedError
 from streamer.ledger_file import way_out
@@ -79,6 +82,16 @@ def examine(configs: Sequence[Config], environ: Mapping[str, str]) -> Iterator[F
     What datasets have in common is looked at once; of what each has for itself, several are told by their names.
     """
     config = configs[0]
+    if config.source.is_local:
+        yield from _of_this_machine(configs, environ)
+    if not config.source.is_local or config.sink.kind is SinkKind.JETSTREAM:
+        yield from _checked(lambda: _fleet(config))
+    yield from _of_each(configs, _near, _room, _lock)
+
+
+def _of_this_machine(configs: Sequence[Config], environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Look at shards and outcomes, and at what a daemon makes of them."""
+    config = configs[0]
     source = config.source
     shards = list(_shards(config)) if source.reads_shards else []
     place = locate(source.database, source.token)
@@ -92,7 +105,6 @@ def examine(configs: Sequence[Config], environ: Mapping[str, str]) -> Iterator[F
         yield from _checked(lambda: _notifications(config, folder))
     if source.reads_shards:
         yield from _checked(lambda: _watch_limits(source.shards))
-    yield from _of_each(configs, _near, _room, _lock)
 
 
 def _checked(*checks: Check) -> Iterator[Finding]:
@@ -406,6 +418,18 @@ def _watch_limits(watched: Path) -> Iterator[Finding]:
         )
     else:
         yield Finding(Level.OK, f"{counted(folders, 'folder')} to watch, {limit:,} watches allowed")
+
+
+def _fleet(config: Config) -> Iterator[Finding]:
+    names = Names(config.fleet.prefix, config.fleet.dataset)
+
+    async def look() -> Stream:
+        async with connected(config.fleet, "streamer doctor") as link:
+            return await stream_of(link, names)
+
+    stream = anyio.run(look)
+    check_dedup(stream, names, config.dedup.by)
+    yield Finding(Level.OK, f"the stream {names.stream} is there, with {counted(stream.buckets, 'bucket')}")
 
 
 def _near(config: Config) -> Iterator[Finding]:

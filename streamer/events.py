@@ -303,6 +303,100 @@ class TroubleOver(Event):
 
 
 @dataclass(frozen=True)
+class SentAgain(Event):
+    """A writer has not got lines that the stream had acknowledged; they are sent once more."""
+
+    name = "sent_again"
+    level = "warning"
+    bucket: int
+    records: int
+
+    def message(self) -> str:
+        """Say how many."""
+        return (
+            f"not all of {counted(self.records, 'record')} in bucket {self.bucket} reached a writer, although the"
+            " stream had taken them: sent again"
+        )
+
+
+@dataclass(frozen=True)
+class SetAside(Event):
+    """A record cannot travel. It stays in the outbox, and the writers do without it."""
+
+    name = "set_aside"
+    level = "warning"
+    place: int
+    bytes: int
+    reason: str
+    cause: str
+
+    def message(self) -> str:
+        """Say which record, why, and what to do."""
+        return (
+            f"the record at {self.place} of the outbox, {counted(self.bytes, 'byte')} long, cannot be delivered"
+            f" ({self.reason}): {self.cause}"
+        )
+
+
+@dataclass(frozen=True)
+class OutboxMissing(Event):
+    """A part of the outbox is not there any more, with lines that may not have been delivered."""
+
+    name = "outbox_missing"
+    level = "error"
+    bytes: int
+
+    def message(self) -> str:
+        """Say what follows from it."""
+        return f"{counted(self.bytes, 'byte')} of the outbox are not there any more: passed over, not delivered"
+
+
+@dataclass(frozen=True)
+class SyncedLate(Event):
+    """A server of the fleet acknowledges records before they are on its disk."""
+
+    name = "synced_late"
+    level = "warning"
+    server: str
+    seconds: float
+
+    def message(self) -> str:
+        """Say what is to be set."""
+        return (
+            f"{self.server} acknowledges before it syncs, every {self.seconds:g} s: set `sync_interval: always` in its"
+            " block `jetstream`; what it loses is sent again"
+        )
+
+
+@dataclass(frozen=True)
+class SyncUnknown(Event):
+    """Whether a server of the fleet syncs what it acknowledges is not known."""
+
+    name = "sync_unknown"
+    where: str
+    cause: str
+
+    def message(self) -> str:
+        """Say why."""
+        return f"whether {self.where} sync what they acknowledge could not be checked: {self.cause}"
+
+
+@dataclass(frozen=True)
+class BucketMoved(Event):
+    """A bucket of the fleet has come to this writer, or was given up by it."""
+
+    name = "bucket_moved"
+    bucket: int
+    came: bool
+    keys: int
+
+    def message(self) -> str:
+        """Say which way."""
+        way = "has come to this writer" if self.came else "was given up by this writer"
+        return f"bucket {self.bucket} {way}, with {counted(self.keys, 'key')}"
+
+
+@dataclass(frozen=True)
 class PageServed(Event):
     """The page can be opened. Its token, if it has one, is not part of ``url``."""
 

@@ -22,13 +22,15 @@ from streamer.compaction.verdicts import WITHDRAWN
 from streamer.dead_letters import dead_letters_path
 from streamer.dedup import DedupBy, record_key
 from streamer.explain_turns import TurnReasons
-from streamer.judge import DUE_AFTER_OUTCOMES, RULE_CHANGED
+from streamer.fleet.delivery import undeliverable
+from streamer.fleet.stream_path import is_stream
+from streamer.judge import DUE_AFTER_OUTCOMES, RULE_CHANGED, SENT_AGAIN
 from streamer.layouts import MalformedError
 from streamer.ledger import UNREADABLE
 from streamer.model import Record, State
 from streamer.near.rules import NEAR
 from streamer.refusals import Refused, refused
-from streamer.session_path import IS_SESSION, is_session, session_path
+from streamer.session_path import IS_APART, is_apart, session_path
 from streamer.snapshot import file_at, open_ledger
 from streamer.text import printable
 from streamer.turns import MAY_STILL_COME, REWARDS_UNREAD
@@ -234,7 +236,7 @@ class Explainer:
 
     def _shards_named(self, name: str) -> list[int]:
         """Return the shard at a path below the folder or elsewhere, or all of that file name."""
-        if is_session(name):
+        if is_apart(name):
             return self._shards_at(name)
         full = os.path.join(self._folder, name)
         below = os.path.relpath(os.path.abspath(name), self._folder)
@@ -242,7 +244,7 @@ class Explainer:
             found = self._shards_at(path)
             if found:
                 return found
-        rows = self._db.execute(f"SELECT id, path FROM shard WHERE NOT replaced AND NOT {IS_SESSION}")
+        rows = self._db.execute(f"SELECT id, path FROM shard WHERE NOT replaced AND NOT {IS_APART}")
         return [number for number, path in rows if os.path.basename(path) == os.fsencode(name)]
 
     def _shards_at(self, path: str) -> list[int]:
@@ -303,6 +305,8 @@ class Explainer:
     def _verdict(self, span: dict[str, Any], outcomes: list[OutcomeRow]) -> str:
         outcome = f"outcome row {span['outcome_id']} (total_reward {span['total_reward']})"
         state, reason = span["state"], span["reason"]
+        if is_stream(os.fsdecode(span["path"])):
+            return self._arrived(state, reason)
         if state == State.APPENDED:
             later = ", but was corrected and would not qualify now" if span["withdrawn"] else ""
             return f"{outcome} met the condition{later}"
@@ -314,6 +318,19 @@ class Explainer:
         if state == State.DEAD_LETTERED:
             return f"{reason}; see {dead_letters_path(self._dataset)}"
         return self._open(state, reason, outcomes)
+
+    def _arrived(self, state: str, reason: str) -> str:
+        """Say what became of what a collector sent."""
+        if state == State.APPENDED:
+            return "it qualified at its collector"
+        if reason == SENT_AGAIN:
+            return "its collector sent it again, and the dataset holds it"
+        if state == State.DUPLICATE:
+            held = "a record that it nearly equals" if reason == NEAR else "an equal record"
+            return f"it qualified at its collector, but the dataset holds {held}"
+        if reason.startswith(CAP):
+            return f"it qualified at its collector, but the cap on {reason.removeprefix(CAP)} was full"
+        return f"{reason}; see {dead_letters_path(self._dataset)}"
 
     def _below_bar(self, span: dict[str, Any], outcome: str) -> str:
         reason = span["reason"]
@@ -352,7 +369,7 @@ class Explainer:
             return
         if span["state"] == State.APPENDED and line is None:
             return
-        if is_session(os.fsdecode(span["path"])):
+        if is_apart(os.fsdecode(span["path"])):
             return
         for number, data in self._lines_of(span):
             if line is None and number >= span["line"] + _QUOTED:
@@ -398,7 +415,7 @@ class Explainer:
         """Yield the numbers of a span's lines, with what the shard still holds of them."""
         numbers = range(span["line"], span["line"] + span["lines"])
         path = os.path.join(self._folder, os.fsdecode(span["path"]))
-        if span["replaced"] or is_session(os.fsdecode(span["path"])):
+        if span["replaced"] or is_apart(os.fsdecode(span["path"])):
             yield from ((number, None) for number in numbers)
             return
         told = 0
@@ -423,6 +440,9 @@ class Explainer:
         if place is not None:
             is_it = "is" if span["state"] == State.APPENDED else "equals"
             yield f"line {number} {is_it} the line at {self._at_place(place)}"
+            aside = undeliverable(self._db, [place]).get(place)
+            if aside is not None:
+                yield f"line {number} cannot be delivered to a writer: {aside}"
 
     def _place_of(self, record: Record) -> int | None:
         """Return where the dataset holds a record that was taken, or the one that it equals."""

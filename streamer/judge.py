@@ -15,6 +15,7 @@ from streamer import layouts
 from streamer.dataset import encode_line
 from streamer.dead_letters import encode_dead_letter
 from streamer.dedup import DedupBy, record_key
+from streamer.fleet.message import Record as Arrived
 from streamer.join import JoinRule, choose
 from streamer.layouts import Envelope, MalformedError, record_of
 from streamer.messages import Decision
@@ -24,6 +25,9 @@ from streamer.turns import REWARDS_UNREAD, TurnBook, TurnReward, Worth
 
 DUE_AFTER_OUTCOMES = "after_last_outcome"
 """Reason of waiting lines whose session has outcomes, all of them older than the record."""
+
+SENT_AGAIN = "sent_again"
+"""Reason of duplicates that had arrived from the same collector before."""
 
 RULE_CHANGED = "rule_changed"
 """Reason of waiting lines whose outcome has not been read under the present condition yet."""
@@ -41,13 +45,14 @@ class Rules(msgspec.Struct, frozen=True):
 class Item(msgspec.Struct, frozen=True):
     """One line on its way: what it holds, or why that cannot be taken. ``since`` is when it was first read.
 
-    A decision of the trace database is a line as well. It has no bytes.
+    A decision of the trace database is a line as well. It has no bytes. A record that has arrived from a collector is
+    one that has qualified there.
     """
 
     line: Line
     shard_id: int
     since: float
-    content: Envelope | Decision | MalformedError
+    content: Envelope | Decision | Arrived | MalformedError
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -62,11 +67,12 @@ class Offer(msgspec.Struct, frozen=True, gc=False):
     """A record that qualifies: the key to look up in the dataset, and the line to write if it is not there.
 
     The line is made while the record is at hand: to keep the records of a whole batch would cost more than the lines of
-    some duplicates.
+    some duplicates. ``again`` is the reason if it turns out to be one of them.
     """
 
     key: bytes
     line: bytes
+    again: str = ""
 
 
 class Gate(Protocol):
@@ -120,11 +126,27 @@ def judge(
     """
     turn_rules = rules.records.turn_rules
     turns = TurnBook(rewards or {}, outcomes, rules.join, turn_rules) if turn_rules else None
-    return [_judge(item, outcomes, rules, turns) for item in items]
+    return [
+        _arrived(item, item.content)
+        if isinstance(item.content, Arrived)
+        else _judge(item, item.content, outcomes, rules, turns)
+        for item in items
+    ]
 
 
-def _judge(item: Item, outcomes: Mapping[str, Sequence[Outcome]], rules: Rules, turns: TurnBook | None) -> Judged:
-    line = item.content
+def _arrived(item: Item, record: Arrived) -> Judged:
+    """Judge a record of a collector: it has qualified there."""
+    again = SENT_AGAIN if record.again else ""
+    return Judged(item, Verdict(State.APPENDED), Offer(record.key, record.line, again))
+
+
+def _judge(
+    item: Item,
+    line: Envelope | Decision | MalformedError,
+    outcomes: Mapping[str, Sequence[Outcome]],
+    rules: Rules,
+    turns: TurnBook | None,
+) -> Judged:
     if isinstance(line, MalformedError):
         return _dead(item, line)
     rows = outcomes.get(line.session, ())
@@ -188,7 +210,7 @@ def settle(judged: Sequence[Judged], known: Mapping[bytes, bool], length: int, g
             claimable.discard(offer.key)
             claimed.append(offer.key)
         elif offer.key in taken:
-            verdict = Verdict(State.DUPLICATE, "", verdict.outcome)
+            verdict = Verdict(State.DUPLICATE, offer.again, verdict.outcome)
         elif gate is not None and (left_out := gate.refuse(one.item, length)) is not None:
             verdict = msgspec.structs.replace(left_out, outcome=verdict.outcome)
         else:

@@ -26,6 +26,7 @@ from anyio import to_thread
 from streamer.caps.rules import REASON as CAP
 from streamer.compaction.kept import cuts_in, put_cut, put_taken_out
 from streamer.files import Files
+from streamer.fleet.stream_path import IS_STREAM
 from streamer.history import History
 from streamer.join import JoinRule
 from streamer.ledger_file import create_or_check, explained
@@ -366,7 +367,7 @@ class Ledger:
             db.executemany("UPDATE part SET removed = 1 WHERE number = ?", [(part.number,) for part in parts])
             if forget_keys:
                 _uncount_adopted(db, parts)
-                db.execute("DELETE FROM record WHERE offset < ?", (parts[-1].stop,))
+                db.execute("DELETE FROM record WHERE offset BETWEEN 0 AND ?", (parts[-1].stop - 1,))
                 if also is not None:
                     also(db, parts[-1].stop)
 
@@ -472,7 +473,8 @@ class Ledger:
     async def tell_dead_again(self) -> None:
         """Make every line due that cannot be taken, so that its dead letter is written again.
 
-        Of lines whose bytes were overwritten nothing can be told any more: they count as ``overwritten``.
+        Of lines whose bytes were overwritten, and of those that came from a fleet, nothing can be told any more: they
+        count as ``overwritten``.
         """
         self._maybe_due = True
         await self._write(_tell_dead_again)
@@ -684,7 +686,7 @@ def _count(db: sqlite3.Connection, put: Sequence[Span], taken: Sequence[Span]) -
 
 
 def _tell_dead_again(db: sqlite3.Connection) -> None:
-    gone = "state = 'dead_lettered' AND shard IN (SELECT id FROM shard WHERE replaced)"
+    gone = f"state = 'dead_lettered' AND shard IN (SELECT id FROM shard WHERE replaced OR {IS_STREAM})"
     lost = db.execute(f"SELECT reason, sum(lines) FROM span WHERE {gone} GROUP BY reason").fetchall()
     db.execute(f"DELETE FROM span WHERE {gone}")
     db.executemany(

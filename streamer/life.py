@@ -32,13 +32,15 @@ class Told(NamedTuple):
     """Who is told what of a life.
 
     ``event`` gets every event; ``stand`` how it stands, whenever that is another; ``opened`` is called when its first
-    pipeline is open; ``configured`` gets a configuration that is in force from now on.
+    pipeline is open; ``configured`` gets a configuration that is in force from now on; ``news`` is called when
+    something has come by itself, so that there is a turn to be taken.
     """
 
     event: Emit
     stand: Callable[[Stand], None] = lambda _stand: None
     opened: Callable[[], None] = lambda: None
     configured: Callable[[Config], None] = lambda _config: None
+    news: Callable[[], None] = lambda: None
 
 
 class Life:
@@ -205,8 +207,9 @@ class Life:
 
     def opening(self) -> AbstractAsyncContextManager[Pipeline]:
         """Return a new pipeline, as a context manager."""
+        told = self._told
         return Pipeline.open(
-            self.config, self._files, self._clock, self._told.event, self._at, self._source_troubles, self._shelf
+            self.config, self._files, self._clock, told.event, self._at, self._source_troubles, self._shelf, told.news
         )
 
     async def _begin(self) -> bool:

@@ -11,9 +11,10 @@ Invariants
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from itertools import islice
 from typing import NamedTuple, ParamSpec, Self, TypeVar
@@ -40,14 +41,20 @@ from streamer.events import (
     Recovered,
 )
 from streamer.files import Clock, Files
+from streamer.fleet.beside import beside
+from streamer.fleet.intake import Intake
+from streamer.fleet.names import Names
+from streamer.fleet.rules import SinkKind
+from streamer.fleet.uplink import Uplink
 from streamer.judge import Item, Rules, Settled, count, judge, sessions, settle
 from streamer.layouts import MalformedError
 from streamer.ledger import Batch, Ledger, Reads
 from streamer.model import Outcome, Span, State
+from streamer.nothing import NoOutcomes, NoRollouts, NoUplink
 from streamer.parts import part_path
 from streamer.session_path import is_session
 from streamer.sources.folder import shard_folder
-from streamer.sources.inbox import ShardInbox, Work
+from streamer.sources.inbox import Inbox, ShardInbox, Work
 from streamer.sources.outcomes import OutcomePoller
 from streamer.sources.reader import Budget, ShardReader
 from streamer.sources.rollouts import RolloutInbox
@@ -87,13 +94,44 @@ def nowhere(_point: str) -> None:
     """Pass a named point at which a crash must be harmless; tests crash there."""
 
 
-class Sources(NamedTuple):
-    """Where lines and outcomes come from, and what does not work of that."""
+def _outcomes(config: Config, clock: Clock) -> OutcomePoller | NoOutcomes:
+    source, qualify = config.source, config.qualify
+    if not source.is_local:
+        return NoOutcomes(qualify.where, f"the stream {Names(config.fleet.prefix, config.fleet.dataset).stream}")
+    turns = config.records.turn_rules
+    return OutcomePoller(source.database, qualify.where, clock, token=source.token, turns=turns)
 
-    shards: ShardInbox
-    rollouts: RolloutInbox
-    outcomes: OutcomePoller
+
+def _shards(
+    config: Config,
+    ledger: Ledger,
+    files: Files,
+    clock: Clock,
+    emit: Emit,
+    at: Callable[[str], None],
+    shelf: Shelf | None,
+) -> ShardInbox:
+    source = config.source
+    reader = ShardReader(source.shards, source.max_line_bytes, files, clock, follow_symlinks=source.follow_symlinks)
+    return ShardInbox(shard_folder(config), reader, ledger, source.max_line_bytes, clock, emit, at, shelf)
+
+
+def _uplink(
+    config: Config, ledger: Ledger, files: Files, clock: Clock, emit: Emit, troubles: SourceTroubles
+) -> Uplink | NoUplink:
+    if config.sink.kind is not SinkKind.JETSTREAM:
+        return NoUplink()
+    return Uplink(config, ledger, files, clock, emit, troubles.fleet)
+
+
+class Sources(NamedTuple):
+    """Where lines and outcomes come from, and what does not work of that; and where records go from the dataset."""
+
+    inbox: Inbox
+    rollouts: RolloutInbox | NoRollouts
+    outcomes: OutcomePoller | NoOutcomes
     troubles: SourceTroubles
+    uplink: Uplink | NoUplink
 
 
 class Pipeline:
@@ -112,9 +150,10 @@ class Pipeline:
     ) -> None:
         self.ledger = ledger
         self.dataset = dataset
-        self.inbox = sources.shards
+        self.inbox = sources.inbox
         self.rollouts = sources.rollouts
         self.outcomes = sources.outcomes
+        self.uplink = sources.uplink
         self._dead = dead
         self._clock = clock
         self._emit = emit
@@ -137,6 +176,9 @@ class Pipeline:
         at: Callable[[str], None] = nowhere,
         troubles: SourceTroubles | None = None,
         shelf: Shelf | None = None,
+        news: Callable[[], None] = lambda: None,
+        *,
+        travels: bool = True,
     ) -> AsyncIterator[Self]:
         """Open everything, recover, and close everything in the end.
 
@@ -148,6 +190,8 @@ class Pipeline:
             at: called with the name of each point at which a crash must be harmless.
             troubles: what did not work in an earlier pipeline; without it, nothing.
             shelf: what other datasets have just read, and where others find what is read here.
+            news: called when something has come that a step can take.
+            travels: whether records go to a fleet meanwhile, or come from one, if that is configured.
 
         Raises:
             UnavailableError: something cannot be opened now.
@@ -155,31 +199,27 @@ class Pipeline:
         """
         dataset = Dataset(config.dataset.path, files, clock, config.roll)
         dead = DeadLetters(dead_letters_path(config.dataset.path), files)
-        outcomes = OutcomePoller(
-            config.source.database,
-            config.qualify.where,
-            clock,
-            token=config.source.token,
-            turns=config.records.turn_rules,
-        )
+        outcomes = _outcomes(config, clock)
         try:
             dataset.open()
             async with Ledger.open(config.dataset.ledger, files) as ledger:
-                source = config.source
-                reader = ShardReader(
-                    source.shards, source.max_line_bytes, files, clock, follow_symlinks=source.follow_symlinks
-                )
                 troubles = troubles or SourceTroubles(emit)
-                sources = Sources(
-                    ShardInbox(shard_folder(config), reader, ledger, source.max_line_bytes, clock, emit, at, shelf),
-                    RolloutInbox(source, ledger, clock, emit, troubles.conversations),
-                    outcomes,
-                    troubles,
-                )
+                uplink = _uplink(config, ledger, files, clock, emit, troubles)
+                if config.source.is_local:
+                    inbox: Inbox = _shards(config, ledger, files, clock, emit, at, shelf)
+                    rollouts: RolloutInbox | NoRollouts = RolloutInbox(
+                        config.source, ledger, clock, emit, troubles.conversations
+                    )
+                else:
+                    inbox, rollouts = Intake(config, ledger, clock, emit, troubles.fleet, news), NoRollouts()
+                sources = Sources(inbox, rollouts, outcomes, troubles, uplink)
                 pipeline = cls(config, ledger, dataset, dead, sources, clock, emit, at)
                 with closing(pipeline.rollouts):
                     await pipeline.recover()
-                    yield pipeline
+                    async with AsyncExitStack() as stack:
+                        for run in (inbox.run, uplink.run) if travels else ():
+                            await stack.enter_async_context(beside(run))
+                        yield pipeline
         finally:
             dataset.close()
             dead.close()
@@ -197,13 +237,20 @@ class Pipeline:
 
     @property
     def error(self) -> UnavailableError | None:
-        """Why the trace database or the shard folder cannot be read now, None if they can."""
-        return self.poll_error or self.rollouts.error or self.scan_error
+        """Why something cannot be read now, or nothing can be delivered; None if all works."""
+        return self.poll_error or self.rollouts.error or self.scan_error or self.inbox.error or self.uplink.error
 
     @property
     def is_at_rest(self) -> bool:
         """Say, after a step that found nothing to do, whether all that can be read now was taken."""
-        return self.error is not None or not (self.outcomes.is_waiting or self.rollouts.has_news)
+        if self.error is not None:
+            return True
+        return self.has_arrived and not (self.outcomes.is_waiting or self.rollouts.has_news)
+
+    @property
+    def has_arrived(self) -> bool:
+        """Say whether nothing is on its way from or to a fleet."""
+        return self.inbox.is_at_rest and self.uplink.is_at_rest
 
     async def recover(self) -> None:
         """Make dataset, ledger and dead letters agree."""
@@ -217,6 +264,7 @@ class Pipeline:
         await self._tidy()
         await self.describe()
         await self.ledger.relax()
+        self.uplink.committed(self.dataset.length)
         if found.adopted or found.foreign or found.cut:
             self._emit(Recovered(found.adopted, found.foreign, found.cut))
         if found.missing:
@@ -261,6 +309,9 @@ class Pipeline:
         await self._commit(work, settled, gate)
         commit_seconds = self._clock.monotonic() - began
         self._at("committed")
+        if work.done is not None:
+            await work.done()
+        self.uplink.committed(self.dataset.length)
         if self.dataset.closed:
             await self._tell_closed()
         self._tell(settled, sync_seconds, commit_seconds, self._latencies(settled, outcomes))
@@ -315,9 +366,16 @@ class Pipeline:
                 at=self._clock.now(),
                 closed=self.dataset.closed,
                 live=self.dataset.live if self.config.roll.is_on and settled.appended else None,
-                also=None if gate is None else partial(gate.write, length=self.dataset.length),
+                also=partial(self._also, work, gate),
             )
         )
+
+    def _also(self, work: Work, gate: Gate | None, db: sqlite3.Connection) -> None:
+        """Write what others keep of a batch, in its transaction."""
+        if gate is not None:
+            gate.write(db, length=self.dataset.length)
+        if work.also is not None:
+            work.also(db)
 
     async def _close_old_part(self) -> None:
         """Close the live file if it is too old; give up parts that are."""
@@ -341,7 +399,8 @@ class Pipeline:
         await self._tidy()
 
     async def _tidy(self) -> None:
-        for part in await self.dataset.tidy(self.ledger, self.config.retain, self._at, forget):
+        keep_from = await self.uplink.keep_from()
+        for part in await self.dataset.tidy(self.ledger, self.config.retain, self._at, forget, keep_from):
             self._emit(PartRemoved(part_path(self.dataset.path, part.number).name, part.lines))
 
     def _latencies(self, settled: Settled, outcomes: Mapping[str, Sequence[Outcome]]) -> tuple[float, ...]:

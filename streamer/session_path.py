@@ -16,6 +16,15 @@ IS_SESSION = f"substr(shard.path, 1, {len(_BYTES)}) = x'{_BYTES.hex()}'"
 """The SQL condition that a row of the ledger's table ``shard`` is a session."""
 
 
+IS_APART = "substr(shard.path, 1, 2) = x'2f2f'"
+"""The SQL condition that it is no file of the shard folder: a session, or a bucket of a fleet's stream."""
+
+
+def is_apart(path: str) -> bool:
+    """Say whether a path is no file's of the shard folder."""
+    return path.startswith("//")
+
+
 def session_path(session: str) -> str:
     """Return the path of a session; the ledger's bytes of it are UTF-8, whatever the locale is."""
     return PREFIX + os.fsdecode(session.encode())

@@ -16,18 +16,21 @@ import msgspec
 from streamer.compaction.cuts import Places
 from streamer.compaction.kept import cut_bytes, cuts_in
 from streamer.errors import RefusedError, UnavailableError
+from streamer.fleet.delivery import Delivery, delivery
+from streamer.fleet.stream_path import IS_STREAM
 from streamer.ledger_file import APPLICATION_ID, SCHEMA_VERSION
 from streamer.lock import Holder, holder, lock_file
 from streamer.model import State
 from streamer.parts import Piece, part_path
-from streamer.session_path import IS_SESSION
+from streamer.session_path import IS_APART, IS_SESSION
 
 
 class Snapshot(msgspec.Struct, frozen=True):
     """What a ledger says at one moment, and who holds the dataset.
 
     ``counts`` are lines by state and ``reasons`` the same split by reason; ``read`` is their sum.
-    ``sessions`` are those that were read from the trace database, and ``shards`` the files.
+    ``sessions`` are those that were read from the trace database, ``streams`` buckets of a fleet's stream, and
+    ``shards`` the files. ``delivery`` says of a collector's dataset how much of it writers hold.
     ``unfinished`` are shards whose last line has no newline yet. Ages are seconds. ``overwritten`` are
     lines whose bytes the producer replaced before their outcome came; they are not part of ``read``.
     ``adopted`` are dataset lines that no shard line has been found behind. Lines and bytes are those of the live file
@@ -43,6 +46,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     removed_lines: int = 0
     shards: int = 0
     sessions: int = 0
+    streams: int = 0
     unfinished: int = 0
     waiting_rollouts: int = 0
     oldest_waiting_seconds: float | None = None
@@ -58,6 +62,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     database: str = ""
     daemon: Holder | None = None
     ledger: bool = False
+    delivery: Delivery | None = None
 
     @property
     def read(self) -> int:
@@ -86,6 +91,7 @@ class Standing(msgspec.Struct, frozen=True):
     appended_at: float | None = None
     waiting_rollouts: int = 0
     waiting_since: float | None = None
+    delivery: Delivery | None = None
 
 
 def standing(ledger: Path) -> Standing:
@@ -199,6 +205,7 @@ def _standing(db: sqlite3.Connection) -> Standing:
         appended_at=appended_at,
         waiting_rollouts=waiting[0],
         waiting_since=waiting[1],
+        delivery=delivery(db),
     )
 
 
@@ -215,7 +222,8 @@ def _read(db: sqlite3.Connection, dataset: Path, daemon: Holder | None) -> Snaps
         dataset_bytes=stand.dataset_bytes,
         parts=stand.parts,
         removed_lines=stand.removed_lines,
-        shards=_one(db, f"SELECT count(*) FROM shard WHERE NOT replaced AND NOT {IS_SESSION}"),
+        shards=_one(db, f"SELECT count(*) FROM shard WHERE NOT replaced AND NOT {IS_APART}"),
+        streams=_one(db, f"SELECT count(*) FROM shard WHERE NOT replaced AND {IS_STREAM}"),
         sessions=_one(db, f"SELECT count(*) FROM shard WHERE NOT replaced AND {IS_SESSION}"),
         unfinished=_one(db, "SELECT count(*) FROM shard WHERE NOT replaced AND scanned > offset"),
         waiting_rollouts=stand.waiting_rollouts,
@@ -232,6 +240,7 @@ def _read(db: sqlite3.Connection, dataset: Path, daemon: Holder | None) -> Snaps
         database=meta[1],
         daemon=daemon,
         ledger=True,
+        delivery=stand.delivery,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from streamer.dead_letters import dead_letters_path
+from streamer.fleet.delivery import Delivery
 from streamer.lag import Lag
 from streamer.model import STATE_NAMES, State
 from streamer.snapshot import Snapshot
@@ -23,15 +24,32 @@ def lines(seen: Snapshot, lag: Lag) -> list[str]:
         f"                 {size}{_ago(', last one', seen.last_append_seconds)}",
         f"read             {counted(seen.read, 'line')} of {places(seen)}",
         *(f"  {name:<15}{seen.counts[state]:,}{_attached(seen, state)}" for state, name in STATE_NAMES.items()),
+        *_delivered(seen.delivery),
         f"lag              {counted(lag.unread_bytes, 'byte')} in {counted(lag.unread_shards, 'shard')} not read yet",
         *(f"note             {note}" for note in notes(seen)),
     ]
 
 
+def _delivered(seen: Delivery | None) -> list[str]:
+    """Return how much of a collector's dataset has reached writers; nothing for another one's."""
+    if seen is None:
+        return []
+    aside = ", ".join(f"{n:,} {printable(reason)}" for reason, n in sorted(seen.undeliverable.items()))
+    return [
+        f"outbox           of the collector {printable(seen.collector)}",
+        f"  delivered      {seen.delivered:,}",
+        f"  on the way     {seen.waiting:,}, sent or to be sent",
+        f"  undeliverable  {sum(seen.undeliverable.values()):,}{f' ({aside})' if aside else ''}",
+        *([f"  missing        {seen.missing:,} in parts that were removed by hand"] if seen.missing else []),
+        f"  messages       {seen.sent:,} sent, {seen.again:,} of lines that were lost",
+    ]
+
+
 def places(seen: Snapshot) -> str:
     """Return what was read: a dataset may be of shards, of sessions in the trace database, or of both."""
-    found = [(seen.shards, "shard")] if seen.shards or not seen.sessions else []
+    found = [(seen.shards, "shard")] if seen.shards or not (seen.sessions or seen.streams) else []
     found += [(seen.sessions, "session")] if seen.sessions else []
+    found += [(seen.streams, "bucket")] if seen.streams else []
     return " and ".join(counted(n, noun) for n, noun in found)
 
 

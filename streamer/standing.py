@@ -27,12 +27,13 @@ class Stand(NamedTuple):
 
     ``accounts`` are None while it waits for something without which nothing can be done; ``behind`` are the seconds
     from the moment at which news were noticed until they were in the dataset, None before any; ``error`` is what does
-    not work now.
+    not work now; ``undelivered`` are records of a collector that no writer has said to hold, None of another daemon.
     """
 
     accounts: Accounts | None
     behind: float | None
     error: StreamerError | None
+    undelivered: int | None = None
 
 
 class Standing:
@@ -99,7 +100,8 @@ class Standing:
         if not self._untold or start < self._next_text:
             return
         self._untold = False
-        self._say(Stand(await pipeline.ledger.accounts(), self._behind, pipeline.error))
+        undelivered = await pipeline.uplink.undelivered()
+        self._say(Stand(await pipeline.ledger.accounts(), self._behind, pipeline.error, undelivered))
         end = self._clock.monotonic()
         self._next_text = end + max(_PAUSE, _SHARE * (end - start))
 
@@ -161,17 +163,20 @@ def text_of_several(stands: Mapping[Path, Stand | None]) -> str:
 def text(stand: Stand) -> str:
     """Return how a dataset stands in words."""
     if stand.accounts is not None:
-        return status(stand.accounts, stand.behind, stand.error)
+        return status(stand.accounts, stand.behind, stand.error, stand.undelivered)
     return f"waiting: cannot {stand.error.op}: {stand.error.cause}" if stand.error else "waiting"
 
 
-def status(accounts: Accounts, behind: float | None, error: StreamerError | None) -> str:
+def status(
+    accounts: Accounts, behind: float | None, error: StreamerError | None, undelivered: int | None = None
+) -> str:
     """Return the text: how much there is, how much waits, and what does not work.
 
     Args:
         accounts: lines and rollouts.
         behind: seconds from the moment at which news were noticed until they were in the dataset; None before any.
-        error: why outcomes or shards cannot be read now.
+        error: why outcomes or shards cannot be read now, or records cannot be delivered.
+        undelivered: records of a collector that no writer has said to hold; None of another daemon.
     """
     lines = accounts.lines
     parts = [
@@ -180,6 +185,8 @@ def status(accounts: Accounts, behind: float | None, error: StreamerError | None
     ]
     if behind is not None:
         parts.append(f"{_duration(behind)} behind")
+    if undelivered is not None:
+        parts.append(f"{undelivered:,} not delivered")
     if lines[State.DEAD_LETTERED]:
         parts.append(counted(lines[State.DEAD_LETTERED], "dead letter"))
     if error is not None:

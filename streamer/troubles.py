@@ -38,11 +38,13 @@ class Troubles:
 
 
 class SourceTroubles:
-    """Troubles with the sources. They outlive the pipeline in which they began, and end in another one.
+    """Troubles with sources and with a fleet. They outlive the pipeline in which they began, and end in another one.
 
-    ``inputs`` are those of the shard folder and of outcomes, ``conversations`` those of reading rollouts.
+    ``inputs`` are those of the shard folder and of outcomes, ``conversations`` those of reading rollouts,
+    ``fleet`` those of sending records to others, or of taking theirs.
     """
 
     def __init__(self, emit: Emit) -> None:
         self.inputs = Troubles(emit)
         self.conversations = Troubles(emit)
+        self.fleet = Troubles(emit)

@@ -113,9 +113,9 @@ class TestExample:
         assert keys == {f"{table}.{key}" for table, values in config.items() for key in values}
 
     def test_the_commented_keys_work_when_they_are_uncommented(self, file: Path) -> None:
-        """Taking the `# ` away is all that has to be done; but that a least reward asks for a choice of turns."""
+        """Taking the `# ` away is all that has to be done; but that rewards ask for turns, and buckets for a fleet."""
         text = re.sub(r"^# (\w+ = )", r"\1", EXAMPLE.read_text(), flags=re.MULTILINE)
-        text = text.replace('turns = "all"', 'turns = "rewarded"')
+        text = text.replace('turns = "all"', 'turns = "rewarded"').replace('kind = "local"', 'kind = "jetstream"')
         token = file.with_name("web-token")
         token.write_text("0123456789abcdef\n")
         token.chmod(0o600)
@@ -769,3 +769,47 @@ class TestPage:
         """But only where there is a page."""
         assert "No such file" in complaint(file, '[web]\nlisten = "127.0.0.1:1"\ntoken_file = "nowhere"')
         assert loaded(file, '[web]\ntoken_file = "nowhere"').web.listen is None
+
+
+class TestFleet:
+    """Collectors and writers of a fleet."""
+
+    SERVERS = '[fleet]\nservers = ["nats://one:4222", "tls://two:4222"]\ndataset = "crafter"\n'
+
+    def test_a_writer_needs_neither_shards_nor_database(self, file: Path) -> None:
+        """Its records have qualified elsewhere."""
+        config = loaded(file, f'[source]\nkind = "jetstream"\nbuckets = "0-2, 7"\n{self.SERVERS}', flags=Flags())
+        assert config.source.buckets == frozenset({0, 1, 2, 7})
+        assert not config.source.reads_shards
+        assert config.fleet.servers == ("nats://one:4222", "tls://two:4222")
+
+    @pytest.mark.parametrize("table", ["sink", "source"])
+    def test_a_fleet_has_servers_and_a_dataset(self, file: Path, table: str) -> None:
+        """Both are named at once when they are missing."""
+        said = complaint(file, f'[{table}]\nkind = "jetstream"\n')
+        assert "write servers under [fleet]" in said
+        assert "write dataset under [fleet]" in said
+
+    def test_a_writer_is_no_collector(self, file: Path) -> None:
+        """Records would go round in a circle."""
+        said = complaint(file, f'[source]\nkind = "jetstream"\n[sink]\nkind = "jetstream"\n{self.SERVERS}')
+        assert 'sink.kind: source.kind is "jetstream", too' in said
+
+    def test_buckets_are_of_a_fleet(self, file: Path) -> None:
+        """Elsewhere they would say nothing."""
+        assert "there are buckets only in a fleet" in complaint(file, '[source]\nbuckets = "0-3"\n')
+
+    @pytest.mark.parametrize("buckets", ["", "4-2", "a", "0-9999", "1,,2", "-1"])
+    def test_buckets_are_numbers(self, file: Path, buckets: str) -> None:
+        """What is none is named."""
+        assert "is not numbers of buckets" in complaint(file, f'[source]\nbuckets = "{buckets}"\n')
+
+    @pytest.mark.parametrize("name", ["ask", "a.b", "a*", "", "a b", "x" * 65])
+    def test_a_name_is_one_that_a_subject_can_have(self, file: Path, name: str) -> None:
+        """Dots and wildcards would make it another subject."""
+        assert "letters, digits" in complaint(file, f'[fleet]\ndataset = "{name}"\n')
+
+    @pytest.mark.parametrize("server", ["one:4222", "http://one", "nats://", "nats://one:x", "nats://one\\n"])
+    def test_a_server_is_an_address_of_nats(self, file: Path, server: str) -> None:
+        """Others would be found only when they are needed."""
+        assert "is not a list of servers" in complaint(file, f'[fleet]\nservers = ["{server}"]\n')

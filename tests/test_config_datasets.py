@@ -207,15 +207,3 @@ def test_another_list_of_datasets_does_not_change_those_that_stay(file: Path) ->
     assert live == ["qualify.where", "records.images", "cap"]
     assert fixed == []
     assert reloaded(good, alone).others == good.others
-
-
-def test_the_commented_entries_of_the_example_can_be_used(file: Path) -> None:
-    """With their signs taken away, in place of the table that they stand below."""
-    text = (Path(__file__).parent.parent / "config.toml").read_text()
-    begin = text.index("#   [[dataset]]")
-    entries = "\n".join(line.removeprefix("#   ") for line in text[begin : text.index("\n\n\n[roll]")].splitlines())
-    good, best = loaded(file, text.replace("\n[dataset]  # (restart)", "\n# [dataset]") + entries.replace("#\n", "\n"))
-    assert (good.dataset.path.name, best.dataset.path.name) == ("good.jsonl", "best.jsonl")
-    assert (best.qualify.where, best.records.images) == ("total_reward >= 5", Images.WITH)
-    assert best.cap == (Cap("run_id", 20),)
-    assert (good.qualify.where, good.cap) == ("total_reward > 0", ())

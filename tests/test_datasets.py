@@ -396,17 +396,3 @@ def test_log_lines_say_which_dataset_only_where_there_are_several(place: Several
         done = place.once()
         (event, *_) = [json.loads(line) for line in done.stderr.splitlines()]
         assert ("dataset" in event) is named
-
-
-def test_replay_takes_the_rules_of_the_dataset_that_it_writes(place: Several) -> None:
-    """And refuses to write one that the configuration does not know."""
-    fill(place)
-    place.configure(datasets=GOOD)
-    assert place.once().returncode == 0
-    place.configure(datasets=GOOD + RARE)
-    done = place.call("replay", "good/good.jsonl", "--out", "rare.jsonl")
-    assert done.returncode == 0, done.stderr
-    assert {json.loads(line)["metadata"]["has_image"] for line in place.files()["rare.jsonl"].splitlines()} == {True}
-    refused = place.call("replay", "good/good.jsonl", "--out", "other.jsonl")
-    assert refused.returncode == 2
-    assert "none of the configured datasets" in refused.stderr

@@ -88,7 +88,7 @@ class Place:
         found: dict[str, Any] = json.loads(done.stdout)
         accounting = dict(found["accounting"])
         assert accounting.pop("read") == sum(accounting.values())
-        assert found["dataset_lines"] == accounting["appended"] + found["adopted"]
+        assert found["dataset_lines"] + found["removed_lines"] == accounting["appended"] + found["adopted"]
         return found
 
     @contextmanager

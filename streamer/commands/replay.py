@@ -13,6 +13,7 @@ from streamer.commands.run import run_once
 from streamer.compare import Comparison, compare
 from streamer.config import Flags, load, real_path
 from streamer.errors import ConfigError
+from streamer.fleet.rules import Sink
 from streamer.snapshot import ledger_of, snapshot
 from streamer.text import counted, printable
 
@@ -51,6 +52,10 @@ def replay(
     settings = load(config, os.environ, flags)
     if real_path(settings.dataset.path) == real_path(dataset) or real_path(settings.dataset.ledger) == real_path(old):
         raise ConfigError(_OP, printable(str(out)), "it is the dataset to be compared with", "name another --out")
+    if not settings.source.is_local:
+        hint = "replay on the hosts that collect, or give --shards and --database without the configuration"
+        raise ConfigError(_OP, "source.kind", "records of a fleet cannot be judged again: they are gone there", hint)
+    settings = msgspec.structs.replace(settings, sink=Sink())  # other rules are tried here, not sent to others
     for line in run_once(lambda: [settings]):
         typer.echo(line, err=as_json)
     found = compare(old, settings.dataset.ledger)

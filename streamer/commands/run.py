@@ -184,6 +184,8 @@ def run_once(read: Callable[[], Sequence[Config]]) -> list[str]:
 
 def _require_inputs(config: Config) -> None:
     """Refuse a single pass over nothing: it would look like success. A daemon waits instead."""
+    if not config.source.is_local:
+        return
     database = locate(config.source.database)
     if config.source.reads_shards and not config.source.shards.is_dir():
         raise UnavailableError(

@@ -101,7 +101,7 @@ async def compact(
     Raises:
         StreamerError: something that is needed is not there, or a person has to decide something first.
     """
-    async with Pipeline.open(config, files, clock, emit, at) as pipeline:
+    async with Pipeline.open(config, files, clock, emit, at, travels=False) as pipeline:
         await _catch_up(pipeline, clock)
         return await Compactor(pipeline, clock, emit, at, progress).compact(close_live=close_live, dry_run=dry_run)
 

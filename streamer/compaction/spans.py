@@ -15,12 +15,14 @@ import msgspec
 from streamer.compaction import doomed
 from streamer.compaction.doomed import Gone
 from streamer.dedup import DedupBy, record_key
+from streamer.fleet.message import Record as Arrived
 from streamer.judge import Item, spans_of
 from streamer.layouts import Envelope, MalformedError, record_of
 from streamer.ledger import Ledger
 from streamer.model import Cursor, Span, State, Verdict
+from streamer.nothing import NoRollouts
 from streamer.session_path import is_session
-from streamer.sources.inbox import ShardInbox
+from streamer.sources.inbox import Inbox
 from streamer.sources.reader import Budget
 from streamer.sources.rollouts import RolloutInbox
 
@@ -38,7 +40,7 @@ class Change(msgspec.Struct, frozen=True):
 class Spans:
     """Works out the change of one session after the other."""
 
-    def __init__(self, ledger: Ledger, shards: ShardInbox, rollouts: RolloutInbox, by: DedupBy) -> None:
+    def __init__(self, ledger: Ledger, shards: Inbox, rollouts: RolloutInbox | NoRollouts, by: DedupBy) -> None:
         self._ledger = ledger
         self._shards = shards
         self._rollouts = rollouts
@@ -121,6 +123,8 @@ def _key(item: Item, by: DedupBy) -> bytes:
     line = item.content
     if isinstance(line, MalformedError):
         return b""
+    if isinstance(line, Arrived):
+        return line.key
     try:
         record = record_of(line) if isinstance(line, Envelope) else line.record()
     except MalformedError:

@@ -7,7 +7,7 @@ file's folder, elsewhere to the working directory.
 """
 
 from streamer.config.file import parse_file
-from streamer.config.loading import dataset, datasets, duration, load, load_all
+from streamer.config.loading import dataset, datasets, duration, fleet, load, load_all
 from streamer.config.reload import changes, reloaded
 from streamer.config.tables import (
     DEFAULT_DATASET,
@@ -52,6 +52,7 @@ __all__ = [
     "dataset",
     "datasets",
     "duration",
+    "fleet",
     "load",
     "load_all",
     "parse_file",

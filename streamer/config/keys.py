@@ -9,22 +9,27 @@ from streamer.config.values import (
     Reader,
     address_of,
     boolean,
+    buckets_of,
     counted_by,
     database_of,
     file_of,
+    fleet_name_of,
     models_of,
+    monitors_of,
     one_of,
     path_of,
     pattern_of,
     reward_of,
     reward_type_of,
     seconds,
+    servers_of,
     share,
     size,
     where_of,
     whole,
 )
 from streamer.dedup import DedupBy
+from streamer.fleet.rules import MOST_BUCKETS, SinkKind, SourceKind
 from streamer.join import JoinRule
 from streamer.near.rules import Scope
 from streamer.qualify import Images
@@ -32,6 +37,8 @@ from streamer.turns import Turns
 
 KEYS: dict[str, dict[str, Reader]] = {
     "source": {
+        "kind": one_of(SourceKind),
+        "buckets": buckets_of,
         "shards": path_of,
         "pattern": pattern_of,
         "database": database_of,
@@ -68,6 +75,20 @@ KEYS: dict[str, dict[str, Reader]] = {
     "batch": {"records": whole(1, 1_000_000), "milliseconds": whole(1, 60_000)},
     "log": {"level": one_of(LogLevel), "format": one_of(LogFormat)},
     "web": {"listen": address_of, "token_file": file_of},
+    "sink": {"kind": one_of(SinkKind)},
+    "fleet": {
+        "servers": servers_of,
+        "prefix": fleet_name_of,
+        "dataset": fleet_name_of,
+        "name": fleet_name_of,
+        "buckets": whole(1, MOST_BUCKETS),
+        "credentials": file_of,
+        "nkey": file_of,
+        "tls_ca": file_of,
+        "tls_cert": file_of,
+        "tls_key": file_of,
+        "monitor": monitors_of,
+    },
 }
 DOTTED = {f"{table}.{key}": reader for table, keys in KEYS.items() for key, reader in keys.items()}
 OWN = ("join", "qualify", "records", "dedup", "near", "roll", "retain")
@@ -92,9 +113,11 @@ def flag_of(key: str) -> str:
 
 
 def ways_to_set(key: str) -> str:
-    """Return what to do about a key of ``VARIABLES`` that is missing."""
-    variables = " or ".join(VARIABLES[key])
+    """Return what to do about a key that is missing."""
     table, _, name = key.partition(".")
+    if key not in VARIABLES:
+        return f"write {name} under [{table}] in config.toml"
+    variables = " or ".join(VARIABLES[key])
     return f"give --{flag_of(key)}, set {variables}, or write {name} under [{table}] in config.toml"
 
 

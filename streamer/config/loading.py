@@ -10,11 +10,13 @@ import msgspec
 
 from streamer.config.keys import KEYS
 from streamer.config.layers import gather
-from streamer.config.settings import Settings
-from streamer.config.tables import Config, Dataset, Flags, From
+from streamer.config.settings import Problem, Settings
+from streamer.config.tables import Config, Dataset, Dedup, Flags, From
 from streamer.config.tokens import with_token, without_token
 from streamer.config.values import UnfitError, seconds, shown_value
+from streamer.dedup import DedupBy
 from streamer.errors import ConfigError
+from streamer.fleet.rules import Fleet, SourceKind
 from streamer.text import printable
 
 T = TypeVar("T")
@@ -42,14 +44,25 @@ def load_all(config_file: Path | None, environ: Mapping[str, str], flags: Flags)
     """
     found = gather(config_file, environ, flags)
     for settings in found:
-        if settings.get("source.conversations") is not From.DATABASE:
-            settings.require("source.shards")
-        settings.require("source.database")
+        _require(settings)
         settings.check_together()
+    if len(found) > 1 and found[0].uses_fleet:
+        hint = "let each have a daemon and a configuration of its own"
+        found[0].reject(Problem("dataset", "a fleet has one dataset, and several are configured", hint))
     found[0].complain()
     configs = [_config(settings) for settings in found]
     source, web = without_token(configs[0].source, environ), with_token(configs[0].web, environ)
     return [msgspec.structs.replace(config, source=source, web=web) for config in configs]
+
+
+def _require(settings: Settings) -> None:
+    """Reject what is missing: shards and outcomes of this machine, or a fleet."""
+    if settings.get("source.kind") is not SourceKind.JETSTREAM:
+        if settings.get("source.conversations") is not From.DATABASE:
+            settings.require("source.shards")
+        settings.require("source.database")
+    if settings.uses_fleet:
+        settings.require("fleet.servers", "fleet.dataset")
 
 
 def _config(settings: Settings) -> Config:
@@ -96,6 +109,24 @@ def datasets(config_file: Path | None, environ: Mapping[str, str], dataset_flag:
         settings.check_together()
     found[0].complain()
     return [Dataset(**settings.table("dataset")) for settings in found]
+
+
+def fleet(config_file: Path | None, environ: Mapping[str, str], *needed: str) -> tuple[Fleet, DedupBy]:
+    """Return the fleet and ``dedup.by``, for commands that need nothing else.
+
+    Args:
+        config_file: as in :func:`load`.
+        environ: as in :func:`load`.
+        needed: keys that have to be set; none stands for those that are needed to reach the fleet.
+
+    Raises:
+        ConfigError: as :func:`load` does, but for what is not configured of other tables.
+    """
+    settings = gather(config_file, environ, Flags())[0]
+    settings.require(*(needed or ("fleet.servers", "fleet.dataset")))
+    settings.check_together()
+    settings.complain()
+    return Fleet(**settings.table("fleet")), Dedup(**settings.table("dedup")).by
 
 
 def _only(found: list[T], dataset_of: Callable[[T], Dataset]) -> T:

@@ -19,7 +19,8 @@ def changes(old: Config, new: Config) -> tuple[list[str], list[str]]:
 def reloaded(old: Config, new: Config) -> Config:
     """Return ``new``, but for the keys that cannot change at run time: they stay as in ``old``."""
     log = Log(level=new.log.level, format=old.log.format)
-    fixed = {name: getattr(old, name) for name in ("source", "dataset", "dedup", "near", "roll", "web", "others")}
+    names = ("source", "dataset", "dedup", "near", "roll", "web", "sink", "fleet", "others")
+    fixed = {name: getattr(old, name) for name in names}
     return msgspec.structs.replace(new, log=log, **fixed)
 
 

@@ -11,6 +11,7 @@ from streamer.config.tables import DEFAULT_DATASET, NO_SHARDS, Dataset, From
 from streamer.config.values import UnfitError, real_path, shown_value
 from streamer.dedup import DedupBy
 from streamer.errors import ConfigError
+from streamer.fleet.rules import SinkKind, SourceKind
 from streamer.lock import lock_file
 from streamer.sources.server import without_secrets
 from streamer.text import printable
@@ -128,6 +129,23 @@ class Settings:
             hint = "shard and database tell the time of a record differently, so it would be taken from each of them"
             self.reject(Problem(self._origins["dedup.by"], cause, hint))
 
+        self._check_fleet()
+
+    @property
+    def uses_fleet(self) -> bool:
+        """Say whether records go to a fleet, or come from one."""
+        return self.get("source.kind") is SourceKind.JETSTREAM or self.get("sink.kind") is SinkKind.JETSTREAM
+
+    def _check_fleet(self) -> None:
+        if self.get("source.kind") is SourceKind.JETSTREAM and self.get("sink.kind") is SinkKind.JETSTREAM:
+            hint = "a writer's dataset is where records arrive"
+            self.reject(Problem(self._origins["sink.kind"], 'source.kind is "jetstream", too', hint))
+        if self.get("source.buckets") is not None and self.get("source.kind") is not SourceKind.JETSTREAM:
+            hint = 'set source.kind = "jetstream", or leave it out'
+            self.reject(Problem(self._origins["source.buckets"], "there are buckets only in a fleet", hint))
+        if self.get("fleet.tls_key") is not None and self.get("fleet.tls_cert") is None:
+            self.reject(Problem(self._origins["fleet.tls_key"], "there is no fleet.tls_cert that it belongs to"))
+
     def _set_last(self, key: str, other: str) -> str:
         """Return where a key was set; or the other one, if only that is of these settings' own."""
         return self._origins[other if other in self._own and key not in self._own else key]
@@ -167,6 +185,7 @@ class Settings:
         table = {key.removeprefix(prefix): v for key, v in self._values.items() if key.startswith(prefix)}
         if name == "source":
             table.setdefault("shards", NO_SHARDS)
+            table.setdefault("database", "")
         if name == "dataset":
             path = table.setdefault("path", Path(DEFAULT_DATASET))
             table.setdefault("ledger", path.with_name(f"{path.name}.ledger"))

@@ -10,6 +10,7 @@ import msgspec
 
 from streamer.caps.rules import Cap
 from streamer.dedup import DedupBy
+from streamer.fleet.rules import Fleet, Sink, SourceKind
 from streamer.join import JoinRule
 from streamer.listen import Address
 from streamer.near.rules import Near
@@ -63,7 +64,8 @@ class Source(msgspec.Struct, frozen=True):
     ``pattern`` is matched with the name of a file, not with its folders. ``scan_interval`` and
     ``poll_interval`` are seconds between two looks at the folder and at the database. ``database_after`` are the
     seconds for which the shard of a rollout is waited for, before its conversation is taken from the database.
-    ``token`` is what a server is shown; ``database`` does not hold it.
+    ``token`` is what a server is shown; ``database`` does not hold it. With ``kind = "jetstream"`` none of these is
+    read, but the records of a fleet, those in ``buckets`` or in all of them.
     """
 
     shards: Path
@@ -77,11 +79,18 @@ class Source(msgspec.Struct, frozen=True):
     poll_interval: float = 0.1
     max_line_bytes: int = 64 * MIB
     token: Secret = NO_SECRET
+    kind: SourceKind = SourceKind.LOCAL
+    buckets: frozenset[int] | None = None
 
     @property
     def reads_shards(self) -> bool:
         """Say whether there is a shard folder to look at."""
-        return self.conversations is not From.DATABASE
+        return self.is_local and self.conversations is not From.DATABASE
+
+    @property
+    def is_local(self) -> bool:
+        """Say whether shards and a trace database are read; otherwise a fleet is."""
+        return self.kind is SourceKind.LOCAL
 
 
 class Join(msgspec.Struct, frozen=True):
@@ -151,6 +160,8 @@ class Config(msgspec.Struct, frozen=True):
     batch: Batch = Batch()
     log: Log = Log()
     web: Web = Web()
+    sink: Sink = Sink()
+    fleet: Fleet = Fleet()
     others: tuple[Dataset, ...] = ()
 
 

@@ -11,10 +11,13 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from streamer.caps.rules import METADATA, PROMPT
 from streamer.config.tables import DAY, DEFAULT_WHERE, MIB
 from streamer.errors import ConfigError
+from streamer.fleet.names import is_name, parse_buckets
+from streamer.fleet.rules import MOST_BUCKETS
 from streamer.listen import Address, parse_address
 from streamer.sources.server import server_of
 from streamer.text import printable
@@ -96,6 +99,46 @@ def models_of(raw: object, _folder: Path) -> tuple[str, ...]:
     if not isinstance(raw, list):
         raise UnfitError(allowed)
     return tuple(text_of(item, allowed) for item in raw)
+
+
+def servers_of(raw: object, _folder: Path) -> tuple[str, ...]:
+    """Take the addresses of nats-servers."""
+    return _urls(raw, ("nats", "tls"), 'a list of servers such as ["nats://one:4222", "tls://two:4222"]')
+
+
+def monitors_of(raw: object, _folder: Path) -> tuple[str, ...]:
+    """Take the addresses at which nats-servers tell how they are."""
+    return _urls(raw, ("http", "https"), 'a list of monitoring addresses such as ["http://one:8222"]')
+
+
+def _urls(raw: object, schemes: tuple[str, ...], allowed: str) -> tuple[str, ...]:
+    if not isinstance(raw, list) or not raw:
+        raise UnfitError(allowed)
+    urls = tuple(text_of(item, allowed) for item in raw)
+    for url in urls:
+        try:
+            found = urlsplit(url)
+            fits = found.scheme in schemes and bool(found.hostname) and (found.port is None or found.port > 0)
+        except ValueError:
+            fits = False
+        if not fits or not url.isascii() or not url.isprintable() or " " in url:
+            raise UnfitError(allowed)
+    return urls
+
+
+def fleet_name_of(raw: object, _folder: Path) -> str:
+    """Take a name that subjects and streams can have."""
+    if isinstance(raw, str) and is_name(raw):
+        return raw
+    raise UnfitError('1 to 64 letters, digits, "-" and "_", other than "ask", "receipt" and "alive"')
+
+
+def buckets_of(raw: object, _folder: Path) -> frozenset[int]:
+    """Take the numbers of buckets."""
+    found = parse_buckets(raw) if isinstance(raw, str) else None
+    if found is None or max(found) >= MOST_BUCKETS:
+        raise UnfitError(f'numbers of buckets below {MOST_BUCKETS} such as "0-15" or "0-7,12"')
+    return found
 
 
 def reward_type_of(raw: object, _folder: Path) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 from anyio import to_thread
@@ -40,6 +41,7 @@ class Work(NamedTuple):
 
     ``taken`` are spans that these lines replace; ``kept`` go back into the ledger unjudged (their shard
     cannot be read), ``parked`` too, but they are due when it can; ``due`` are rests of spans that did not fit.
+    ``also`` writes more in the transaction of the batch, and ``done`` is called when that has happened.
     """
 
     items: Sequence[Item]
@@ -48,11 +50,40 @@ class Work(NamedTuple):
     kept: Sequence[Span] = ()
     due: Sequence[Span] = ()
     parked: Sequence[Span] = ()
+    also: Callable[[sqlite3.Connection], None] | None = None
+    done: Callable[[], Awaitable[None]] | None = None
 
     @property
     def is_empty(self) -> bool:
         """Say whether nothing came of it: shards that were looked at held no news."""
-        return not (self.items or self.cursors or self.taken)
+        return not (self.items or self.cursors or self.taken or self.also)
+
+
+class Inbox(Protocol):
+    """Lines that were not read before, and those that have to be judged again."""
+
+    @property
+    def error(self) -> UnavailableError | None:
+        """Why nothing can come now."""
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Say, after a look that found nothing, whether nothing is known that is still to come."""
+
+    def look(self, paths: Iterable[str]) -> None:
+        """Look at single places that a notification named."""
+
+    async def scan(self) -> None:
+        """Look at everything."""
+
+    async def run(self) -> None:
+        """Do what has to be done beside the pipeline, until cancelled; it may return, too."""
+
+    async def due(self, spans: Sequence[tuple[Span, Cursor]], budget: Budget) -> Work:
+        """Return the lines of spans that have to be judged again."""
+
+    async def new(self, budget: Budget) -> Work | None:
+        """Return lines that were not read before; None when there are none."""
 
 
 class ToRead(NamedTuple):
@@ -68,6 +99,9 @@ _Result = tuple[ToRead, ShardRead | Overwritten | Unreadable, list[Item]]
 
 class ShardInbox:
     """Lines of all shards of one folder, each once, as far as the ledger's cursors say."""
+
+    error: UnavailableError | None = None
+    is_at_rest = True
 
     def __init__(
         self,
@@ -151,6 +185,9 @@ class ShardInbox:
             self._unsettled.clear()
             return None
         return last.split("/")
+
+    async def run(self) -> None:
+        """Do nothing beside the pipeline: it comes and looks."""
 
     def look(self, paths: Iterable[str]) -> None:
         """Look at single shards that a notification named, by path below the folder."""

@@ -19,7 +19,7 @@ import msgspec
 from streamer import layouts
 from streamer.config import Config
 from streamer.layouts import MalformedError
-from streamer.session_path import IS_SESSION
+from streamer.session_path import IS_APART
 from streamer.snapshot import open_ledger
 from streamer.web.condition import Bar, bars
 from streamer.web.errors import RefusedRequestError
@@ -182,7 +182,7 @@ def _of_model(model: str | None, rows: Sequence[_Row]) -> ModelHistograms:
 def _first_line(db: sqlite3.Connection, folder: Path, session: str) -> tuple[bytes | None, str]:
     found = db.execute(
         "SELECT shard.path, span.start FROM span JOIN shard ON shard.id = span.shard"
-        f" WHERE span.session = ? AND NOT shard.replaced AND NOT {IS_SESSION} ORDER BY span.id LIMIT 1",
+        f" WHERE span.session = ? AND NOT shard.replaced AND NOT {IS_APART} ORDER BY span.id LIMIT 1",
         (session,),
     ).fetchone()
     if found is None:

@@ -23,6 +23,7 @@ from streamer import __version__
 from streamer.config import Dataset
 from streamer.errors import StreamerError
 from streamer.events import Committed, Event, Failure, NeverScored, OutcomesSeen
+from streamer.fleet.delivery import Delivery
 from streamer.lag import Lag, measure
 from streamer.model import State
 from streamer.observers.health import Health
@@ -185,6 +186,31 @@ class _Accounts(Collector):
             "Lines that the producer overwrote before their outcome came. They are no lines read any more.",
             stand.overwritten,
         )
+        yield from _delivery(stand.delivery)
+
+
+def _delivery(stand: Delivery | None) -> Iterator[Metric]:
+    """Yield what became of a collector's records; of another daemon's nothing but the names."""
+    delivered = CounterMetricFamily("streamer_delivered_lines", "Lines of a collector that a writer's ledger holds.")
+    waiting = GaugeMetricFamily(
+        "streamer_undelivered_lines", "Lines of a collector that no writer has said to hold yet."
+    )
+    aside = GaugeMetricFamily(
+        "streamer_undeliverable_lines", "Lines of a collector that cannot be delivered, by why.", labels=["reason"]
+    )
+    messages = CounterMetricFamily(
+        "streamer_sent_messages",
+        "Messages that the stream has taken; again: of lines that were lost.",
+        labels=["again"],
+    )
+    if stand is not None:
+        delivered.add_metric([], stand.delivered)
+        waiting.add_metric([], stand.waiting)
+        for reason, lines in stand.undeliverable.items():
+            aside.add_metric([reason], lines)
+        messages.add_metric(["false"], stand.sent)
+        messages.add_metric(["true"], stand.again)
+    yield from (delivered, waiting, aside, messages)
 
 
 class _Survey(Collector):

@@ -18,7 +18,7 @@ from streamer.errors import StreamerError
 from streamer.explain import Explainer, LineFound, OutcomeRow, Reason
 from streamer.layouts import MalformedError
 from streamer.model import State
-from streamer.session_path import is_session
+from streamer.session_path import is_apart
 from streamer.snapshot import open_ledger
 from streamer.sources.trace_db import locate, open_for_batch
 from streamer.web.errors import not_found
@@ -294,7 +294,7 @@ def _with_records(turns: list[Turn], dataset: Dataset, session: str) -> list[Tur
 
     They were appended in order, so if there are as many of them, each is that of its turn.
     """
-    missing = [i for i, turn in enumerate(turns) if turn.state == State.APPENDED and is_session(turn.shard)]
+    missing = [i for i, turn in enumerate(turns) if turn.state == State.APPENDED and is_apart(turn.shard)]
     if not missing:
         return turns
     found = of_session(dataset, session, _BYTES_READ)

@@ -1,0 +1,134 @@
+"""Whether the servers sync what they acknowledge, as far as their monitoring says.
+
+A stream carries records and promises nothing: what a server loses is sent again. But a server that acknowledges before
+it syncs loses more when the power goes than it has to, and what is sent again costs time.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import urllib.error
+import urllib.request
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import anyio
+from anyio import to_thread
+
+from streamer.errors import ConfigError
+from streamer.events import Emit, SyncedLate, SyncUnknown
+from streamer.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from streamer.fleet.rules import Fleet
+
+_PATIENCE = 5.0
+"""Seconds within which a server has to answer."""
+
+_LARGEST = 1 << 20
+"""Bytes of an answer that are looked at."""
+
+_NANO = 1e9
+
+
+class Finding(NamedTuple):
+    """What is known of one server: its name, and seconds between two syncs (0: always); or why nothing is known."""
+
+    where: str
+    server: str = ""
+    seconds: float | None = None
+    trouble: str = ""
+
+    @property
+    def is_good(self) -> bool:
+        """Say whether it syncs before it acknowledges."""
+        return self.seconds == 0
+
+    def __str__(self) -> str:
+        if self.trouble:
+            return f"{self.where}: cannot be asked: {self.trouble}"
+        if self.is_good:
+            return f"{self.server}: syncs what it acknowledges"
+        return (
+            f"{self.server}: acknowledges before it syncs, every {self.seconds:g} s: set `sync_interval: always` in the"
+            " block `jetstream` of its configuration"
+        )
+
+
+async def tell(fleet: Fleet, emit: Emit) -> None:
+    """Look once, at the start of a collector or writer, and tell of what a person should know."""
+    if not fleet.monitor:
+        emit(SyncUnknown("the servers", "fleet.monitor is not set"))
+        return
+    try:
+        found = await look(fleet.monitor, fleet.tls_ca)
+    except ConfigError as error:
+        emit(SyncUnknown("the servers", error.cause))
+        return
+    for one in found:
+        if one.trouble:
+            emit(SyncUnknown(one.where, one.trouble))
+        elif one.seconds:
+            emit(SyncedLate(one.server, one.seconds))
+
+
+async def look(monitors: Sequence[str], authority: Path | None = None) -> list[Finding]:
+    """Ask each server's monitoring at once; none that fails is an error.
+
+    Args:
+        monitors: URLs such as ``http://host:8222``.
+        authority: whose certificates are trusted, for ``https``; None for those of the system.
+
+    Raises:
+        ConfigError: the authority cannot be read.
+    """
+    context = _context(authority)
+    found: list[Finding | None] = [None] * len(monitors)
+
+    async def ask(number: int) -> None:
+        found[number] = await to_thread.run_sync(partial(_ask, monitors[number], context))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(len(monitors)):
+            tasks.start_soon(ask, number)
+    return [one for one in found if one is not None]
+
+
+def _context(authority: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=authority)
+    except OSError as error:  # an SSLError is one
+        raise ConfigError(
+            "read the certificates", printable(str(authority)), str(error), "set fleet.tls_ca to a file with them"
+        ) from None
+
+
+def _ask(monitor: str, context: ssl.SSLContext) -> Finding:
+    url = f"{monitor.rstrip('/')}/varz"
+    try:
+        with closing(urllib.request.urlopen(url, timeout=_PATIENCE, context=context)) as answer:  # noqa: S310 - checked
+            said = json.loads(answer.read(_LARGEST))
+    except (OSError, ValueError) as error:
+        return Finding(monitor, trouble=printable(str(getattr(error, "reason", "") or error)))
+    return read(monitor, said)
+
+
+def read(monitor: str, said: Any) -> Finding:
+    """Return what an answer of ``/varz`` says, whatever it is."""
+    jetstream = said.get("jetstream") if isinstance(said, dict) else None
+    config = jetstream.get("config") if isinstance(jetstream, dict) else None
+    if not isinstance(config, dict):
+        return Finding(monitor, trouble="its answer is not that of a server with JetStream")
+    name = said.get("server_name")
+    shown = printable(str(name))[:100] if name else monitor
+    if config.get("sync_always") is True:
+        return Finding(monitor, shown, 0.0)
+    interval = config.get("sync_interval")
+    if isinstance(interval, int | float) and interval > 0:
+        return Finding(monitor, shown, interval / _NANO)
+    return Finding(monitor, trouble="it does not say how often it syncs")

@@ -1,0 +1,130 @@
+"""The lines of an outbox by place, while it grows, rolls and loses parts."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+from anyio import to_thread
+
+from streamer.compaction.cuts import Cut, Places
+from streamer.compaction.kept import cuts_in
+from streamer.errors import UnavailableError
+from streamer.files import Files
+from streamer.ledger import Ledger
+from streamer.parts import closed_numbers, part_path
+
+_BLOCK = 1 << 20
+
+
+class OutboxLine(msgspec.Struct, frozen=True, gc=False):
+    """A line with its newline, and the place where it begins."""
+
+    place: int
+    data: bytes
+
+
+class Read(msgspec.Struct, frozen=True):
+    """Some lines, and the place that follows them. ``missing`` are bytes before that which are not there any more.
+
+    There are none where nothing was left of a part behind the place that was asked for.
+    """
+
+    lines: Sequence[OutboxLine]
+    after: int
+    missing: int = 0
+
+
+class _File(msgspec.Struct, frozen=True):
+    """The file that holds a place: its number, the place where it begins, and that where it ends, None if it grows."""
+
+    number: int
+    start: int
+    stop: int | None
+    cuts: tuple[Cut, ...] = ()
+
+
+class Outbox:
+    """Reads what is committed of a dataset.
+
+    Args:
+        path: the live file.
+        ledger: knows which part holds which places.
+        files: the system calls.
+    """
+
+    def __init__(self, path: Path, ledger: Ledger, files: Files) -> None:
+        self._path = path
+        self._ledger = ledger
+        self._files = files
+
+    async def read(self, place: int, stop: int) -> Read:
+        """Return some lines from ``place`` on, of those before ``stop``, and not much more than a MiB of them.
+
+        Raises:
+            UnavailableError: it cannot be read now.
+        """
+        file = await self._ledger.look(partial(_file_at, place=place))
+        return await to_thread.run_sync(self._read, file, place, stop)
+
+    def _read(self, file: _File, place: int, stop: int) -> Read:
+        end = stop if file.stop is None else min(stop, file.stop)
+        places = Places(file.start, file.cuts)
+        offset = places.offset(place)
+        try:
+            fd = self._open(file)
+            try:
+                data = self._lines(fd, offset, places.offset(end))
+            finally:
+                self._files.close(fd)
+        except FileNotFoundError:
+            if file.stop is None:
+                raise self._unavailable("it is not there") from None
+            return Read((), file.stop, missing=file.stop - place)
+        except OSError as error:
+            raise self._unavailable(error.strerror or str(error)) from error
+        lines: list[OutboxLine] = []
+        for line in data.split(b"\n")[:-1]:
+            lines.append(OutboxLine(places.place(offset), line + b"\n"))
+            offset += len(line) + 1
+        return Read(lines, lines[-1].place + len(lines[-1].data) if lines else end)
+
+    def _open(self, file: _File) -> int:
+        """Open a file of the dataset, whether or not it has been closed since the ledger was asked."""
+        closed = part_path(self._path, file.number)
+        if file.stop is not None:
+            return self._files.open(closed, os.O_RDONLY)
+        fd = self._files.open(self._path, os.O_RDONLY)
+        if file.number in closed_numbers(self._path):  # it was given its name before we opened, so that is another one
+            self._files.close(fd)
+            return self._files.open(closed, os.O_RDONLY)
+        return fd
+
+    def _lines(self, fd: int, start: int, stop: int) -> bytes:
+        """Return whole lines between two line ends."""
+        data = b""
+        while start + len(data) < stop:
+            block = self._files.pread(fd, min(_BLOCK, stop - start - len(data)), start + len(data))
+            if not block:
+                raise OSError(f"it ends before {stop}")
+            data += block
+            if (end := data.rfind(b"\n")) >= 0:
+                return data[: end + 1]
+        return data
+
+    def _unavailable(self, cause: str) -> UnavailableError:
+        return UnavailableError("read the outbox", str(self._path), cause, "see the dataset's folder; it is retried")
+
+
+def _file_at(db: sqlite3.Connection, place: int) -> _File:
+    row = db.execute("SELECT number, start, stop FROM part WHERE start <= ? AND stop > ?", (place, place)).fetchone()
+    if row is not None:
+        number, start, stop = row
+        return _File(number, start, stop, cuts_in(db).get(number, ()))
+    row = db.execute("SELECT coalesce(max(number), 0) + 1, coalesce(max(stop), 0) FROM part WHERE stop").fetchone()
+    live = db.execute("SELECT number FROM part WHERE stop IS NULL").fetchone()
+    return _File(row[0] if live is None else live[0], row[1], None)

@@ -1,0 +1,327 @@
+"""Configurations for the servers of a fleet: three nodes, TLS, one account, and a user for each host.
+
+::
+
+    DIR/ca.pem, ca.key                     the authority that signs the certificates; its key stays here
+    DIR/servers/<host>/                    what a server needs: nats-server.conf, ca.pem, server.pem, server.key
+    DIR/collectors/<host>/                 what a collector needs: fleet.nk, ca.pem
+    DIR/writers/<host>/, DIR/admin/        the same
+
+Keys and certificates that are there are kept, so that it can be called again after a host was added or a server has
+moved; configurations are written anew.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from streamer.errors import ConfigError, MissingExtraError, RefusedError, UnavailableError
+from streamer.files import sync_folder
+from streamer.fleet.connection import INSTALL
+from streamer.fleet.names import host_name
+from streamer.fleet.permissions import Permissions, Role, inbox_of, permissions
+from streamer.log_file import write_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from streamer.files import Files
+    from streamer.fleet.names import Names
+
+CLIENTS, MONITORING, ROUTES = 4222, 8222, 6222
+"""The usual ports: for clients, for monitoring, and between the servers."""
+
+MOST_PAYLOAD = 8 << 20
+"""``max_payload`` of the servers: the bytes that NATS recommends at most."""
+
+_OP = "write configurations of servers"
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
+_SEED = 32
+
+_TEXT = """\
+# Written by `streamer fleet init --server-config`, and written anew by the next one.
+server_name: {name}
+listen: {listen}
+client_advertise: {advertise}
+https: {monitoring}    # `streamer` asks here whether what is acknowledged was synced
+max_payload: {payload}
+
+tls {{
+  cert_file: {cert}
+  key_file: {key}
+  timeout: 5
+}}
+
+jetstream {{
+  store_dir: {store}
+  sync_interval: always    # nothing is acknowledged that a loss of power could take back
+}}
+
+cluster {{
+  name: {cluster}
+  listen: {cluster_listen}
+  cluster_advertise: {cluster_advertise}
+  routes: {routes}
+  tls {{
+    cert_file: {cert}
+    key_file: {key}
+    ca_file: {ca}
+    verify: true
+    timeout: 5
+  }}
+}}
+
+accounts {{
+  SYS {{
+    users: []
+  }}
+  {account} {{
+    jetstream: enabled
+    users: [
+{users}
+    ]
+  }}
+}}
+system_account: SYS
+"""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Which hosts there are, and where the files will be on a server."""
+
+    servers: tuple[str, ...]
+    collectors: tuple[str, ...]
+    writers: tuple[str, ...]
+    etc: str = "/etc/nats"
+    data: str = "/var/lib/nats"
+
+
+class User(NamedTuple):
+    """A user of the fleet's account, by its public key."""
+
+    role: Role
+    name: str
+    public: str
+
+
+def write(folder: Path, plan: Plan, names: Names, files: Files, now: float) -> list[Path]:
+    """Write everything below ``folder``, and return the files that were written.
+
+    Args:
+        folder: where; it is made if it is not there.
+        plan: for which hosts.
+        names: what the fleet is called.
+        files: the system calls.
+        now: seconds since 1970, for certificates.
+
+    Raises:
+        ConfigError: a host has a name that cannot be used, or two have one.
+        MissingExtraError: what makes keys and certificates is not installed.
+        UnavailableError: a file cannot be read or written.
+        RefusedError: the authority that is there is none.
+    """
+    _check(plan)
+    desk = _Desk(folder, files)
+    users = _users(desk, plan)
+    authority = _certificates(desk, plan, names, now)
+    for host in plan.servers:
+        desk.put(f"servers/{host}/nats-server.conf", _server(host, plan, names, users).encode())
+    for holder in (*(f"servers/{host}" for host in plan.servers), *map(_folder, users)):
+        desk.put(f"{holder}/ca.pem", authority)
+    return desk.written
+
+
+def user_folders(plan: Plan) -> list[str]:
+    """Return the folders, below that of everything, of what users need."""
+    return [_folder(User(role, name, "")) for role, name in _who(plan)]
+
+
+def _check(plan: Plan) -> None:
+    for what, hosts in (("servers", plan.servers), ("collectors", plan.collectors), ("writers", plan.writers)):
+        if not hosts:
+            raise ConfigError(_OP, what, "there is none", f"name them: --{what} a,b,c")
+        for host in hosts:
+            if not _HOST.fullmatch(host):
+                raise ConfigError(_OP, what, f"{host!a} is no name of a host", "letters, digits, dots and hyphens")
+        if len({host_name(host) for host in hosts}) < len(hosts):
+            raise ConfigError(_OP, what, "two of them have the same name", "name each host once")
+
+
+class _Desk:
+    """Where the files are written; each appears as a whole, and can be read by its owner and group alone."""
+
+    def __init__(self, folder: Path, files: Files) -> None:
+        self._folder = folder
+        self._files = files
+        self.written: list[Path] = []
+
+    def kept(self, name: str) -> bytes | None:
+        """Return what a file holds, None if there is none."""
+        path = self._folder / name
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UnavailableError(_OP, str(path), error.strerror or str(error), "see its rights") from error
+
+    def put(self, name: str, data: bytes) -> bytes:
+        """Write a file, if it does not hold that already; return the data."""
+        path = self._folder / name
+        if self.kept(name) == data:
+            return data
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+            new = path.with_name(f"{path.name}.new")
+            self._files.unlink(new)
+            fd = self._files.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            try:
+                write_all(self._files, fd, data)
+                self._files.fdatasync(fd)
+            finally:
+                self._files.close(fd)
+            self._files.rename(new, path)
+            sync_folder(self._files, path.parent)
+        except OSError as error:
+            raise UnavailableError(_OP, str(path), error.strerror or str(error), "see its rights") from error
+        self.written.append(path)
+        return data
+
+    def once(self, name: str, make: Callable[[], bytes]) -> bytes:
+        """Return what a file holds; if there is none, it is made."""
+        kept = self.kept(name)
+        return self.put(name, make()) if kept is None else kept
+
+
+# ---- users --------------------------------------------------------------------------------------------------
+
+
+def _who(plan: Plan) -> Iterator[tuple[Role, str]]:
+    yield from ((Role.COLLECTOR, host_name(host)) for host in plan.collectors)
+    yield from ((Role.WRITER, host_name(host)) for host in plan.writers)
+    yield Role.ADMIN, ""
+
+
+def _folder(user: User) -> str:
+    return f"{user.role}s/{user.name}" if user.name else str(user.role)
+
+
+def _users(desk: _Desk, plan: Plan) -> list[User]:
+    nkeys = _nkeys()
+
+    def new_seed() -> bytes:
+        return bytes(nkeys.encode_seed(os.urandom(_SEED), nkeys.PREFIX_BYTE_USER)) + b"\n"
+
+    found = []
+    for role, name in _who(plan):
+        user = User(role, name, "")
+        seed = desk.once(f"{_folder(user)}/fleet.nk", new_seed)
+        try:
+            public = nkeys.from_seed(seed.strip()).public_key.decode("ascii")
+        except (nkeys.NkeysError, ValueError) as error:
+            where = f"{_folder(user)}/fleet.nk"
+            raise ConfigError(_OP, where, f"it holds no nkey: {error!r}", "move it away to get another one") from None
+        found.append(user._replace(public=public))
+    return found
+
+
+def _nkeys() -> Any:
+    try:
+        import nkeys  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise _missing("nkeys") from None
+    return nkeys
+
+
+def _missing(package: str) -> MissingExtraError:
+    return MissingExtraError(_OP, package, "it is not installed", INSTALL)
+
+
+# ---- certificates -------------------------------------------------------------------------------------------
+
+
+def _certificates(desk: _Desk, plan: Plan, names: Names, now: float) -> bytes:
+    """Make what is missing; return the certificate of the authority."""
+    try:
+        from streamer.fleet import certificates  # noqa: PLC0415 - needs an extra
+    except ImportError:
+        raise _missing("cryptography") from None
+    missing = [host for host in plan.servers if not all(map(desk.kept, _pair_files(host)))]
+    certificate, key = desk.kept("ca.pem"), desk.kept("ca.key")
+    if certificate is None:
+        certificate, key = authority = certificates.make_authority(f"{names.stream} fleet", now)
+        desk.put("ca.key", authority.key)
+        desk.put("ca.pem", authority.certificate)
+        missing = list(plan.servers)  # what another one signed is worth nothing now
+    if missing and key is None:
+        hint = "put it back for this, or move ca.pem away, too, to begin with another authority"
+        raise RefusedError(_OP, "ca.key", f"it is missing, and {missing[0]} needs a certificate", hint)
+    for host in missing:
+        pair = certificates.make_certificate(certificates.Pair(certificate, key or b""), [host], now)
+        for name, data in zip(_pair_files(host), pair, strict=True):
+            desk.put(name, data)
+    return certificate
+
+
+def _pair_files(host: str) -> tuple[str, str]:
+    return f"servers/{host}/server.pem", f"servers/{host}/server.key"
+
+
+# ---- the text -----------------------------------------------------------------------------------------------
+
+
+def _server(host: str, plan: Plan, names: Names, users: Sequence[User]) -> str:
+    here = host if _is_address(host) else "0.0.0.0"  # noqa: S104 - a name may be that of another interface
+    routes = [f"nats-route://{address(other, ROUTES)}" for other in plan.servers]
+    return _TEXT.format(
+        name=_quoted(host_name(host)),
+        listen=_quoted(address(here, CLIENTS)),
+        advertise=_quoted(address(host, CLIENTS)),
+        monitoring=_quoted(address(here, MONITORING)),
+        payload=MOST_PAYLOAD,
+        cert=_quoted(f"{plan.etc}/server.pem"),
+        key=_quoted(f"{plan.etc}/server.key"),
+        ca=_quoted(f"{plan.etc}/ca.pem"),
+        store=_quoted(plan.data),
+        cluster=_quoted(names.stream),
+        cluster_listen=_quoted(address(here, ROUTES)),
+        cluster_advertise=_quoted(address(host, ROUTES)),
+        routes=json.dumps(routes),
+        account=_quoted(names.stream),
+        users="\n".join(_user(user, names) for user in users),
+    )
+
+
+def _user(user: User, names: Names) -> str:
+    may = permissions(user.role, names, user.name, inbox_of(user.public))
+    told = f"{user.role} {user.name}".strip()
+    return f"      {{ nkey: {user.public}, permissions: {_permissions(may)} }}    # {told}"
+
+
+def _permissions(may: Permissions) -> str:
+    answers = ', "allow_responses": true' if may.answers else ""
+    return f'{{ "publish": {json.dumps(may.publish)}, "subscribe": {json.dumps(may.subscribe)}{answers} }}'
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text)
+
+
+def address(host: str, port: int) -> str:
+    """Return a host and a port as URLs have them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _is_address(host: str) -> bool:
+    with suppress(ValueError):
+        ipaddress.ip_address(host)
+        return True
+    return False

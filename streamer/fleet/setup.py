@@ -1,0 +1,263 @@
+"""What a fleet needs on its servers: made if it is not there, compared if it is, put right if that is asked for.
+
+::
+
+    stream <prefix>-<dataset>     records on their way; one that a writer has acknowledged is gone
+    consumer bucket-<n>           what the writer of a bucket has not acknowledged yet
+    KV_<prefix>-<dataset>-owners  who writes which bucket (``owners``)
+    OBJ_<prefix>-<dataset>-objects  records larger than a message
+    OBJ_<prefix>-<dataset>-keys     keys that move with a bucket
+    <prefix>-<dataset>-alive        when each collector was last heard of
+
+What a person may choose (sizes, replicas) is compared only where it is asked for; whatever streamer stands on, always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from streamer.fleet.connection import Link, answered
+from streamer.fleet.names import FORMAT, META_BUCKETS, META_DEDUP, META_FORMAT, Names, shown_buckets
+from streamer.fleet.owners import declare_free, owners_of, read_all
+from streamer.text import printable
+
+if TYPE_CHECKING:
+    from nats.js.api import ConsumerConfig, StreamConfig
+
+OP = "set up the fleet"
+REPLICAS = 3
+STREAM_BYTES = 8 << 30
+OBJECT_BYTES = 2 << 30
+DUPLICATE_SECONDS = 120.0
+"""For so long the stream itself takes a record once: a saving, as the writer's keys decide."""
+
+BEAT_SECONDS, BEAT_BYTES = 30 * 86_400.0, 4 << 20
+"""For so long it is known when a collector was heard of, and in so much room."""
+
+ACK_SECONDS = 30.0
+"""After so long a record that no writer has acknowledged is given out again."""
+
+ACK_PENDING = 8192
+"""Records of a bucket that are given out and not acknowledged."""
+
+
+_OWNERS = 1
+"""Which of the streams holds the owners."""
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What is asked for; None is what is there, or the usual."""
+
+    buckets: int
+    dedup: str
+    replicas: int | None = None
+    stream_bytes: int | None = None
+    object_bytes: int | None = None
+
+
+class State(StrEnum):
+    """What has become of one thing."""
+
+    MADE = "made"
+    FINE = "fine"
+    FIXED = "fixed"
+    DIFFERS = "differs"
+    WAITS = "waits"
+
+
+class Finding(NamedTuple):
+    """One thing on the servers, what has become of it, and how it differs."""
+
+    what: str
+    state: State
+    differences: tuple[str, ...] = ()
+
+
+async def set_up(
+    link: Link, names: Names, wanted: Wanted, *, fix: bool = False, after_loss: bool = False
+) -> list[Finding]:
+    """Make what is missing, and compare what is there.
+
+    Args:
+        link: of a user who may do everything.
+        names: what the fleet is called.
+        wanted: how it should be.
+        fix: whether to change what differs and can be changed while it is in use.
+        after_loss: the servers had all of it before and lost it: no bucket is free, each waits for who had it.
+
+    Raises:
+        UnavailableError: the servers do not answer, or refuse; their words are the cause.
+    """
+    streams = _streams(names, wanted)
+    found = [await _stream(link, one, wanted, fix=fix) for one in streams]
+    buckets = await _bucket_count(link, names, wanted)
+    consumers = [await _consumer(link, names, bucket, fix=fix) for bucket in range(buckets)]
+    is_new = found[_OWNERS].state is State.MADE
+    if is_new and not after_loss:
+        await declare_free(link, names, range(buckets))
+    return [*found, *_together(consumers), await _owners(link, names, buckets)]
+
+
+async def _owners(link: Link, names: Names, buckets: int) -> Finding:
+    """Say of which buckets nobody can become the owner but who was it before."""
+    entries = await read_all(link, await owners_of(link, names), names, range(buckets))
+    nobody = [bucket for bucket in range(buckets) if bucket not in entries]
+    if not nobody:
+        return Finding("owners of the buckets", State.FINE)
+    wait = f"{shown_buckets(nobody)} wait for the writer that had them, or for `streamer fleet take`"
+    return Finding("owners of the buckets", State.WAITS, (wait,))
+
+
+async def _bucket_count(link: Link, names: Names, wanted: Wanted) -> int:
+    """Return how many buckets there are: those of the stream, whatever is wanted."""
+    with answered(link, OP, names.stream):
+        info = await link.js.stream_info(names.stream)
+    said = (info.config.metadata or {}).get(META_BUCKETS, "")
+    return int(said) if said.isascii() and said.isdigit() else wanted.buckets
+
+
+def _together(consumers: Sequence[Finding]) -> list[Finding]:
+    """Return one finding for all consumers that became the same."""
+    together: dict[tuple[State, tuple[str, ...]], list[str]] = {}
+    for what, state, differences in consumers:
+        together.setdefault((state, differences), []).append(what)
+    return [
+        Finding(f"consumer {whats[0]}" if len(whats) == 1 else f"{len(whats)} consumers from {whats[0]} on", *became)
+        for became, whats in together.items()
+    ]
+
+
+# ---- streams --------------------------------------------------------------------------------------------------
+
+
+def _streams(names: Names, wanted: Wanted) -> list[StreamConfig]:
+    from nats.js import api  # noqa: PLC0415 - an extra
+
+    store = api.StorageType.FILE, api.DiscardPolicy.NEW
+    replicas = wanted.replicas or REPLICAS
+    metadata = {META_FORMAT: FORMAT, META_BUCKETS: str(wanted.buckets), META_DEDUP: wanted.dedup}
+    records = api.StreamConfig(
+        name=names.stream, subjects=[names.records], retention=api.RetentionPolicy.WORK_QUEUE, storage=store[0],
+        discard=store[1], max_bytes=wanted.stream_bytes or STREAM_BYTES, num_replicas=replicas,
+        duplicate_window=DUPLICATE_SECONDS, metadata=metadata,
+    )  # fmt: skip
+    owners = api.StreamConfig(
+        name=f"KV_{names.owners}", subjects=[f"$KV.{names.owners}.>"], storage=store[0], discard=store[1],
+        max_msgs_per_subject=5, num_replicas=replicas, allow_rollup_hdrs=True, deny_delete=True, allow_direct=False,
+    )  # fmt: skip
+    beats = api.StreamConfig(
+        name=names.beats, subjects=[names.alive("*.*")], storage=store[0], discard=api.DiscardPolicy.OLD,
+        max_msgs_per_subject=1, max_age=BEAT_SECONDS, max_bytes=BEAT_BYTES, num_replicas=replicas,
+    )  # fmt: skip
+    return [records, owners, *(_store(name, wanted) for name in (names.objects, names.keys)), beats]
+
+
+def _store(name: str, wanted: Wanted) -> StreamConfig:
+    """Return an object store, as every client of NATS knows them."""
+    from nats.js import api  # noqa: PLC0415 - an extra
+
+    return api.StreamConfig(
+        name=f"OBJ_{name}", subjects=[f"$O.{name}.C.>", f"$O.{name}.M.>"], storage=api.StorageType.FILE,
+        discard=api.DiscardPolicy.NEW, max_bytes=wanted.object_bytes or OBJECT_BYTES, allow_rollup_hdrs=True,
+        num_replicas=wanted.replicas or REPLICAS, allow_direct=False,
+    )  # fmt: skip
+
+
+async def _stream(link: Link, config: StreamConfig, wanted: Wanted, *, fix: bool) -> Finding:
+    from nats.js.errors import NotFoundError  # noqa: PLC0415 - an extra
+
+    what = f"stream {config.name}"
+    with answered(link, OP, what, "see --replicas and --stream-bytes, and the disks of the servers"):
+        try:
+            there = (await link.js.stream_info(config.name)).config
+        except NotFoundError:
+            await link.js.add_stream(config)
+            return Finding(what, State.MADE)
+        unfit = _unfit(config, there)
+        unlike = _unlike(config, there, wanted)
+        if fix and unlike and not unfit:
+            changes = {name: getattr(config, name) for name in unlike}
+            await link.js.update_stream(there.evolve(**changes))
+            return Finding(what, State.FIXED, tuple(unlike.values()))
+    return _compared(what, [*unfit, *unlike.values()])
+
+
+def _unfit(config: StreamConfig, there: StreamConfig) -> list[str]:
+    """Return how a stream differs for good: another one has to be made."""
+    found = [
+        f"{name} is {_shown(getattr(there, name))}, and has to be {_shown(getattr(config, name))}"
+        for name in ("retention", "storage")
+        if getattr(config, name) is not None and getattr(there, name) != getattr(config, name)
+    ]
+    said: Mapping[str, str] = there.metadata or {}
+    for key, value in (config.metadata or {}).items():
+        if said.get(key) != value:
+            shown = printable(str(said.get(key)))
+            found.append(f"{key} is {shown}, and here {value}: what has been sent stays where it is")
+    return found
+
+
+def _unlike(config: StreamConfig, there: StreamConfig, wanted: Wanted) -> dict[str, str]:
+    """Return how a stream differs in what can be changed: by the setting, in words."""
+    names = ["subjects", "discard", "max_msgs_per_subject", "allow_rollup_hdrs", "deny_delete"]
+    names += ["num_replicas"] if wanted.replicas is not None else []
+    is_objects = str(config.name).startswith("OBJ_")
+    asked = wanted.object_bytes if is_objects else wanted.stream_bytes
+    names += ["max_bytes"] if asked is not None and not str(config.name).endswith("-alive") and config.max_bytes else []
+    names += ["duplicate_window"] if config.metadata is not None else []
+    return _different(config, there, names)
+
+
+# ---- consumers ------------------------------------------------------------------------------------------------
+
+
+def _consumer_config(names: Names, bucket: int) -> ConsumerConfig:
+    from nats.js import api  # noqa: PLC0415 - an extra
+
+    return api.ConsumerConfig(
+        name=names.consumer(bucket),
+        durable_name=names.consumer(bucket),
+        filter_subject=names.subject(bucket),
+        ack_policy=api.AckPolicy.EXPLICIT,
+        ack_wait=ACK_SECONDS,
+        max_ack_pending=ACK_PENDING,
+    )
+
+
+async def _consumer(link: Link, names: Names, bucket: int, *, fix: bool) -> Finding:
+    from nats.js.errors import NotFoundError  # noqa: PLC0415 - an extra
+
+    config = _consumer_config(names, bucket)
+    what = names.consumer(bucket)
+    with answered(link, OP, what):
+        try:
+            there = (await link.js.consumer_info(names.stream, what)).config
+        except NotFoundError:
+            await link.js.add_consumer(names.stream, config)
+            return Finding(what, State.MADE)
+        unfit = _different(config, there, ["ack_policy", "filter_subject"])
+        unlike = _different(config, there, ["max_ack_pending"])
+        if fix and unlike and not unfit:
+            await link.js.add_consumer(names.stream, there.evolve(max_ack_pending=ACK_PENDING))
+            return Finding(what, State.FIXED, tuple(unlike.values()))
+    return _compared(what, [*unfit.values(), *unlike.values()])
+
+
+def _compared(what: str, differences: Sequence[str]) -> Finding:
+    return Finding(what, State.DIFFERS if differences else State.FINE, tuple(differences))
+
+
+def _different(config: Any, there: Any, names: Sequence[str]) -> dict[str, str]:
+    return {
+        name: f"{name} is {_shown(getattr(there, name))}, and here {_shown(getattr(config, name))}"
+        for name in names
+        if getattr(there, name) != getattr(config, name)
+    }
+
+
+def _shown(value: Any) -> str:
+    return printable(str(getattr(value, "value", value)))[:200]
