@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks import backlog, live, near, queries, report, rest, restart, scale
+from benchmarks import backlog, fleet, live, near, queries, report, rest, restart, scale
 from benchmarks.results import load
 from benchmarks.sizes import QUICK, Sizes, say
 
@@ -22,6 +22,7 @@ PARTS: dict[str, Callable[[Sizes, Path], Any]] = {
     "restart": restart.run,
     "queries": queries.run,
     "near": near.run,
+    "fleet": fleet.run,
 }
 _RESULTS = Path(__file__).with_name("results")
 

@@ -11,6 +11,8 @@ import msgspec
 from benchmarks.contenders import BARE_LOOP, CAT_SYNC, DUCKDB
 from benchmarks.results import (
     Backlog,
+    Fleet,
+    FleetRun,
     Live,
     Measured,
     Near,
@@ -57,6 +59,7 @@ def table(results: Results) -> str:
         *map(_restart, results.restart),
         *map(_queries, results.queries),
         *map(_near, results.near),
+        *([_fleet(results.fleet)] if results.fleet else []),
     ]
     return "\n".join(parts)
 
@@ -200,6 +203,39 @@ def _queries(one: Queries) -> str:
     ]
     about = f"{one.lines:,} lines, {one.dataset_bytes / 1e9:.2f} GB.\n\n"
     return f"## Queries over a dataset\n\n{about}{_table(['', 'wall ms', 'spread', 'peak MiB'], rows)}"
+
+
+def _company(one: Fleet) -> list[str]:
+    written = [run.written for run in one.runs]
+    middle = {name: median(getattr(run, name) for run in one.runs) for name in FleetRun.__struct_fields__}
+    ratios = (wall / alone.wall for wall, alone in zip(written, one.alone, strict=True))
+    return [
+        f"{one.collectors} into {one.writers}",
+        f"{middle['written']:.2f}",
+        _spread(written),
+        f"{one.records / middle['written']:,.0f}",
+        f"{median(ratios):.2f}",
+        *(f"{middle[name]:.2f}" for name in ("delivered", "collectors_cpu", "servers_cpu", "writers_cpu")),
+        *(f"{middle[name] / _MIB:.0f}" for name in ("collector_rss", "writer_rss", "stored")),
+    ]
+
+
+def _fleet(companies: Sequence[Fleet]) -> str:
+    first = companies[0]
+    alone = [run.wall for run in first.alone]
+    cpu, peak = (median(getattr(run, what) for run in first.alone) for what in ("cpu", "peak"))
+    rates = [f"{median(alone):.2f}", _spread(alone), f"{first.records / median(alone):,.0f}", "1.00"]
+    rows = [
+        ["one machine", *rates, "", f"{cpu:.2f}", "", "", f"{peak / _MIB:.0f}", "", ""],
+        *map(_company, companies),
+    ]
+    about = (
+        f"{first.records:,} records, {first.bytes / _MB:,.0f} MB of shards; {first.distinct:,} conversations."
+        " Collectors, writers and three servers with three replicas, all on this machine.\n\n"
+    )
+    head = ["", "wall s", "spread", "records/s", "wall/one machine", "all receipts s", "CPU s: collectors", "servers",
+            "writers", "MiB: collector", "writer", "servers' disks"]  # fmt: skip
+    return f"## Fleet\n\n{about}{_table(head, rows)}"
 
 
 def _spread(values: Sequence[float], digits: int = 2) -> str:

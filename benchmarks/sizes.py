@@ -8,7 +8,7 @@ import msgspec
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """Sizes of all benchmarks. ``text`` and ``images`` are (records, shards)."""
+    """Sizes of all benchmarks. ``text``, ``images`` and ``fleet`` are (records, shards)."""
 
     rounds: int = 5
     seed: int = 1
@@ -25,6 +25,9 @@ class Sizes(msgspec.Struct, frozen=True):
     gigabytes: float = 1.0
     near_texts: int = 20_000
     near_known: tuple[int, ...] = (0, 100_000, 1_000_000)
+    fleet: tuple[int, int] = (40_000, 400)
+    collectors: tuple[int, ...] = (1, 2, 4)
+    writers: tuple[int, ...] = (1, 2)
 
 
 QUICK = Sizes(
@@ -42,6 +45,9 @@ QUICK = Sizes(
     gigabytes=0.01,
     near_texts=500,
     near_known=(0, 10_000),
+    fleet=(400, 8),
+    collectors=(2,),
+    writers=(1,),
 )
 
 
