@@ -13,6 +13,10 @@ from typing import Any
 Run = Callable[[], Coroutine[Any, Any, None]]
 
 
+_AGAIN = 1.0
+"""Seconds after which a task that goes on is cancelled once more."""
+
+
 @asynccontextmanager
 async def beside(run: Run) -> AsyncIterator[None]:
     """Let something run for as long as the block is open."""
@@ -29,16 +33,27 @@ async def until_first(*runs: Run) -> None:
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            await _end(task)
+        await _end(*tasks)
     for task in done:
         task.result()
 
 
-async def _end(task: asyncio.Task[None]) -> None:
-    """Cancel a task and wait for its end; what it raised is its own affair."""
-    task.cancel()
-    await asyncio.wait([task])
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    """Cancel tasks and wait until all have ended; what they raised is their own affair.
+
+    Once is not enough: before Python 3.12 ``asyncio.wait_for``, which the client waits with, drops a cancellation that
+    comes together with an answer, and parts of the client take one for the end of a connection. Such a task goes on.
+    """
+    cancelled = False
+    while going := [task for task in tasks if not task.done()]:
+        for task in going:
+            task.cancel()
+        try:
+            await asyncio.wait(going, timeout=_AGAIN)
+        except asyncio.CancelledError:  # of whoever ends us: not before these have ended
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 async def first_of(seconds: float, wait: Callable[[], Awaitable[object]]) -> None:

@@ -14,8 +14,9 @@ What a person may choose (sizes, replicas) is compared only where it is asked fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -44,6 +45,9 @@ ACK_SECONDS = 30.0
 ACK_PENDING = 8192
 """Records of a bucket that are given out and not acknowledged."""
 
+
+_TRIES = 6
+"""How often something is asked for that the servers do not answer."""
 
 _OWNERS = 1
 """Which of the streams holds the owners."""
@@ -168,14 +172,10 @@ def _store(name: str, wanted: Wanted) -> StreamConfig:
 
 
 async def _stream(link: Link, config: StreamConfig, wanted: Wanted, *, fix: bool) -> Finding:
-    from nats.js.errors import NotFoundError  # noqa: PLC0415 - an extra
-
     what = f"stream {config.name}"
     with answered(link, OP, what, "see --replicas and --stream-bytes, and the disks of the servers"):
-        try:
-            there = (await link.js.stream_info(config.name)).config
-        except NotFoundError:
-            await link.js.add_stream(config)
+        there = await _looked_up(partial(link.js.stream_info, config.name), partial(link.js.add_stream, config))
+        if there is None:
             return Finding(what, State.MADE)
         unfit = _unfit(config, there)
         unlike = _unlike(config, there, wanted)
@@ -184,6 +184,35 @@ async def _stream(link: Link, config: StreamConfig, wanted: Wanted, *, fix: bool
             await link.js.update_stream(there.evolve(**changes))
             return Finding(what, State.FIXED, tuple(unlike.values()))
     return _compared(what, [*unfit, *unlike.values()])
+
+
+async def _looked_up(look: Callable[[], Awaitable[Any]], make: Callable[[], Awaitable[object]]) -> Any:
+    """Return how something is configured; None if it was not there, and has been made.
+
+    While servers elect leaders, answers come late or are lost. To ask again is safe.
+    """
+    from nats.errors import TimeoutError as NoAnswerError  # noqa: PLC0415 - an extra
+    from nats.js.errors import NotFoundError  # noqa: PLC0415
+
+    is_ours = False
+    for number in range(_TRIES):
+        try:
+            there = (await look()).config
+            return None if is_ours else there
+        except NotFoundError:
+            is_ours = True
+        except NoAnswerError:
+            if number == _TRIES - 1:
+                raise
+            continue
+        try:
+            await make()
+        except NoAnswerError:
+            if number == _TRIES - 1:
+                raise
+        else:
+            break
+    return None
 
 
 def _unfit(config: StreamConfig, there: StreamConfig) -> list[str]:
@@ -229,15 +258,12 @@ def _consumer_config(names: Names, bucket: int) -> ConsumerConfig:
 
 
 async def _consumer(link: Link, names: Names, bucket: int, *, fix: bool) -> Finding:
-    from nats.js.errors import NotFoundError  # noqa: PLC0415 - an extra
-
     config = _consumer_config(names, bucket)
-    what = names.consumer(bucket)
+    what, js = names.consumer(bucket), link.js
     with answered(link, OP, what):
-        try:
-            there = (await link.js.consumer_info(names.stream, what)).config
-        except NotFoundError:
-            await link.js.add_consumer(names.stream, config)
+        look, make = partial(js.consumer_info, names.stream, what), partial(js.add_consumer, names.stream, config)
+        there = await _looked_up(look, make)
+        if there is None:
             return Finding(what, State.MADE)
         unfit = _different(config, there, ["ack_policy", "filter_subject"])
         unlike = _different(config, there, ["max_ack_pending"])

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import nats
 import nkeys
+from nats.js.errors import KeyNotFoundError
 
+from streamer.fleet.names import META_BUCKETS
 from tests.test_run import environment
 
 if TYPE_CHECKING:
@@ -80,9 +83,12 @@ def owners(urls: Iterable[str]) -> dict[int, dict[str, str]]:
 
     async def look(js: JetStreamContext) -> dict[int, dict[str, str]]:
         store = await js.key_value(OWNERS)
-        return {
-            int(key): json.loads((await store.get(key)).value or b"") for key in await store.keys() if key.isdigit()
-        }
+        buckets = int(((await js.stream_info(STREAM)).config.metadata or {})[META_BUCKETS])
+        found = {}
+        for bucket in range(buckets):
+            with suppress(KeyNotFoundError):
+                found[bucket] = json.loads((await store.get(str(bucket))).value or b"")
+        return found
 
     found: dict[int, dict[str, str]] = at(urls, look)
     return found

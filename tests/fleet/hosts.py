@@ -48,8 +48,7 @@ class Host(Place):
     @property
     def waiting(self) -> int:
         """How many records wait for a receipt."""
-        said = self.delivery
-        return int(said["lines"] - said["delivered"] - sum(said["undeliverable"].values()) - said["missing"])
+        return waiting_in(self.delivery)
 
 
 class Collector(Host):
@@ -72,6 +71,12 @@ class Writer(Host):
     def __init__(self, folder: Path, servers: Iterable[str], text: str = "", buckets: str = "") -> None:
         chosen = f'buckets = "{buckets}"\n' if buckets else ""
         super().__init__(folder, servers, f'[source]\nkind = "jetstream"\n{chosen}', text)
+
+
+def waiting_in(delivery: dict[str, Any]) -> int:
+    """Return how many records wait for a receipt, as a status says of an outbox."""
+    aside = sum(delivery["undeliverable"].values())
+    return int(delivery["lines"] - delivery["delivered"] - aside - delivery["missing"])
 
 
 def hurry_consumers(urls: Iterable[str], buckets: int, seconds: float = 1.0) -> None:

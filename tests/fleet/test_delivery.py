@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.fleet.fleets import STREAM, at, init, write_config
-from tests.fleet.hosts import Collector, Host, Writer, hurry_consumers, resident
+from tests.fleet.hosts import Collector, Host, Writer, hurry_consumers, resident, waiting_in
 from tests.fleet.servers import Server
 from tests.test_run import ended, environment, until
 
@@ -50,9 +50,9 @@ def has_lines(host: Host, lines: int) -> bool:
     return len(host.lines()) >= lines
 
 
-def all_delivered(*collectors: Collector) -> bool:
-    """Say whether writers hold everything."""
-    return all(one.waiting == 0 and one.delivery["lines"] > 0 for one in collectors)
+def all_delivered(*collectors: Collector, lines: int = 1) -> bool:
+    """Say whether each of these has so many lines, and writers hold all of them; both by one look."""
+    return all(said["lines"] >= lines and waiting_in(said) == 0 for said in (one.delivery for one in collectors))
 
 
 def assert_whole(writer: Host, expected: Iterable[str]) -> None:
@@ -160,7 +160,7 @@ def test_with_the_link_down_an_evaluation_goes_on_in_the_same_memory(server: Ser
         told = [event["op"] for event in collector.events("trouble")]
         assert told.count("reach the fleet") == 1
         server.start()
-        until(lambda: all_delivered(collector))
+        until(lambda: all_delivered(collector, lines=len(expected)))
         assert resident(daemon.pid) - sizes[0] < 64 << 20
     assert_whole(writer, expected)
     assert collector.delivery["again"] == 0
@@ -187,7 +187,7 @@ def test_kills_of_collector_and_writer_at_random_moments_lose_nothing(fleet: Ser
             play()
             until(partial(has_lines, writer, goal))
     with collector.daemon(), writer.daemon():
-        until(lambda: all_delivered(collector))
+        until(lambda: all_delivered(collector, lines=len(expected)))
     assert_whole(writer, expected)
     assert sorted(collector.lines()) == sorted(writer.lines())
 
@@ -199,7 +199,7 @@ def test_a_server_that_lost_its_disk_gets_all_again_that_no_writer_holds(fleet: 
     collector.rollout("before", before)
     with collector.daemon():
         with writer.daemon():
-            until(lambda: all_delivered(collector))
+            until(lambda: all_delivered(collector, lines=60))
         collector.rollout("lost", lost)
         until(lambda: collector.delivery["sent"] >= 120)
         fleet.kill()
@@ -209,7 +209,7 @@ def test_a_server_that_lost_its_disk_gets_all_again_that_no_writer_holds(fleet: 
         set_up(fleet, tmp_path, "--after-loss")
         collector.rollout("after", after)
         with writer.daemon():
-            until(lambda: all_delivered(collector) and collector.delivery["lines"] == 180)
+            until(lambda: all_delivered(collector, lines=180))
     assert_whole(writer, [*before, *lost, *after])
     assert collector.events("sent_again")
     assert collector.delivery["delivered"] == 180
@@ -229,7 +229,7 @@ def test_messages_that_the_stream_lost_are_sent_again_and_no_others_are_missing(
         until(lambda: collector.delivery["sent"] >= 100)
         at([fleet.url], lose)
         with writer.daemon():
-            until(lambda: all_delivered(collector))
+            until(lambda: all_delivered(collector, lines=len(said)))
         assert collector.events("sent_again")
     assert_whole(writer, said)
 
@@ -253,7 +253,7 @@ def test_a_writer_that_is_away_makes_nobody_send_again(fleet: Server, tmp_path: 
         assert collector.delivery["sent"] == 100
         assert stored(fleet) == 100
         with writer.daemon():
-            until(lambda: all_delivered(collector))
+            until(lambda: all_delivered(collector, lines=len(said)))
     assert_whole(writer, said)
     assert not collector.events("sent_again")
 
@@ -280,7 +280,7 @@ def test_receipts_that_nobody_heard_are_asked_for(fleet: Server, tmp_path: Path)
         until(lambda: writer.holds(60))
         assert collector.waiting == 60
         with collector.daemon():
-            until(lambda: all_delivered(collector))
+            until(lambda: all_delivered(collector, lines=len(said)))
     assert_whole(writer, said)
 
 
@@ -342,7 +342,7 @@ def test_a_full_stream_is_waited_for_and_told_once(server: Server, tmp_path: Pat
         assert "maximum bytes exceeded" in trouble["cause"]
         assert "outbox" in trouble["hint"]
         with writer.daemon():
-            until(lambda: all_delivered(collector))
+            until(lambda: all_delivered(collector, lines=len(said)))
         assert [event["op"] for event in collector.events("trouble_over")] == ["send records to the fleet"]
     assert_whole(writer, said)
     assert not collector.events("sent_again")
@@ -419,11 +419,11 @@ def test_an_outbox_keeps_its_parts_until_they_are_delivered(fleet: Server, tmp_p
         until(lambda: collector.status()["accounting"]["appended"] == 100)
         assert collector.status()["removed_lines"] == 0
         with writer.daemon():
-            until(lambda: all_delivered(collector))
+            until(lambda: all_delivered(collector, lines=100))
         collector.rollout("more", texts("more", 10))
         until(lambda: collector.status()["removed_lines"] >= 80)
         with writer.daemon():
-            until(lambda: all_delivered(collector))
+            until(lambda: all_delivered(collector, lines=110))
     assert_whole(writer, [text for run in range(10) for text in texts(f"run {run}", 10)] + texts("more", 10))
 
 
@@ -441,7 +441,7 @@ def test_a_part_that_a_person_removed_is_passed_over_and_told(server: Server, tm
     server.start()
     server.until(server.is_healthy)
     with collector.daemon(), writer.daemon():
-        until(lambda: all_delivered(collector))
+        until(lambda: all_delivered(collector, lines=50))
     assert collector.events("outbox_missing")
     assert (collector.delivery["delivered"], collector.delivery["missing"]) == (40, 10)
     missing = {line["messages"][1]["content"] for line in gone}
