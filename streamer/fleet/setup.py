@@ -15,6 +15,7 @@ What a person may choose (sizes, replicas) is compared only where it is asked fo
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -196,21 +197,17 @@ async def _looked_up(look: Callable[[], Awaitable[Any]], make: Callable[[], Awai
 
     is_ours = False
     for number in range(_TRIES):
+        passed_over = (NoAnswerError,) if number < _TRIES - 1 else ()
         try:
             there = (await look()).config
-            return None if is_ours else there
         except NotFoundError:
             is_ours = True
-        except NoAnswerError:
-            if number == _TRIES - 1:
-                raise
+        except passed_over:
             continue
-        try:
-            await make()
-        except NoAnswerError:
-            if number == _TRIES - 1:
-                raise
         else:
+            return None if is_ours else there
+        with suppress(*passed_over):
+            await make()
             break
     return None
 
