@@ -15,7 +15,6 @@ What a person may choose (sizes, replicas) is compared only where it is asked fo
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -175,7 +174,7 @@ def _store(name: str, wanted: Wanted) -> StreamConfig:
 async def _stream(link: Link, config: StreamConfig, wanted: Wanted, *, fix: bool) -> Finding:
     what = f"stream {config.name}"
     with answered(link, OP, what, "see --replicas and --stream-bytes, and the disks of the servers"):
-        there = await _looked_up(partial(link.js.stream_info, config.name), partial(link.js.add_stream, config))
+        there = await _looked_up(link, partial(link.js.stream_info, config.name), partial(link.js.add_stream, config))
         if there is None:
             return Finding(what, State.MADE)
         unfit = _unfit(config, there)
@@ -187,28 +186,29 @@ async def _stream(link: Link, config: StreamConfig, wanted: Wanted, *, fix: bool
     return _compared(what, [*unfit, *unlike.values()])
 
 
-async def _looked_up(look: Callable[[], Awaitable[Any]], make: Callable[[], Awaitable[object]]) -> Any:
+async def _looked_up(link: Link, look: Callable[[], Awaitable[Any]], make: Callable[[], Awaitable[object]]) -> Any:
     """Return how something is configured; None if it was not there, and has been made.
 
-    While servers elect leaders, answers come late or are lost. To ask again is safe.
+    While servers elect leaders, answers come late or are lost: to ask again is safe. What they refuse has no answer,
+    either, but a complaint.
     """
     from nats.errors import TimeoutError as NoAnswerError  # noqa: PLC0415 - an extra
     from nats.js.errors import NotFoundError  # noqa: PLC0415
 
     is_ours = False
-    for number in range(_TRIES):
-        passed_over = (NoAnswerError,) if number < _TRIES - 1 else ()
+    for left in reversed(range(_TRIES)):
         try:
-            there = (await look()).config
-        except NotFoundError:
-            is_ours = True
-        except passed_over:
-            continue
+            try:
+                there = (await look()).config
+            except NotFoundError:
+                is_ours = True
+                await make()
+                return None
+        except NoAnswerError:
+            if not left or link.complaint:
+                raise
         else:
             return None if is_ours else there
-        with suppress(*passed_over):
-            await make()
-            break
     return None
 
 
@@ -259,7 +259,7 @@ async def _consumer(link: Link, names: Names, bucket: int, *, fix: bool) -> Find
     what, js = names.consumer(bucket), link.js
     with answered(link, OP, what):
         look, make = partial(js.consumer_info, names.stream, what), partial(js.add_consumer, names.stream, config)
-        there = await _looked_up(look, make)
+        there = await _looked_up(link, look, make)
         if there is None:
             return Finding(what, State.MADE)
         unfit = _different(config, there, ["ack_policy", "filter_subject"])
