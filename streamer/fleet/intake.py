@@ -57,6 +57,7 @@ from streamer.troubles import Troubles
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
 
 TAKE = "take records of the fleet"
 """What is being done while none come because something is not there."""
@@ -72,6 +73,9 @@ _SLACK = 64 << 10
 _PULL_SECONDS = 30.0
 _GRACE = 5.0
 """After so many seconds more than a request may last, it is taken as lost."""
+
+_GIVE_BACK_SECONDS = 5.0
+"""For so long an end waits for the servers; what they were not told comes again all the same."""
 
 _TEND_SECONDS = 2.0
 _MOST_ASKS = 10_000
@@ -136,6 +140,7 @@ class Intake:
         self._troubles = troubles
         self._names = Names(config.fleet.prefix, config.fleet.dataset)
         self._pulled: deque[Pulled] = deque()
+        self._judged: list[Pulled] = []
         self._session: _Session | None = None
         self._buckets = 0
         self.error: UnavailableError | None = None
@@ -174,6 +179,7 @@ class Intake:
             session = None
         if session is None:
             return Work(())  # all of it comes again
+        self._judged = pulled
         found = await to_thread.run_sync(self._read, pulled, fetched)
         places = [(one.pulled.bucket, one.message.place) for one in found if one.message is not None]
         again = await self._ledger.look(partial(origins.already, places=places))
@@ -185,6 +191,7 @@ class Intake:
             taken.update(origins.take(db, [one for one in held if one is not None], self._clock.now()))
 
         async def done() -> None:
+            self._judged = []
             await session.done(pulled, list(fetched), taken)
 
         return Work(items, cursors, also=also, done=done)
@@ -266,9 +273,20 @@ class Intake:
                     await session.run()
             finally:
                 self._session = None
-                await _give_back(link, self._pulled)
+                await self._give_back(link, session)
         cause = link.complaint or "the connection was lost"
         raise UnavailableError(CONNECT, link.where, cause, "see nats-server; it is retried")
+
+    async def _give_back(self, link: Link, session: _Session) -> None:
+        """Let what was given out and is not committed come again at once; without that, it does so later."""
+        with anyio.move_on_after(_GIVE_BACK_SECONDS), suppress(Exception):
+            if not link.lost.is_set():
+                await session.hear_out()
+                for one in (*self._judged, *self._pulled):
+                    await link.client.publish(one.reply, b"-NAK")
+                await link.client.flush()  # a connection that is closed too soon takes them with it
+        self._judged = []
+        self._pulled.clear()
 
     def _moved(self, moved: Moved) -> None:
         self._emit(BucketMoved(moved.bucket, moved.came, moved.keys))
@@ -294,14 +312,6 @@ class Intake:
         pause = self._troubles.begin(error)
         self._news()
         return pause
-
-
-async def _give_back(link: Link, pulled: deque[Pulled]) -> None:
-    """Let messages that were not taken come again at once; without that, they do so later."""
-    with suppress(Exception):
-        while pulled and not link.lost.is_set():
-            await link.client.publish(pulled.popleft().reply, b"-NAK")
-    pulled.clear()
 
 
 def _held(one: _Read) -> Held | None:
@@ -343,6 +353,7 @@ class _Session:
         self._clock = clock
         self._intake = intake
         self._inbox = link.client.new_inbox()
+        self._coming: Subscription | None = None
         self._pulls: dict[int, _Pull] = {}
         self._numbers = 0
         self._held = 0
@@ -362,9 +373,19 @@ class _Session:
     async def run(self) -> None:
         """Pull and answer until the link is lost."""
         client = self._link.client
-        await client.subscribe(f"{self._inbox}.>", cb=self._on_message, pending_bytes_limit=0, pending_msgs_limit=0)
+        self._coming = await client.subscribe(
+            f"{self._inbox}.>", cb=self._on_message, pending_bytes_limit=0, pending_msgs_limit=0
+        )
         await client.subscribe(f"{self._names.prefix}.ask.{self._names.dataset}.*", cb=self._on_ask)
         await until_first(self._pull, self._answer, self._link.lost.wait)
+
+    async def hear_out(self) -> None:
+        """Have the requests end, and take in what had been sent for them.
+
+        While they stand, what is given back comes to them again, and nobody is there to take it any more.
+        """
+        if self._coming is not None:
+            await self._coming.drain()
 
     # -- pulling ---------------------------------------------------------------------------------------------
 

@@ -284,6 +284,26 @@ def test_receipts_that_nobody_heard_are_asked_for(fleet: Server, tmp_path: Path)
     assert_whole(writer, said)
 
 
+def test_what_a_writer_was_given_and_did_not_take_is_there_for_the_next_at_once(fleet: Server, tmp_path: Path) -> None:
+    """It ends cleanly and gives it back; nobody waits until the servers believe that it is gone."""
+    hurry_consumers([fleet.url], BUCKETS, seconds=3600.0)  # they never do
+    collector = Collector(tmp_path / "one", [fleet.url])
+    writer = Writer(tmp_path / "writer", [fleet.url], "[batch]\nrecords = 1\n")
+    said = texts("run", 1500)
+    collector.rollout("run", said)
+    with collector.daemon():
+        until(lambda: stored(fleet) == len(said))
+    with writer.daemon() as daemon:
+        until(lambda: writer.holds(10))
+        daemon.send_signal(signal.SIGTERM)
+        assert ended(daemon) == 0
+    left = stored(fleet)
+    assert left == len(said) - len(writer.lines()) > 0
+    assert writer.once().returncode == 0
+    assert stored(fleet) == 0
+    assert_whole(writer, said)
+
+
 def noise(size: int, seed: int) -> str:
     """Return text that does not get much shorter when it is packed."""
     return "".join(random.Random(seed).choices("abcdefghijklmnopqrstuvwxyz0123456789", k=size))
