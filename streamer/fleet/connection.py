@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from nats.js.api import StreamInfo
 
 CONNECT = "reach the fleet"
+LOOK_UP = "look up the stream of the fleet"
+USE = "use the stream of the fleet"
 """What is being done while there is no connection."""
 
 INSTALL = "install the extra `fleet` (in a checkout: pip install '.[fleet]')"
@@ -134,26 +136,25 @@ async def stream_of(link: Link, names: Names) -> Stream:
         UnavailableError: there is none yet, or the servers do not answer.
     """
     nats = _package()
-    op = "look up the stream of the fleet"
     try:
         info = await link.js.stream_info(names.stream)
     except nats.js.errors.NotFoundError:
         hint = "make it with `streamer fleet init`; it is waited for"
-        raise UnavailableError(op, names.stream, "there is no such stream", hint) from None
+        raise UnavailableError(LOOK_UP, names.stream, "there is no such stream", hint) from None
     except (OSError, TimeoutError, nats.errors.Error) as error:
-        raise UnavailableError(op, names.stream, link.complaint or _cause(error), _HINT) from None
+        raise UnavailableError(LOOK_UP, names.stream, link.complaint or _cause(error), _HINT) from None
     return _read(info, names)
 
 
 def _read(info: StreamInfo, names: Names) -> Stream:
     said: Mapping[str, str] = info.config.metadata or {}
-    op, hint = "use the stream of the fleet", "see `streamer fleet init`"
+    hint = "see `streamer fleet init`"
     if said.get(META_FORMAT) != FORMAT:
         cause = f"its format is {printable(str(said.get(META_FORMAT)))}, this streamer knows {FORMAT}"
-        raise ConfigError(op, names.stream, cause, hint)
+        raise ConfigError(USE, names.stream, cause, hint)
     buckets = said.get(META_BUCKETS, "")
     if not (buckets.isascii() and buckets.isdigit() and 1 <= int(buckets) <= MOST_BUCKETS):
-        raise ConfigError(op, names.stream, "its metadata do not say how many buckets there are", hint)
+        raise ConfigError(USE, names.stream, "its metadata do not say how many buckets there are", hint)
     return Stream(int(buckets), said.get(META_DEDUP, ""), str(info.created))
 
 

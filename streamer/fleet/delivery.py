@@ -60,6 +60,7 @@ class Delivery(msgspec.Struct, frozen=True):
     """How an outbox stands. ``lines`` are all that were ever appended to it.
 
     ``missing`` are those that went with a part before they were delivered; that is known when no other line waits.
+    All that waits is in the last ``behind`` bytes.
     """
 
     collector: str
@@ -70,6 +71,7 @@ class Delivery(msgspec.Struct, frozen=True):
     undeliverable: Mapping[str, int]
     lines: int = 0
     missing: int = 0
+    behind: int = 0
 
     @property
     def waiting(self) -> int:
@@ -145,7 +147,7 @@ def delivery(db: sqlite3.Connection) -> Delivery | None:
     lines, length = db.execute("SELECT dataset_lines, dataset_length FROM meta").fetchone()
     delivered = max(0, earlier + records - passed)
     missing = max(0, lines - delivered - sum(reasons.values())) if floor >= length else 0
-    return Delivery(collector, floor, sent, again, delivered, reasons, lines, missing)
+    return Delivery(collector, floor, sent, again, delivered, reasons, lines, missing, max(0, length - floor))
 
 
 def undeliverable(db: sqlite3.Connection, places: Iterable[int]) -> dict[int, str]:

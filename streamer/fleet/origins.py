@@ -13,7 +13,7 @@ Tables, made when they are first needed
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -30,6 +30,8 @@ MOST_RANGES = 100
 _LIVES = 16
 """Lives of one collector that are remembered in a bucket, the latest: those before have nothing on its way any more."""
 
+LONGEST_ORIGIN = 100
+
 Ranges = tuple[tuple[int, int], ...]
 """(first, last) of each range, in order, with a gap between any two of them."""
 
@@ -43,6 +45,17 @@ class Held(msgspec.Struct, frozen=True):
     place: Place
     bucket: int
     key: bytes | None = None
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """A collector: when something of it came last, in seconds since 1970, and how many records it brought.
+
+    Those are of its latest lives in each bucket, as many as are remembered.
+    """
+
+    origin: str
+    seen: float
+    records: int
 
 
 def extended(ranges: Ranges, numbers: Iterable[int]) -> Ranges:
@@ -132,7 +145,7 @@ def _extend(db: sqlite3.Connection, whose: tuple[str, int, str], numbers: Sequen
 
 def rows_of(db: sqlite3.Connection, bucket: int) -> list[tuple[str, str, str, int, float]]:
     """Return what is held of all collectors in a bucket, for its next writer."""
-    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'origin'").fetchone():
+    if not _has(db, "origin"):
         return []
     rows = db.execute("SELECT origin, life, numbers, records, seen FROM origin WHERE bucket = ? ORDER BY id", (bucket,))
     return rows.fetchall()
@@ -172,8 +185,37 @@ def _ranges(db: sqlite3.Connection, origin: str, bucket: int, life: str) -> Rang
     return msgspec.json.decode(row[0], type=Ranges) if row else ()
 
 
-def hosts(db: sqlite3.Connection) -> Mapping[str, float]:
-    """Return when each collector was last heard of, in seconds since 1970."""
-    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'origin'").fetchone():
-        return {}
-    return dict(db.execute("SELECT origin, max(seen) FROM origin GROUP BY origin ORDER BY origin").fetchall())
+def called(db: sqlite3.Connection) -> str:
+    """Return what this writer is called; nothing where it has no name yet, or is none."""
+    if not _has(db, "writer"):
+        return ""
+    row = db.execute("SELECT name FROM writer").fetchone()
+    return "" if row is None else str(row[0])
+
+
+def heard(db: sqlite3.Connection, most: int) -> list[Heard]:
+    """Return the collectors of which something came, the latest first, and no more than some."""
+    if not _has(db, "origin"):
+        return []
+    rows = db.execute(
+        # total: the rows of another writer may hold numbers that sum would not take
+        "SELECT substr(origin, 1, ?), max(seen), CAST(total(records) AS INTEGER) FROM origin"
+        " GROUP BY origin ORDER BY max(seen) DESC, origin LIMIT ?",
+        (LONGEST_ORIGIN, most),
+    )
+    return [Heard(*row) for row in rows]
+
+
+def count(db: sqlite3.Connection, before: float) -> tuple[int, int]:
+    """Return how many collectors there are, and of how many nothing came since a time (seconds since 1970)."""
+    if not _has(db, "origin"):
+        return 0, 0
+    known, silent = db.execute(
+        "SELECT count(*), coalesce(sum(seen < ?), 0) FROM (SELECT max(seen) AS seen FROM origin GROUP BY origin)",
+        (before,),
+    ).fetchone()
+    return known, silent
+
+
+def _has(db: sqlite3.Connection, table: str) -> bool:
+    return bool(db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone())

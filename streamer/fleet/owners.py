@@ -243,6 +243,14 @@ class Owners:
         return await keys_of(self._link, self._names)
 
 
+def owned(db: sqlite3.Connection) -> list[int]:
+    """Return the buckets that are this writer's, as its ledger remembers what the servers said last."""
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'owned_bucket'").fetchone():
+        return []
+    rows = db.execute("SELECT bucket FROM owned_bucket WHERE state = ? ORDER BY bucket", (State.OWNED,))
+    return [bucket for (bucket,) in rows]
+
+
 async def owners_of(link: Link, names: Names) -> KeyValue:
     """Return where the owners stand.
 

@@ -22,6 +22,7 @@ from streamer.snapshot import Snapshot, Standing, open_ledger, snapshot, standin
 from streamer.sources.trace_db import locate
 from streamer.web.board import Board, Latency
 from streamer.web.condition import Bar, bars
+from streamer.web.fleet import FleetNow, FleetReader
 from streamer.web.seldom import Seldom
 
 WAITING_SHOWN = 20
@@ -83,10 +84,11 @@ class FlowState(msgspec.Struct, frozen=True):
 
 
 class Sources(msgspec.Struct, frozen=True):
-    """What is read, and how many shards and sessions of the trace database that were."""
+    """What is read, and how many shards, sessions of the trace database, and buckets of a fleet that were."""
 
     shards: int
     sessions: int
+    streams: int
     shard_folder: str
     database: str
     conversations: str
@@ -159,7 +161,7 @@ class PageState(msgspec.Struct, frozen=True):
     """Everything that the top of the page shows, at one moment.
 
     ``revision`` is another text whenever anything but the moment differs. ``datasets`` are all that the daemon writes,
-    empty if that is one.
+    empty if that is one. ``fleet`` is how a collector or a writer stands, None for any other daemon.
     """
 
     at: float
@@ -177,6 +179,7 @@ class PageState(msgspec.Struct, frozen=True):
     troubles: list[TroubleNow]
     trace_database: TraceDatabaseNow
     datasets: list[Link] = []
+    fleet: FleetNow | None = None
 
 
 class Columns(msgspec.Struct, frozen=True):
@@ -224,6 +227,7 @@ class StateReader:
         self._sums: Seldom[Snapshot] = Seldom(lambda: snapshot(target.path, target.ledger), time.monotonic)
         self._lag: Seldom[LagNow] = Seldom(self._measure, time.monotonic, pause=2.0)
         self._oldest: Seldom[list[WaitingRollout]] = Seldom(self._longest_waiting, time.monotonic)
+        self._fleet = FleetReader(config, now)
         self._daemon = Daemon(os.getpid(), __version__, socket.gethostname(), now())
 
     def read(self) -> PageState:
@@ -251,6 +255,7 @@ class StateReader:
             troubles=[TroubleNow(t.op, t.where, t.cause, t.hint) for t in self._health.troubles.values()],
             trace_database=_database(config, self._health.troubles),
             datasets=self._links,
+            fleet=self._fleet.read(stand, self._health.troubles),
         )
 
     def history(self, since: float) -> Columns:
@@ -290,7 +295,7 @@ class StateReader:
     def _sources(self, sums: Snapshot) -> Sources:
         source = self.config.source
         folder = str(source.shards.absolute()) if source.reads_shards else ""
-        return Sources(sums.shards, sums.sessions, folder, _place(self.config), source.conversations)
+        return Sources(sums.shards, sums.sessions, sums.streams, folder, _place(self.config), source.conversations)
 
     def _measure(self) -> LagNow:
         target = self.config.dataset
@@ -338,4 +343,4 @@ def _database(config: Config, troubles: Mapping[str, Failure]) -> TraceDatabaseN
 
 
 def _place(config: Config) -> str:
-    return str(locate(config.source.database, config.source.token))
+    return str(locate(config.source.database, config.source.token)) if config.source.is_local else ""

@@ -103,7 +103,7 @@ function standing() {
   switch (live.connection) {
     case "live":
       if (live.state.troubles.length) return ["trouble", "Trouble", null];
-      if (!live.state.flow.read) return ["live", "Waiting for shards", null];
+      if (!live.state.flow.read) return ["live", live.state.fleet?.writer ? "Waiting for records" : "Waiting for shards", null];
       return ["live", now() - moved.at > IDLE && !live.state.rate.lines ? "Alive, nothing new" : "Live", null];
     case "stopped":
       return ["stopped", "Daemon stopped", `The daemon was stopped at ${at}. What is shown is how it was then; the page goes on by itself when the daemon is started again.`];

@@ -23,7 +23,7 @@ export function glance() {
       const appended = flow.states.find(({ state: name }) => name === "appended")?.lines ?? 0;
       const perMinute = (count) => (rate.seconds ? (count * 60) / rate.seconds : 0);
       put(tiles.records, "Records", format.whole(dataset.records), dataset.records && dataset.rollouts ? `${format.mean(dataset.records / dataset.rollouts)} a rollout` : "in the dataset");
-      put(tiles.rollouts, "Rollouts", format.whole(dataset.rollouts), `of ${format.counted(sources.shards + sources.sessions, sources.sessions ? "source" : "shard")}`);
+      put(tiles.rollouts, "Rollouts", format.whole(dataset.rollouts), `of ${places(sources)}`);
       put(tiles.bytes, "Size", format.bytes(dataset.bytes), dataset.records ? `${format.bytes(dataset.bytes / dataset.records)} a record` : "");
       put(tiles.rate, "Records a minute", format.rate(perMinute(rate.records)), `${format.rate(perMinute(rate.lines))} lines read a minute`);
       put(tiles.taken, "Lines taken", flow.read ? `${Math.round((appended / flow.read) * 100)} %` : format.NONE, `${format.whole(appended)} of ${format.whole(flow.read)}`);
@@ -44,4 +44,9 @@ function put(one, name, value, more) {
   say(one.value, value);
   say(one.more, more);
   set(one.value, "data-long", value.length > 9);
+}
+
+function places({ shards, sessions, streams }) {
+  if (streams) return format.counted(streams, "bucket");
+  return format.counted(shards + sessions, sessions ? "source" : "shard");
 }

@@ -2,6 +2,7 @@
 
 import { fill, h, say } from "./dom.js";
 import { distributions } from "./distribution.js";
+import { fleet } from "./fleet.js";
 import { flow } from "./flow.js";
 import { glance } from "./glance.js";
 import { growth } from "./growth.js";
@@ -14,13 +15,13 @@ const SLOWLY = 5; // seconds between two redraws of the plot while nothing comes
 
 /** Show the overview in `main`. */
 export function overview(main) {
-  const sections = { glance: glance(), growth: growth(), flow: flow(), distributions: distributions(), timing: timing(), newest: newest() };
+  const sections = { glance: glance(), growth: growth(), flow: flow(), distributions: distributions(), timing: timing(), fleet: fleet(), newest: newest() };
   const sources = h("p", { class: "sources note" });
-  const { glance: first, growth: grown, flow: flows, distributions: shapes, timing: times, newest: records } = sections;
+  const { glance: first, growth: grown, flow: flows, distributions: shapes, timing: times, fleet: ends, newest: records } = sections;
   fill(
     main,
     h("h1", { class: "hidden", tabindex: -1 }, "Overview"),
-    h("div", { class: "grid" }, first.element, grown.element, flows.element, shapes.element, times.element, records.element),
+    h("div", { class: "grid" }, first.element, grown.element, flows.element, shapes.element, times.element, ends.element, records.element),
     sources,
   );
   let seconds = 0;
@@ -28,6 +29,7 @@ export function overview(main) {
     if (document.hidden || live.connection !== "live") return;
     first.tick();
     times.tick();
+    ends.tick();
     seconds += 1;
     if (seconds % SLOWLY === 0) grown.tick();
   }, 1_000);
@@ -45,7 +47,9 @@ export function overview(main) {
 }
 
 function told(state) {
-  const { sources, trace_database: database, dataset, daemon } = state;
+  const { sources, trace_database: database, dataset, daemon, fleet: end } = state;
+  const where = `appends to ${text.plain(dataset.path, 300)}. streamer ${daemon.version}, process ${daemon.pid} on ${text.plain(daemon.host, 80)}.`;
+  if (end?.writer) return `Takes the records of the fleet's dataset ${text.plain(end.dataset, 100)}; ${where}`;
   const read = [sources.shard_folder, `${sources.database || database.place} (outcomes${sources.conversations === "shards" ? "" : " and conversations"})`].filter(Boolean);
-  return `Reads ${read.map((place) => text.plain(place, 300)).join(" and ")}; appends to ${text.plain(dataset.path, 300)}. streamer ${daemon.version}, process ${daemon.pid} on ${text.plain(daemon.host, 80)}.`;
+  return `Reads ${read.map((place) => text.plain(place, 300)).join(" and ")}; ${where}`;
 }
