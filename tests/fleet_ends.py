@@ -10,7 +10,7 @@ from functools import partial
 from queue import Queue
 from typing import TYPE_CHECKING
 
-import anyio
+from anyio.from_thread import start_blocking_portal
 
 from streamer.config import Flags, load
 from streamer.events import Event, PageServed, Trouble
@@ -41,14 +41,15 @@ def transact(ledger: Path, *works: Callable[[sqlite3.Connection], object]) -> No
             for work in works:
                 await opened.transact(work)
 
-    anyio.run(main)
+    with start_blocking_portal() as portal:  # in a thread of its own: that of a test with a browser has a loop already
+        portal.call(main)
 
 
 def as_collector(ledger: Path, delivered: Mapping[int, Delivered], floor: int, aside: Iterable[Undeliverable]) -> None:
     """Leave what an uplink leaves that has sent 5 messages, one of them once more."""
     transact(
         ledger,
-        partial(delivery.prepare, collector="host-1.ab"),
+        partial(delivery.prepare, collector="ab"),
         partial(delivery.begin, buckets=4),
         *(partial(delivery.set_aside, line=line) for line in aside),
         partial(delivery.save, progress=Progress(floor, delivered, sent=5, again=1)),

@@ -75,8 +75,8 @@ def test_a_collector_says_what_writers_hold_of_its_outbox(end: End) -> None:
     }  # fmt: skip
 
 
-def test_a_collector_that_never_reached_the_servers_has_all_of_it_waiting(end: End) -> None:
-    """It has no name yet, and says what it cannot do."""
+def test_a_collector_that_has_no_name_yet_has_all_of_it_waiting(end: End) -> None:
+    """It never tried to reach the servers before, and says that it cannot."""
     seen = end.state(COLLECTOR, UNREACHABLE)
     assert seen["fleet"]["trouble"] == CONNECT
     assert [trouble["op"] for trouble in seen["troubles"]] == [CONNECT]

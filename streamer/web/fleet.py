@@ -36,7 +36,7 @@ _LINK = frozenset({CONNECT, LOOK_UP, USE, SEND, TAKE, owners.OP})
 class Collector(msgspec.Struct, frozen=True):
     """A collector: its name, and what became of the lines of its outbox (``delivery.Delivery``).
 
-    It has a name when it has reached the servers once.
+    It has a name when it has once tried to reach the servers.
     """
 
     origin: str
@@ -123,7 +123,7 @@ class FleetReader:
             writer = msgspec.structs.replace(self._writer.get(), again=again)
             return FleetNow(config.fleet.dataset, failing, writer=writer)
         if config.sink.kind is SinkKind.JETSTREAM:
-            return FleetNow(config.fleet.dataset, failing, collector=_collector(stand))
+            return FleetNow(config.fleet.dataset, failing, collector=self._collector(stand))
         return None
 
     def _find_writer(self) -> Writer:
@@ -138,7 +138,7 @@ class FleetReader:
         called, owned = origins.called(db), owners.owned(db)
         known, silent = origins.count(db, before=now - SILENT_AFTER)
         return Writer(
-            name=f"{self._config.fleet.name or host_name(socket.gethostname())}.{called}" if called else "",
+            name=self._named(called),
             buckets=shown_buckets(owned)[:_LONGEST_BUCKETS],
             owned=len(owned),
             hosts=[
@@ -148,20 +148,23 @@ class FleetReader:
             silent=silent,
         )
 
+    def _collector(self, stand: Standing) -> Collector:
+        found = stand.delivery
+        if found is None:
+            lines = stand.dataset_lines + stand.removed_lines
+            return Collector("", lines, 0, lines, stand.dataset_bytes, {}, 0, 0, 0)
+        return Collector(
+            origin=self._named(found.collector),
+            lines=found.lines,
+            delivered=found.delivered,
+            waiting=found.waiting,
+            behind=found.behind,
+            undeliverable=dict(found.undeliverable),
+            missing=found.missing,
+            sent=found.sent,
+            again=found.again,
+        )
 
-def _collector(stand: Standing) -> Collector:
-    found = stand.delivery
-    if found is None:
-        lines = stand.dataset_lines + stand.removed_lines
-        return Collector("", lines, 0, lines, stand.dataset_bytes, {}, 0, 0, 0)
-    return Collector(
-        origin=found.collector,
-        lines=found.lines,
-        delivered=found.delivered,
-        waiting=found.waiting,
-        behind=found.behind,
-        undeliverable=dict(found.undeliverable),
-        missing=found.missing,
-        sent=found.sent,
-        again=found.again,
-    )
+    def _named(self, own: str) -> str:
+        """Return what the fleet calls an end that has this name in its ledger; nothing if it has none yet."""
+        return f"{self._config.fleet.name or host_name(socket.gethostname())}.{own}" if own else ""

@@ -18,7 +18,7 @@ export function fleet() {
   const body = h("tbody", {});
   const table = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-labelledby": "fleet-hosts" }, h("table", { class: "hosts" }, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Collector"), h("th", { scope: "col" }, "Records"), h("th", { scope: "col" }, "Last one"))), body));
   const rest = h("p", { class: "note" });
-  const foot = h("p", { class: "note" });
+  const foot = h("span", {});
   const hosts = h("div", {}, heading, table, rest);
   heading.id = "fleet-hosts";
   const element = h(
@@ -26,7 +26,7 @@ export function fleet() {
     { class: "card fleet", "aria-labelledby": "fleet-title", hidden: true },
     h("div", { class: "card-head" }, h("h2", { id: "fleet-title" }, "Fleet"), who),
     h("div", { class: "fleet-parts" }, h("div", {}, lead, facts), hosts),
-    h("div", { class: "card-foot" }, foot),
+    h("p", { class: "card-foot note" }, foot, h("code", {}, "streamer fleet status"), " asks the servers."),
   );
   const values = new Map();
   let silentAfter = Infinity;
@@ -63,7 +63,7 @@ export function fleet() {
       if (collector) {
         say(lead, delivered(collector));
         show([...ofCollector(collector), ["Link", link]]);
-        say(foot, "As the ledger of this daemon says. Records wait in its dataset until a writer has said that it holds them. `streamer fleet status` asks the servers.");
+        say(foot, "As the ledger of this daemon says. Records wait in its dataset until a writer has said that it holds them; ");
         return;
       }
       silentAfter = seen.silent_after;
@@ -83,7 +83,7 @@ export function fleet() {
       const more = writer.known - writer.hosts.length;
       rest.hidden = writer.hosts.length > 0 && more <= 0;
       say(rest, writer.hosts.length ? `And ${format.whole(more)} more, heard of longer ago.` : "Nothing has come of any collector yet.");
-      say(foot, "As the ledger of this daemon says: a collector that has nothing to send is silent, too. `streamer fleet status` asks the servers.");
+      say(foot, "As the ledger of this daemon says: a collector that has nothing to send is silent, too; ");
       tick();
     },
   };
