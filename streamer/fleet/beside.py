@@ -56,6 +56,20 @@ async def _end(*tasks: asyncio.Task[None]) -> None:
         raise asyncio.CancelledError
 
 
+async def to_its_end(run: Run) -> None:
+    """Let something run to its end, which has to come by itself, whoever ends us meanwhile; that comes after."""
+    task = asyncio.create_task(run())
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            cancelled = True
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError
+
+
 async def first_of(seconds: float, wait: Callable[[], Awaitable[object]]) -> None:
     """Wait for something, but no longer than some seconds."""
     try:

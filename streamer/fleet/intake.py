@@ -29,7 +29,7 @@ from streamer.errors import StreamerError, UnavailableError
 from streamer.events import BucketMoved, Emit
 from streamer.files import Clock
 from streamer.fleet import durability, objects, origins
-from streamer.fleet.beside import first_of, until_first
+from streamer.fleet.beside import first_of, to_its_end, until_first
 from streamer.fleet.connection import (
     CONNECT,
     Link,
@@ -273,7 +273,7 @@ class Intake:
                     await session.run()
             finally:
                 self._session = None
-                await self._give_back(link, session)
+                await to_its_end(partial(self._give_back, link, session))
         cause = link.complaint or "the connection was lost"
         raise UnavailableError(CONNECT, link.where, cause, "see nats-server; it is retried")
 
