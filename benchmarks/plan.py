@@ -1,6 +1,6 @@
 """``python -m benchmarks.plan``: what a fleet of some size needs, from what was measured of a small one.
 
-Arithmetic on ``results.json``, and a simulation of how evenly keys fall into buckets.
+Arithmetic on the results of *fleet* and *scale*, and a simulation of how evenly keys fall into buckets.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 from benchmarks.results import Fleet, Results, Scale, median
 from streamer.fleet.names import bucket_of
 
-_RESULTS = Path(__file__).with_name("results") / "results.json"
+_RESULTS = Path(__file__).with_name("results")
 _USE = 0.5
 """The share of a core that a plan fills: the rest is for bursts, and for catching up."""
 
@@ -132,10 +132,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plan", description=__doc__.splitlines()[0])
     parser.add_argument("--line-bytes", type=int, default=2_000, help="bytes of a dataset line (2,000: text)")
     parser.add_argument("--rate", type=float, default=2.0, help="qualifying records a second of each host (2)")
-    parser.add_argument("--results", type=Path, default=_RESULTS)
+    parser.add_argument("--fleet", type=Path, default=_RESULTS / "fleet" / "results.json", help="results with *fleet*")
+    parser.add_argument("--scale", type=Path, default=_RESULTS / "results.json", help="results with *scale*")
     args = parser.parse_args()
-    results = msgspec.json.decode(args.results.read_bytes(), type=Results)
-    costs = Costs.of(results.fleet, results.scale)
+    fleet, scale = (msgspec.json.decode(path.read_bytes(), type=Results) for path in (args.fleet, args.scale))
+    costs = Costs.of(fleet.fleet, scale.scale)
     print(f"per record: {costs.collector * 1e6:.0f} µs of the collector, {costs.servers * 1e6:.0f} µs of all servers,")
     print(f"{costs.writer * 1e6:.0f} µs of the writer (CPU); {costs.key_bytes:.0f} bytes of ledger for a key\n")
     sizes = ((3, 1e6), (100, 1e8), (1000, 1e9))

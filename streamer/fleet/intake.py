@@ -173,12 +173,13 @@ class Intake:
         if not pulled:
             return None
         session = self._session
-        try:
-            fetched = {} if session is None else await session.fetch(pulled)
-        except UnavailableError:
-            session = None
         if session is None:
             return Work(())  # all of it comes again
+        try:
+            fetched = await session.fetch(pulled)
+        except UnavailableError:
+            session.give_up()  # with what it was given, which counts as held: the next one is given it again
+            return Work(())
         self._judged = pulled
         found = await to_thread.run_sync(self._read, pulled, fetched)
         places = [(one.pulled.bucket, one.message.place) for one in found if one.message is not None]
@@ -502,6 +503,10 @@ class _Session:
 
     # -- after the commit --------------------------------------------------------------------------------------
 
+    def give_up(self) -> None:
+        """End the link: what was given out over it and is not committed comes again."""
+        self._link.lost.set()
+
     async def done(
         self, pulled: Sequence[Pulled], fetched: Sequence[str], taken: Mapping[tuple[str, int, str], int]
     ) -> None:
@@ -518,7 +523,7 @@ class _Session:
                 for name in fetched:
                     await objects.remove(self._link, self._names, name)
         except UnavailableError:  # what was not acknowledged comes again, and is known then
-            self._link.lost.set()
+            self.give_up()
 
     async def _tell(self, taken: Mapping[tuple[str, int, str], int]) -> None:
         by_origin: dict[str, list[Receipt]] = {}
