@@ -95,7 +95,7 @@ $(VENV)/bench-ready: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	touch $@
 
-bench: $(VENV)/bench-ready ## Measure streamer and its peers, into benchmarks/results (less than 25 minutes)
+bench: $(VENV)/bench-ready ## Measure streamer and its peers, into benchmarks/results (some 35 minutes)
 	$(BIN)/python -m benchmarks all
 
 lint: $(VENV)/ready ## Check style and types

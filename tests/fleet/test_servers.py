@@ -49,10 +49,12 @@ def test_a_server_that_is_killed_comes_back_with_what_it_acknowledged(server: Se
 
 def test_a_cluster_goes_on_without_the_leader_of_a_stream(cluster: Cluster) -> None:
     """Two of three acknowledge; the third is up to date when it is back."""
-    assert messages(cluster.urls, create=True, publish=10) == 10
+    assert messages(cluster.urls, create=True) == 0
     leader = cluster.until_led("t")
+    # Over its leader: the others may not have heard yet that somebody takes what is published to a new stream.
+    assert messages([leader.url], publish=10) == 10
     leader.kill()
-    cluster.until_led("t")
-    assert messages([url for url in cluster.urls if url != leader.url], publish=10) == 20
+    successor = cluster.until_led("t")
+    assert messages([successor.url], publish=10) == 20
     cluster.restart()
     assert messages([leader.url]) == 20
