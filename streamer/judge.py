@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from streamer import layouts
-from streamer.dataset import encode_line
+from streamer.dataset_line import encode_line
 from streamer.dead_letters import encode_dead_letter
 from streamer.dedup import DedupBy, record_key
 from streamer.fleet.message import Record as Arrived

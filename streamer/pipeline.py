@@ -24,7 +24,8 @@ from anyio import to_thread
 from streamer.caps.rules import metadata_keys
 from streamer.config import Config
 from streamer.curation import Curation, Gate, forget
-from streamer.dataset import Dataset, own_keys
+from streamer.dataset import Dataset
+from streamer.dataset_line import own_keys
 from streamer.dead_letters import DeadLetters, dead_letters_path
 from streamer.errors import UnavailableError
 from streamer.events import (

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from streamer import snapshot_text
 from streamer.config import Flags, From, load
-from streamer.dataset import line_key
+from streamer.dataset_line import line_key
 from streamer.dedup import DedupBy
 from streamer.doctor import Level, examine
 from streamer.errors import ConfigError

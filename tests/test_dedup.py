@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from streamer.conversation import from_dialogue, from_messages, of_messages
-from streamer.dataset import encode_line, line_key
+from streamer.dataset_line import encode_line, line_key
 from streamer.dedup import KEY_BYTES, DedupBy, record_key
 from streamer.layouts import MalformedError, read
 from streamer.model import Outcome

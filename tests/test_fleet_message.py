@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.dataset import line_key
+from streamer.dataset_line import line_key
 from streamer.dedup import DedupBy
 from streamer.fleet.message import (
     ENCODING,

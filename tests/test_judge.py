@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.dataset import line_key
+from streamer.dataset_line import line_key
 from streamer.dedup import DedupBy
 from streamer.join import JoinRule
 from streamer.judge import DUE_AFTER_OUTCOMES, RULE_CHANGED, Item, Rules, count, judge, parse, sessions, settle

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamer.call_records import Call, read_call
 from streamer.check import check_line
-from streamer.dataset import encode_line
+from streamer.dataset_line import encode_line
 from streamer.dedup import DedupBy, record_key
 from streamer.layouts import MalformedError, read
 from streamer.messages import Decision, Decisions, Row, from_completion

@@ -14,7 +14,7 @@ import msgspec
 from blake3 import blake3
 
 from streamer.caps.rules import REASON, Cap
-from streamer.dataset import line_key
+from streamer.dataset_line import line_key
 from streamer.dedup import KEY_VERSION, DedupBy
 from streamer.model import State, Verdict
 from streamer.text import printable

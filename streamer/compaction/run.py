@@ -24,7 +24,7 @@ from streamer.compaction.spans import Spans
 from streamer.compaction.verdicts import NO_SHARD, Judge, facts_of
 from streamer.config import Config
 from streamer.curation import chunks
-from streamer.dataset import line_key
+from streamer.dataset_line import line_key
 from streamer.errors import StreamerError, UnavailableError
 from streamer.events import Emit, PartCompacted
 from streamer.files import Clock, Files

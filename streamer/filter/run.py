@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from streamer.dataset import encode_line
+from streamer.dataset_line import encode_line
 from streamer.dedup import DedupBy, record_key
 from streamer.errors import UnavailableError
 from streamer.filter.conditions import CONDITIONS, Session, outcome_of, record_is_taken, removed_by

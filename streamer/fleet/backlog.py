@@ -13,7 +13,7 @@ from functools import partial
 import msgspec
 from anyio import to_thread
 
-from streamer.dataset import line_key
+from streamer.dataset_line import line_key
 from streamer.dedup import DedupBy
 from streamer.events import Emit, OutboxMissing, SentAgain
 from streamer.fleet import delivery

@@ -24,7 +24,7 @@ import msgspec
 from anyio import to_thread
 
 from streamer.config import Config
-from streamer.dataset import keys_meaning
+from streamer.dataset_line import keys_meaning
 from streamer.errors import StreamerError, UnavailableError
 from streamer.events import BucketMoved, Emit
 from streamer.files import Clock

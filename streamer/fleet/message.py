@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from streamer.dataset import LINE_ENDS, line_key
+from streamer.dataset_line import LINE_ENDS, line_key
 from streamer.dedup import KEY_BYTES, DedupBy
 from streamer.layouts import MalformedError
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from anyio import to_thread
 
-from streamer.dataset import keys_meaning, line_key
+from streamer.dataset_line import keys_meaning, line_key
 from streamer.errors import RefusedError, UnavailableError
 from streamer.fleet import moving
 from streamer.fleet.names import bucket_of, shown_buckets

@@ -18,7 +18,7 @@ if __name__ == "__main__":
 
 import msgspec
 
-from streamer.dataset import encode_line, line_key
+from streamer.dataset_line import encode_line, line_key
 from streamer.dedup import DedupBy, record_key
 from streamer.judge import Item, parse
 from streamer.layouts import Envelope, MalformedError, record_of
