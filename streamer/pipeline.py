@@ -49,7 +49,8 @@ from streamer.fleet.rules import SinkKind
 from streamer.fleet.uplink import Uplink
 from streamer.judge import Item, Rules, Settled, count, judge, sessions, settle
 from streamer.layouts import MalformedError
-from streamer.ledger import Batch, Ledger, Reads
+from streamer.ledger import Ledger, Reads
+from streamer.ledger_writes import Batch
 from streamer.model import Outcome, Span, State
 from streamer.nothing import NoOutcomes, NoRollouts, NoUplink
 from streamer.parts import part_path

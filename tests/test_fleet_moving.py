@@ -16,7 +16,8 @@ from streamer.errors import RefusedError
 from streamer.files import Files
 from streamer.fleet import durability, moving, origins
 from streamer.fleet.names import bucket_of, parse_buckets, shown_buckets
-from streamer.ledger import Batch, Ledger
+from streamer.ledger import Ledger
+from streamer.ledger_writes import Batch
 from streamer.parts import Part
 
 if TYPE_CHECKING:

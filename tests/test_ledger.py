@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from streamer.errors import RefusedError, UnavailableError
 from streamer.files import Files
 from streamer.join import JoinRule
-from streamer.ledger import Batch, Ledger
+from streamer.ledger import Ledger
 from streamer.ledger_file import APPLICATION_ID, SCHEMA_VERSION
+from streamer.ledger_writes import Batch
 from streamer.model import Cursor, Outcome, Span, State
 from streamer.snapshot import snapshot
 from tests.producer import (

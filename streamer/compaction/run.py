@@ -28,7 +28,7 @@ from streamer.dataset_line import line_key
 from streamer.errors import StreamerError, UnavailableError
 from streamer.events import Emit, PartCompacted
 from streamer.files import Clock, Files
-from streamer.ledger import Compaction
+from streamer.ledger_writes import Compaction
 from streamer.model import Span, Verdict
 from streamer.parts import Part, part_path
 from streamer.pipeline import Pipeline, nowhere
