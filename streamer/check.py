@@ -13,6 +13,7 @@ import msgspec
 
 from streamer.conversation import IMAGE_PARTS
 from streamer.layouts import ROLES
+from streamer.text import invalid_utf8
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,10 +99,14 @@ def check_line(data: bytes) -> CheckedLine:
     Args:
         data: the line's bytes; a newline at the end does not matter.
     """
+    if (offset := invalid_utf8(data)) is not None:
+        return CheckedLine([Finding(Kind.NOT_UTF8, f"byte {offset} of the line is not UTF-8")])
     try:
         line = _decode(data)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        return CheckedLine([_unreadable(data, error)])
+    except RecursionError:
+        return CheckedLine([Finding(Kind.TOO_DEEP, "nested too deeply")])
+    except msgspec.MsgspecError as error:
+        return CheckedLine([Finding(Kind.NOT_JSON, str(error) if data.strip() else "an empty line")])
     if not isinstance(line, dict):
         return CheckedLine([Finding(Kind.NOT_OBJECT, f"a JSON {type(line).__name__}, not an object")])
     messages = _objects(line.get("messages"))
@@ -156,23 +161,6 @@ def shown(value: object) -> str:
 
 def _objects(value: object) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _unreadable(data: bytes, error: Exception) -> Finding:
-    if isinstance(error, RecursionError):
-        return Finding(Kind.TOO_DEEP, "nested too deeply")
-    if isinstance(error, UnicodeDecodeError):
-        return Finding(Kind.NOT_UTF8, _not_utf8(data))
-    return Finding(Kind.NOT_JSON, str(error) if data.strip() else "an empty line")
-
-
-def _not_utf8(data: bytes) -> str:
-    """Say where: the JSON decoder's own position counts from the start of the string it was in."""
-    try:
-        data.decode()
-    except UnicodeDecodeError as error:
-        return f"byte {error.start} of the line is not UTF-8"
-    return "not UTF-8"
 
 
 def _separators(data: bytes) -> Iterator[Finding]:

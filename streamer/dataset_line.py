@@ -11,6 +11,7 @@ import msgspec
 from streamer.conversation import from_messages, of_messages
 from streamer.dedup import KEY_VERSION, DedupBy, record_key
 from streamer.model import Outcome, Record
+from streamer.text import invalid_utf8
 from streamer.turns import Worth
 
 
@@ -101,6 +102,8 @@ def line_key(line: bytes, by: DedupBy) -> bytes:
     Raises:
         ValueError: the line is not one of ours.
     """
+    if (offset := invalid_utf8(line)) is not None:
+        raise ValueError(f"byte {offset} is not UTF-8")
     try:
         found = _line(line)
         identity = (found.metadata["run_id"], found.metadata["turn"], found.metadata["timestamp"])

@@ -17,6 +17,7 @@ import msgspec
 from streamer.conversation import Conversation, from_dialogue, from_messages, of_messages
 from streamer.model import Record
 from streamer.nesting import LIMIT, too_deep
+from streamer.text import invalid_utf8
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
@@ -67,6 +68,9 @@ class _Outline(msgspec.Struct, gc=False):
     assistant: msgspec.Raw = _NULL
     metadata: msgspec.Raw = _NULL
 
+
+_BLANKS = b" \t\n\r"
+"""What JSON allows before and after a value."""
 
 _decode = msgspec.json.Decoder(_Source).decode
 _outline = msgspec.json.Decoder(_Outline).decode
@@ -157,12 +161,11 @@ def _with(line: Envelope, said: Conversation, keys: _Source | _Outline, metadata
 
 def _outline_of(data: bytes) -> _Outline | None:
     """Return the outline of a line, or None if it has to be looked at more closely."""
+    if invalid_utf8(data) is not None:
+        return None
     try:
-        # msgspec does not look into the strings that it skips.
-        if not data.isascii():
-            data.decode("utf-8")
         return _outline(data)
-    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, RecursionError):
         return None
 
 
@@ -179,10 +182,10 @@ def _metadata_of(outline: _Outline) -> dict[str, Any]:
     data = bytes(raw)
     if too_deep(data):
         raise _too_deep()
+    if not _is_object(data):
+        return _metadata(None if data.strip(_BLANKS) == b"null" else [])
     try:
-        return {} if data == b"null" else _object(data)
-    except msgspec.ValidationError:
-        return _metadata([])
+        return _object(data)
     except msgspec.DecodeError as error:
         raise MalformedError("not_json", str(error)) from None
 
@@ -199,19 +202,19 @@ def _too_deep() -> MalformedError:
     return MalformedError("too_deep", f"nested more than {LIMIT} levels deep")
 
 
+def _is_object(data: bytes) -> bool:
+    return data.lstrip(_BLANKS).startswith(b"{")
+
+
 def _parse(data: bytes) -> _Source:
+    if (offset := invalid_utf8(data)) is not None:
+        raise MalformedError("invalid_utf8", f"byte {offset} is not UTF-8")
     try:
-        # msgspec does not look into the strings that it skips.
-        if not data.isascii():
-            data.decode("utf-8")
         source = _decode(data)
-    except UnicodeDecodeError as error:
-        raise MalformedError("invalid_utf8", f"byte {error.start} is not UTF-8") from None
     except RecursionError:
         raise MalformedError("too_deep", "nested too deeply") from None
     except msgspec.ValidationError as error:
-        reason = "not_json" if "out of range" in str(error) else "not_object"
-        raise MalformedError(reason, str(error)) from None
+        raise MalformedError("not_json" if _is_object(data) else "not_object", str(error)) from None
     except msgspec.DecodeError as error:
         reason = "nul_bytes" if b"\0" in data else "not_json"
         raise MalformedError(reason, str(error)) from None

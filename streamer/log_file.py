@@ -22,6 +22,7 @@ from blake3 import blake3
 
 from streamer.errors import UnavailableError
 from streamer.files import Files, sync_folder
+from streamer.text import invalid_utf8
 
 _TAIL = 4096
 """Bytes before the committed length whose digest ties a ledger to its file."""
@@ -216,9 +217,10 @@ class LogFile:
         return size
 
     def _is_whole(self, start: int, stop: int) -> bool:
+        line = self._files.pread(self._fd, stop - start, start)
         try:
-            return isinstance(msgspec.json.decode(self._files.pread(self._fd, stop - start, start)), dict)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            return invalid_utf8(line) is None and isinstance(msgspec.json.decode(line), dict)
+        except (msgspec.MsgspecError, RecursionError):
             return False
 
     def _last_line_end(self, floor: int, size: int) -> int:

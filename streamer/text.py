@@ -24,6 +24,20 @@ _SIZES = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 
+def invalid_utf8(data: bytes) -> int | None:
+    """Return the offset of the first byte that is not UTF-8, or None.
+
+    Decoders differ, from version to version too, in what they look at and what they say of it. So this comes first.
+    """
+    if data.isascii():
+        return None
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start
+    return None
+
+
 def printable(text: str) -> str:
     r"""Return text that stays on one line and cannot steer a terminal: ``ESC`` becomes ``\x1b``.
 

@@ -17,7 +17,7 @@ from streamer.caps.rules import REASON, Cap
 from streamer.dataset_line import line_key
 from streamer.dedup import KEY_VERSION, DedupBy
 from streamer.model import State, Verdict
-from streamer.text import printable
+from streamer.text import invalid_utf8, printable
 
 _LONGEST_SHOWN = 120
 _SCHEMA = """
@@ -73,6 +73,8 @@ def values_of(line: bytes, caps: Sequence[Cap]) -> Values:
     A list has the values that stand in it, an object the names of what holds in it; null is no value.
     """
     try:
+        if invalid_utf8(line) is not None:
+            return [()] * len(caps)
         metadata = _line(line).metadata
         return [_prompt(line) if cap.key is None else _values(metadata.get(cap.key)) for cap in caps]
     except (msgspec.MsgspecError, ValueError, RecursionError):

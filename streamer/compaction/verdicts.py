@@ -15,6 +15,7 @@ from streamer.judge import Rules
 from streamer.layouts import time_us
 from streamer.model import Outcome, State, Verdict
 from streamer.qualify import below_bar
+from streamer.text import invalid_utf8
 from streamer.turns import TurnBook
 
 WITHDRAWN = "withdrawn"
@@ -48,8 +49,8 @@ _decode = msgspec.json.Decoder(_Line).decode
 def facts_of(line: bytes) -> Facts | None:
     """Return what a dataset line says of itself, None if it is not one of ours."""
     try:
-        return _decode(line).metadata
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return _decode(line).metadata if invalid_utf8(line) is None else None
+    except (msgspec.MsgspecError, RecursionError):
         return None
 
 

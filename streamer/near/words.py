@@ -15,6 +15,7 @@ import msgspec
 from streamer.conversation import IMAGE_PARTS
 from streamer.images import image_url
 from streamer.near.rules import Scope
+from streamer.text import invalid_utf8
 
 _ALONE = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 """Scripts without spaces between words: each of their characters stands for a word."""
@@ -45,6 +46,8 @@ def said(line: bytes, scope: Scope) -> Said:
     Raises:
         ValueError: the line is not one of ours.
     """
+    if (offset := invalid_utf8(line)) is not None:
+        raise ValueError(f"byte {offset} is not UTF-8")
     try:
         messages = _line(line).messages
         if scope is Scope.REPLY:

@@ -24,6 +24,7 @@ from streamer.call_records import Call, read_call
 from streamer.errors import UnavailableError
 from streamer.messages import MAX_CHARACTERS, Decision, Decisions, Row, as_object
 from streamer.sources.server import Server
+from streamer.sources.sqlite_errors import is_busy
 
 PAGE_ROWS = 250
 PAGE_CHARACTERS = 1 << 19
@@ -123,10 +124,9 @@ class Pages:
         return rows, full
 
     def _unavailable(self, error: sqlite3.Error) -> UnavailableError:
-        busy = "locked" in str(error) or "busy" in str(error)
         hint = (
             "the producer is writing for long: try again"
-            if busy
+            if is_busy(error)
             else f"if the file is damaged: sqlite3 '{self.path}' 'PRAGMA quick_check'"
         )
         return UnavailableError("read the trace database", str(self.path), str(error), hint)

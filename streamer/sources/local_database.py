@@ -18,6 +18,7 @@ import aiosqlite
 
 from streamer.errors import UnavailableError
 from streamer.files import Clock
+from streamer.sources.sqlite_errors import is_busy, primary_code
 from streamer.sources.trace_database import Opened, StatementError, TooSlowError
 from streamer.sources.trace_db import file_id, file_times, local_path, open_trace_database
 
@@ -136,11 +137,11 @@ class LocalDatabase:
         try:
             await self._execute(f"EXPLAIN {sql}", values)
         except (sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.Warning) as error:
-            if isinstance(error, sqlite3.Error) and _is_busy(error):
+            if isinstance(error, sqlite3.Error) and is_busy(error):
                 raise self._unavailable(error) from error
             raise StatementError(str(error)) from error
         except sqlite3.DatabaseError as error:
-            if "not authorized" in str(error) or "prohibited" in str(error):
+            if primary_code(error) == sqlite3.SQLITE_AUTH:
                 raise StatementError(str(error)) from error
             raise self._unavailable(error) from error
 
@@ -152,13 +153,13 @@ class LocalDatabase:
 
     def _unavailable(self, error: sqlite3.Error) -> UnavailableError:
         op, place = "read outcomes", str(self.path)
-        if "interrupted" in str(error):
+        if primary_code(error) == sqlite3.SQLITE_INTERRUPT:
             cause = f"the condition took more than {_LONGEST_READ} s"
             hint = "smaller pages are tried; if that does not end, make qualify.where simpler"
             return TooSlowError(op, place, cause, hint)
         hint = (
             "the producer is writing; it is tried again"
-            if _is_busy(error)
+            if is_busy(error)
             else "it is tried again; if a row makes the condition fail, guard it (json_valid(...) AND ...),"
             f" if the file is damaged: sqlite3 '{self.path}' 'PRAGMA quick_check'"
         )
@@ -197,7 +198,3 @@ class LocalDatabase:
         self._file = None
         self._times, self._ask_again = None, 0.0
         await self._open.aclose()
-
-
-def _is_busy(error: sqlite3.Error) -> bool:
-    return "locked" in str(error) or "busy" in str(error)

@@ -327,6 +327,8 @@ def _events(config: Config, session: str) -> tuple[list[EventReward], str]:
         with open_for_batch(place, _BUSY_SECONDS) as db:
             deadline = time.monotonic() + _BUSY_SECONDS + _LONGEST_READ
             db.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
+            if not db.execute("SELECT 1 FROM pragma_table_info('event_rewards')").fetchone():
+                return [], "the trace database has no event rewards"
             rows = db.execute(
                 'SELECT turn_number, reward_value, reward_type, "key", substr(annotation, 1, 2000), source, created_at'
                 " FROM event_rewards WHERE session_id = ? ORDER BY id LIMIT ?",
@@ -335,8 +337,7 @@ def _events(config: Config, session: str) -> tuple[list[EventReward], str]:
     except StreamerError as error:
         return [], f"the trace database cannot be read now: {error.cause}"
     except sqlite3.Error as error:
-        missing = "no such table" in str(error)
-        return [], "the trace database has no event rewards" if missing else f"they cannot be read now: {error}"
+        return [], f"they cannot be read now: {error}"
     return [EventReward(*(_plain(value) for value in row)) for row in rows], "" if rows else "there are none"
 
 
