@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest test-latest test-pythons test-remote test-export test-systemd test-monitoring test-browser test-fleet screenshots faults bench lint format lock clean
+.PHONY: help demo test test-lowest test-latest test-pythons test-remote test-export test-systemd test-monitoring test-browser test-fleet screenshots faults nightly bench lint format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -144,8 +144,12 @@ test-fleet: $(VENV)/fleet-ready ## Run the tests with real clusters of nats-serv
 screenshots: $(VENV)/browser-ready ## Make the pictures of the page in docs/images
 	STREAMER_CHROMIUM=$(STREAMER_CHROMIUM) $(BIN)/python -m tests.browser.screenshots
 
-faults: $(VENV)/ready ## Inject the faults that streamer is to survive: 1,000 simulated lives, 200 kills
-	STREAMER_SEEDS=1000 STREAMER_KILLS=200 STREAMER_SCALE=1 $(BIN)/python -m pytest tests/faults
+faults: $(VENV)/ready ## Inject the faults that streamer is to survive: 500 simulated lives, 80 kills
+	STREAMER_SEEDS=500 STREAMER_KILLS=80 $(BIN)/python -m pytest -n auto --dist worksteal tests/faults
+
+nightly: $(VENV)/ready ## Run what takes too long for each change: 1,000 lives, 200 kills, 100,000 shards, a soak of 10 minutes
+	STREAMER_SEEDS=1000 STREAMER_KILLS=200 STREAMER_SCALE=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/faults
+	$(BIN)/streamer soak --minutes 10 --folder $(VENV)
 
 BENCH := $(VENV)/bench
 

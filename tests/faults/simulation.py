@@ -421,7 +421,7 @@ class Simulation:
 
 def _curated(config: Config, rng: Random) -> tuple[Config, str]:
     """Turn near-duplicates and a cap on in some lives; return the configuration, and what to say of it."""
-    near = rng.choice((Near(), Near(), Near(threshold=0.6, ngram=1, scope=Scope.USER)))
+    near = rng.choice((Near(), Near(), Near(threshold=0.6, ngram=1, scope=Scope.USER, keep=1000)))
     caps = rng.choice(((), (), (Cap("run_id", rng.randint(1, 5)),)))
     said = ", near-duplicates" * near.is_on + "".join(f", {cap.most} records a run" for cap in caps)
     return msgspec.structs.replace(config, near=near, cap=caps), said

@@ -38,7 +38,10 @@ if TYPE_CHECKING:
     from streamer.config import Config
 
 KILLS = int(os.environ.get("STREAMER_KILLS", "10"))
-"""How often the live daemon is killed at random."""
+"""How often a live daemon is killed at random."""
+
+RUNS = max(1, KILLS // 20)
+"""How many live runs share these kills."""
 
 BATCH = 8
 
@@ -237,16 +240,19 @@ def produced(folder: Path) -> tuple[set[str], int]:
     return texts, total
 
 
-def test_a_live_daemon_that_is_killed_at_random_moments_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", range(RUNS))
+def test_a_live_daemon_that_is_killed_at_random_moments_loses_nothing_and_doubles_nothing(
+    tmp_path: Path, seed: int
+) -> None:
     """Rules 1 to 4; ``STREAMER_KILLS`` says how often. What a reader has seen is never taken back."""
     executable = Executable(tmp_path, more="[batch]\nrecords = 20\n")
     make_traces(tmp_path / "traces.db")
     config = settings(tmp_path, batch=20)
-    rng = Random(KILLS)
+    rng = Random(seed)
     seen = b""
-    with child(partial(produce, tmp_path, seed=KILLS)) as producer:
+    with child(partial(produce, tmp_path, seed=seed)) as producer:
         eventually(lambda: lines(tmp_path / "journal"))
-        for number in range(KILLS):
+        for number in range(KILLS // RUNS):
             # Most are forks of this process, which costs less; some are the executable itself.
             daemon = executable.start() if number % 8 == 1 else Child(partial(live, config))
             try:
