@@ -162,9 +162,10 @@ $(BENCH)/ready: locks/bench.txt pyproject.toml | $(VENV)/ready
 bench: $(BENCH)/ready ## Measure streamer and its peers, into benchmarks/results (some 35 minutes)
 	$(BENCH)/bin/python -m benchmarks all
 
-lint: $(VENV)/ready ## Check style and types
+lint: $(VENV)/ready ## Check style, spelling and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell .
 	$(BIN)/mypy
 
 format: $(VENV)/ready ## Put the code into shape
