@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from asyncio import Future
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -169,6 +171,25 @@ def _cannot_open(path: Path, error: sqlite3.Error) -> UnavailableError:
     return UnavailableError("read the trace database", str(path), str(error), "is it there, and may it be read?")
 
 
+class _Connection(aiosqlite.Connection):
+    """A connection whose thread can be waited for when the file cannot be opened.
+
+    A thread that still answers to a loop that is closed prints its error to stderr.
+    """
+
+    _stopping: Future[None] | None = None
+
+    def stop(self) -> Future[None] | None:
+        """Stop the thread; aiosqlite calls this where the file cannot be opened."""
+        self._stopping = super().stop()
+        return self._stopping
+
+    async def stopped(self) -> None:
+        """Wait until the thread that was stopped has given its last answer."""
+        if self._stopping is not None:
+            await self._stopping
+
+
 @asynccontextmanager
 async def open_trace_database(path: Path) -> AsyncIterator[aiosqlite.Connection]:
     """Open the database at ``path`` for short reads.
@@ -176,11 +197,14 @@ async def open_trace_database(path: Path) -> AsyncIterator[aiosqlite.Connection]
     Raises:
         UnavailableError: there is no such file, or it cannot be opened now.
     """
+    connect = partial(
+        sqlite3.connect, _read_only(path), uri=True, timeout=_BUSY_SECONDS, isolation_level=None, factory=_ForConditions
+    )
+    db = _Connection(connect, iter_chunk_size=64)
     try:
-        db = await aiosqlite.connect(
-            _read_only(path), uri=True, timeout=_BUSY_SECONDS, isolation_level=None, factory=_ForConditions
-        )
+        await db
     except sqlite3.Error as error:
+        await db.stopped()
         raise UnavailableError("read outcomes", str(path), str(error), "it is tried again") from error
     try:
         await db.execute_fetchall("PRAGMA query_only=1")
