@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest test-latest test-pythons test-remote test-export test-systemd test-monitoring test-browser test-fleet screenshots faults nightly bench lint format lock clean
+.PHONY: help demo test coverage test-fast test-lowest test-latest test-pythons test-remote test-export test-systemd test-monitoring test-browser test-fleet screenshots faults nightly bench lint format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -33,6 +33,12 @@ demo: $(VENV)/ready ## Play real Crafter episodes and watch the dataset grow
 
 test: $(VENV)/ready ## Run the quick suites
 	$(BIN)/python -m pytest -n auto
+
+test-fast: $(VENV)/ready ## Run those of their tests that are not slow, before each commit
+	$(BIN)/python -m pytest -n auto -m "not slow"
+
+coverage: $(VENV)/ready ## Run the quick suites, and show which lines and branches none took
+	$(BIN)/python -m pytest -n auto --cov --cov-report=term-missing:skip-covered
 
 # The ends of what pyproject.toml declares. uv is the one tool that resolves to the lowest versions.
 UV := $(VENV)/uv/bin/uv
@@ -173,4 +179,4 @@ format: $(VENV)/ready ## Put the code into shape
 	$(BIN)/ruff format .
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) demo-run .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo-run .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

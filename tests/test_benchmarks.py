@@ -74,6 +74,7 @@ def test_both_layouts_hold_the_same_conversations(kind: Kind) -> None:
     assert conversations(one) == conversations(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", Layout)
 def test_half_of_the_rollouts_qualify_and_some_records_repeat_earlier_ones(tmp_path: Path, layout: Layout) -> None:
     """Outcomes, the list of qualifying shards and the counts all say the same."""
@@ -116,6 +117,7 @@ def test_in_a_plain_corpus_everything_qualifies_and_differs() -> None:
 # -- contenders --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", Layout)
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("contender", CONTENDERS, ids=lambda contender: contender.name)
@@ -141,6 +143,7 @@ def lines_of(path: Path) -> list[bytes]:
     return path.read_bytes().splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", live_contenders(), ids=lambda named: named[0])
 def test_who_reads_along_takes_what_comes(tmp_path: Path, named: Any) -> None:
     """Rollouts that end while a contender runs come to its output whole, whichever half is first."""
@@ -206,6 +209,7 @@ def test_a_rollout_is_there_when_its_last_line_is(tmp_path: Path) -> None:
     assert growth.last_lines(1) == {}
 
 
+@pytest.mark.slow
 def test_a_ledger_can_be_filled_with_keys(tmp_path: Path) -> None:
     """The scale benchmark runs over ledgers with as many keys as asked for."""
     sizes = type(QUICK)(rounds=1, keys=(0, 100_000), further_records=200)

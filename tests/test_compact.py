@@ -159,6 +159,7 @@ def executed(config: Config, *options: str, command: str = "compact") -> tuple[i
 class TestExecutable:
     """From outside."""
 
+    @pytest.mark.slow
     def test_a_withdrawn_rollout_is_taken_out(self, folder: Path) -> None:
         """Shards and database are those that the dataset was made of; status, explain and verify tell of it."""
         config = rolling(folder)
@@ -180,6 +181,7 @@ class TestExecutable:
         assert subprocess.run(words, cwd=ROOT, check=False, capture_output=True, timeout=60).returncode == 0
         is_as_if_new(config, folder)
 
+    @pytest.mark.slow
     def test_a_stricter_condition_takes_out_more(self, folder: Path) -> None:
         """By the flags of run; as JSON, for programs. First as a trial."""
         config = rolling(folder)
@@ -201,6 +203,7 @@ class TestExecutable:
         strict = msgspec.structs.replace(config, qualify=settings(folder, where="total_reward >= 3").qualify)
         is_as_if_new(strict, folder)
 
+    @pytest.mark.slow
     def test_the_live_file_is_left_alone_and_told_of(self, folder: Path) -> None:
         """A dataset that never rolled has nothing else."""
         config = settings(folder)
@@ -226,6 +229,7 @@ class TestExecutable:
         assert code == 4
         assert "what to do" in errors
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("change", "code", "text"),
         [
@@ -248,6 +252,7 @@ class TestExecutable:
         assert text in errors
         assert config.dataset.path.exists() is (change != "dataset")
 
+    @pytest.mark.slow
     def test_a_hostile_run_id_is_only_a_name(self, tmp_path: Path) -> None:
         """What a producer calls a rollout is neither SQL nor a path, and reaches no terminal as it is."""
         (tmp_path / "shards").mkdir()
@@ -454,6 +459,7 @@ def runs_of(data: bytes) -> list[str]:
 class TestDeath:
     """SIGKILL at every named point, and a disk without room."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("times", [1, 2])
     @pytest.mark.parametrize("point", STEPS)
     def test_a_death_anywhere_loses_nothing_and_doubles_nothing(self, folder: Path, point: str, times: int) -> None:
@@ -473,6 +479,7 @@ class TestDeath:
         assert not {"gone", "fair"} & {*runs(config)}
         is_as_if_new(config, folder)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("again", STEPS[:-1])
     @pytest.mark.parametrize("point", ["part rewritten", "compaction committed", "part replaced"])
     def test_a_death_while_compacting_after_a_death(self, folder: Path, point: str, again: str) -> None:

@@ -688,6 +688,7 @@ class TestAnything:
         tomllib.loads(text)
         survives(tmp_path_factory.getbasetemp() / "values.toml", text)
 
+    @pytest.mark.slow
     @settings(deadline=None)
     @given(key=st.text(st.characters(codec="utf-8")), value=VALUES)
     def test_any_key_is_known_or_a_config_error(

@@ -69,6 +69,7 @@ def explained(place: Place) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_each_record_that_is_left_out_is_counted_and_explained(place: Place, written: tuple[str, ...]) -> None:
     """The accounts add up, the rules hold between the records that are there, and the dataset is fine."""
     place.configure()
@@ -101,6 +102,7 @@ def test_each_record_that_is_left_out_is_counted_and_explained(place: Place, wri
     assert place.dataset.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_cap_takes_effect_without_a_restart(place: Place) -> None:
     """It counts what is there; near-duplicates wait for a restart."""
     add_outcome(place.traces, "run", 1, 9)
@@ -124,6 +126,7 @@ def test_a_cap_takes_effect_without_a_restart(place: Place) -> None:
     assert place.status()["reasons"]["below_bar"] == {"cap metadata.model": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("text", "extra"), [("threshold = 0.8", "near"), ("images = 3", "images")])
 def test_without_its_package_it_does_not_begin_and_says_what_to_install(place: Place, text: str, extra: str) -> None:
     """A daemon that left near-duplicates in would be no help."""

@@ -402,6 +402,7 @@ def without_ids(config: Config) -> list[bytes]:
 class TestDeath:
     """SIGKILL at every named point, a lost ledger, an older one, another database."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("mode", MODES)
     @pytest.mark.parametrize("point", STEPS)
     def test_a_death_anywhere_loses_nothing_and_doubles_nothing(self, tmp_path: Path, point: str, mode: From) -> None:
@@ -510,6 +511,7 @@ class TestDeath:
 class TestProducer:
     """The producer is not harmed, and what it does to its database does not harm us."""
 
+    @pytest.mark.slow
     def test_no_lock_outlives_a_page_of_a_rollout_of_50_000_messages(self, traces: Path) -> None:
         """Between any two pages a producer can commit; a batch holds no more than it may."""
         said = [row for turn in range(16_667) for row in rows("x", turn)]
@@ -761,6 +763,7 @@ class Story:
         return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @budget(max_examples=25)
 @given(actions=ACTIONS)
@@ -796,6 +799,7 @@ def test_in_any_order_each_decision_whose_outcome_qualifies_is_there_once(
     accounts(story.config)
 
 
+@pytest.mark.slow
 def test_a_filter_that_follows_is_a_daemon(tmp_path: Path) -> None:
     """It takes what the filter takes, goes on with each outcome, ends with SIGTERM, and never takes twice."""
     traces = make_conversations(tmp_path / "traces.db")

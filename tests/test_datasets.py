@@ -104,6 +104,7 @@ def written(place: Several) -> tuple[str, ...]:
     return ()
 
 
+@pytest.mark.slow
 def test_each_dataset_is_what_a_daemon_of_its_own_makes_of_the_same(
     place: Several, written: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -129,6 +130,7 @@ def test_each_dataset_is_what_a_daemon_of_its_own_makes_of_the_same(
     assert all(together.values())
 
 
+@pytest.mark.slow
 def test_each_record_is_explained_for_each_dataset(place: Several) -> None:
     """Where it stands in the one, and in the other."""
     fill(place, 6)
@@ -148,6 +150,7 @@ def test_each_record_is_explained_for_each_dataset(place: Several) -> None:
     assert "cap on run_id was full" in place.call("explain", "run-3", "--dataset", "best/best.jsonl").stdout
 
 
+@pytest.mark.slow
 def test_commands_tell_of_all_datasets_or_want_to_know_which(place: Several) -> None:
     """None takes the first one for the only one."""
     fill(place)
@@ -181,6 +184,7 @@ def test_commands_tell_of_all_datasets_or_want_to_know_which(place: Several) -> 
     assert "each with a condition of its own" in refused.stderr
 
 
+@pytest.mark.slow
 def test_one_of_them_can_be_run_alone(place: Several) -> None:
     """Then a condition from outside has a meaning; and the other daemon may hold the rest."""
     fill(place)
@@ -198,6 +202,7 @@ def test_one_of_them_can_be_run_alone(place: Several) -> None:
         assert ended(daemon) == 0
 
 
+@pytest.mark.slow
 def test_their_files_may_lie_in_the_shard_folder(place: Several) -> None:
     """None of them is a shard, neither one's own nor another one's."""
     fill(place)
@@ -210,6 +215,7 @@ def test_their_files_may_lie_in_the_shard_folder(place: Several) -> None:
     assert [one["accounting"]["read"] for one in place.statuses()] == [96, 96]
 
 
+@pytest.mark.slow
 def test_twelve_deaths_during_a_live_run_lose_nothing_in_any_dataset(place: Several, tmp_path: Path) -> None:
     """Each is continued from where it was, and no line that was visible ever changed."""
     roll = GOOD + BEST.replace('[[dataset.cap]]\nby = "run_id"\nmost = 2\n', "").replace("prompt", "conversation")
@@ -250,6 +256,7 @@ def _records(place: Several, name: str) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.slow
 def test_a_dataset_that_is_added_later_catches_up_and_the_other_is_left_as_it_is(place: Several) -> None:
     """With a restart; a reload says that it needs one."""
     fill(place)
@@ -272,6 +279,7 @@ def test_a_dataset_that_is_added_later_catches_up_and_the_other_is_left_as_it_is
     assert place.files()["good/good.jsonl"].startswith(before)
 
 
+@pytest.mark.slow
 def test_a_reload_is_for_each_dataset_and_a_bad_one_for_none(place: Several) -> None:
     """The condition of one changes; a condition that cannot be evaluated changes neither."""
     fill(place)
@@ -295,6 +303,7 @@ def test_a_reload_is_for_each_dataset_and_a_bad_one_for_none(place: Several) -> 
         assert ended(daemon) == 0
 
 
+@pytest.mark.slow
 def test_a_dataset_that_lost_its_ledger_is_adopted_and_the_other_does_not_notice(place: Several) -> None:
     """Nothing is there twice."""
     fill(place)
@@ -308,6 +317,7 @@ def test_a_dataset_that_lost_its_ledger_is_adopted_and_the_other_does_not_notice
     assert [one["accounting"]["read"] for one in place.statuses()] == [96, 96]
 
 
+@pytest.mark.slow
 def test_one_that_a_person_has_to_look_at_does_not_hold_up_the_others(place: Several) -> None:
     """It is told of, tried again, and goes on when it was put right; if it was not, the exit code says so."""
     fill(place)
@@ -335,6 +345,7 @@ def test_one_that_a_person_has_to_look_at_does_not_hold_up_the_others(place: Sev
     assert best.read_bytes().startswith(whole)
 
 
+@pytest.mark.slow
 def test_the_daemon_ends_when_a_person_has_to_look_at_all_of_them(place: Several) -> None:
     """There is nothing left to do."""
     fill(place)
@@ -346,6 +357,7 @@ def test_the_daemon_ends_when_a_person_has_to_look_at_all_of_them(place: Several
         assert ended(daemon) == 5
 
 
+@pytest.mark.slow
 def test_until_idle_waits_for_all_datasets(place: Several) -> None:
     """And ends once."""
     fill(place)
@@ -354,6 +366,7 @@ def test_until_idle_waits_for_all_datasets(place: Several) -> None:
     assert [one["accounting"]["read"] for one in place.statuses()] == [96, 96]
 
 
+@pytest.mark.slow
 def test_until_idle_does_not_wait_for_a_person(place: Several) -> None:
     """It ends when the others are idle, with the code of the one that has to be looked at."""
     fill(place)

@@ -84,6 +84,7 @@ def renamed(talk: list[dict[str, Any]], ids: dict[str, str]) -> list[dict[str, A
     return again
 
 
+@pytest.mark.slow
 @given(talks, st.data())
 def test_a_key_is_independent_of_white_space_and_of_the_order_of_keys(
     talk: list[dict[str, Any]], data: st.DataObject
@@ -103,6 +104,7 @@ def test_a_key_is_independent_of_the_layout(talk: list[dict[str, Any]]) -> None:
     assert key({"messages": talk}) == key(as_dialogue(talk))
 
 
+@pytest.mark.slow
 @given(talks, values, texts)
 def test_a_key_is_independent_of_metadata(talk: list[dict[str, Any]], turn: Any, model: str) -> None:
     """Run, turn, model, time and reward do not make another conversation."""
@@ -183,6 +185,7 @@ def changed(value: Any, where: tuple[Any, ...], other: Any) -> Any:
     return again
 
 
+@pytest.mark.slow
 @given(talks, st.data())
 def test_a_key_differs_when_any_text_differs(talk: list[dict[str, Any]], data: st.DataObject) -> None:
     """Content, parts, names of functions, image data: one character is enough."""

@@ -26,6 +26,7 @@ COMMAND = [sys.executable, "-m", "streamer", "demo", "--rollouts", "6", "--pace"
 SECONDS = 90
 
 
+@pytest.mark.slow
 def test_demo_grows_a_dataset_and_adds_up(tmp_path: Path) -> None:
     """Every fate is there, the summary adds up, and the dataset holds what it says."""
     done = subprocess.run(
@@ -53,6 +54,7 @@ def test_demo_refuses_a_folder_with_something_in_it(tmp_path: Path) -> None:
     assert "not empty" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for children in /proc")
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
 def test_no_child_survives_the_demo(tmp_path: Path, ending: signal.Signals) -> None:

@@ -62,6 +62,7 @@ def meadow(**tiles: tuple[int, int]) -> State:
     return State(1, (4, 4), (0, 1), inventory, (), tuple(map(tuple, world)), b"")
 
 
+@pytest.mark.slow
 def test_records_have_the_keys_of_the_real_layout(written: Written) -> None:
     """Top level, reply and metadata: no key more, no key less, in the real order."""
     top = "run_id turn model provider dialogue dialogue_text assistant metadata timestamp"

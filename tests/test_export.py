@@ -647,6 +647,7 @@ def test_the_command_says_what_it_did(path: Path) -> None:
     assert done.stderr == again.stderr == ""
 
 
+@pytest.mark.slow
 def test_exit_codes_say_how_it_went(path: Path) -> None:
     """Each without a traceback."""
     folder = path.parent
@@ -729,6 +730,7 @@ def test_the_ledger_is_only_read(tmp_path: Path) -> None:
     assert lines(tmp_path / "export" / "train.jsonl")
 
 
+@pytest.mark.slow
 def test_what_a_daemon_made_goes_all_the_way(tmp_path: Path) -> None:
     """From shards of a task app to splits, through the executable, with every option that needs no extra."""
     path = dataset_of_a_daemon(tmp_path)

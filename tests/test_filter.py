@@ -445,6 +445,7 @@ def test_a_database_of_another_shape_is_told(tmp_path: Path) -> None:
         filtered(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_session_of_many_pages_is_read_by_id(tmp_path: Path) -> None:
     """Rows with and without a timestep, of several runs, come in the order of their ids, each once."""
     path = make_conversations(tmp_path / "traces.db")

@@ -77,6 +77,7 @@ class TestEvidence:
         expected = any(held < number <= floor and number <= asked for number in numbers)
         assert is_lost(marks, answer(held, floor=floor), asked) is expected
 
+    @pytest.mark.slow
     @given(st.integers(1, 5000))
     def test_marks_stay_few_and_the_last_one_stays(self, count: int) -> None:
         """However many lines wait."""

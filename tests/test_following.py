@@ -227,6 +227,7 @@ def test_a_shard_that_is_none_is_named(path: Path, shard: tuple[int, int]) -> No
         follow(path, shard=shard)
 
 
+@pytest.mark.slow
 @given(
     texts=st.lists(st.text(max_size=50), min_size=1, max_size=12),
     stops=st.lists(st.integers(0, 4), max_size=12),
@@ -253,6 +254,7 @@ def take(reader: streamer.Following, found: list[streamer.Record], wanted: int) 
     return len(found) == wanted
 
 
+@pytest.mark.slow
 def test_a_reader_outlives_daemons_that_are_killed(tmp_path: Path) -> None:
     """It gets what is in the dataset, each record once, while daemons come and go, and resumes by its token."""
     place = Place(tmp_path)

@@ -6,6 +6,8 @@ import sqlite3
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
 from streamer.history import MOST_ROWS, STEPS, History, held_at, points
 from streamer.model import State
 from tests.producer import add_outcome, dialogue, jsonl, make_traces, settings, work_off
@@ -83,6 +85,7 @@ def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
         assert [(point.at, point.records) for point in points(db)] == [(998.0, 0), (1000.0, 1), (1100.0, 2)]
 
 
+@pytest.mark.slow
 def test_there_are_never_more_rows_than_said(tmp_path: Path) -> None:
     """Through two years of batches at the worst times, with coarser steps the longer ago it was."""
     assert MOST_ROWS <= 5000

@@ -416,6 +416,7 @@ def lived(actions: list[object], batch: int = 2000, join: JoinRule = JoinRule.AS
         anyio.run(Life(Path(folder), batch, join).run, actions)
 
 
+@pytest.mark.slow
 @given(lives, st.sampled_from([1, 3, 2000]), st.sampled_from([JoinRule.AS_OF, *JoinRule]))
 @budget(max_examples=150)
 def test_whatever_a_producer_does_each_good_record_is_in_the_dataset_once(

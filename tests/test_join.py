@@ -75,6 +75,7 @@ def test_a_row_without_a_reward_is_the_worst() -> None:
     assert choose([row(1, 1, None)], None, JoinRule.MAX) == row(1, 1, None)
 
 
+@pytest.mark.slow
 @given(rows, times, st.sampled_from(JoinRule), st.randoms())
 def test_the_order_in_which_outcomes_are_known_does_not_matter(
     known: list[Outcome], time: int | None, rule: JoinRule, random: object

@@ -121,6 +121,7 @@ async def perform(ledger: Ledger, action: tuple[Any, ...]) -> None:
         await ledger.take_outcomes(sorted(values[0], key=lambda row: row.id), values[1])
 
 
+@pytest.mark.slow
 @given(actions)
 @budget(max_examples=60)
 def test_the_tally_is_the_sum_of_the_spans_whatever_happens(

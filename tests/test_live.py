@@ -103,6 +103,7 @@ def sums(text: str) -> tuple[int, dict[str, int]]:
     return read, counts
 
 
+@pytest.mark.slow
 def test_a_daemon_that_comes_and_goes_is_seen(config: Config) -> None:
     """While it holds the lock of the dataset."""
     with Session("tail", config.dataset.path) as terminal:
@@ -167,6 +168,7 @@ def test_what_models_wrote_cannot_break_the_picture(path: Path) -> None:
         assert "not a record" in bad
 
 
+@pytest.mark.slow
 def test_it_follows_the_size_of_the_terminal(config: Config) -> None:
     """Down to one cell, and back."""
     with Session("tail", config.dataset.path, width=100, height=30) as terminal:
@@ -362,6 +364,7 @@ def test_history_keeps_all_of_a_long_time_in_bounded_memory() -> None:
 texts = st.text(max_size=60) | st.just(HOSTILE)
 
 
+@pytest.mark.slow
 @given(texts, texts, st.integers(1, 120), st.integers(1, 40), st.sampled_from(["known", "unknown"]))
 def test_no_line_is_wider_and_no_picture_higher_than_the_terminal(
     name: str, reply: str, width: int, height: int, ledger: str

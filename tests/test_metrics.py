@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 
@@ -114,6 +115,7 @@ def _written(name: str, labels: dict[str, str]) -> str:
     return f"{name}{{{inner}}}" if inner else name
 
 
+@pytest.mark.slow
 def test_the_accounts_are_those_of_status(tmp_path: Path) -> None:
     """Each state and reason, the dataset, rollouts and lag: while the daemon runs, and while more comes."""
     place = Watched(tmp_path)
@@ -132,6 +134,7 @@ def test_the_accounts_are_those_of_status(tmp_path: Path) -> None:
         assert place.samples()["streamer_waiting_since_timestamp_seconds"] == 0
 
 
+@pytest.mark.slow
 def test_the_accounts_outlive_a_kill(tmp_path: Path) -> None:
     """They go on where they were; what counts the work of a process begins anew."""
     place = Watched(tmp_path)
@@ -150,6 +153,7 @@ def test_the_accounts_outlive_a_kill(tmp_path: Path) -> None:
         until(lambda: place.samples()["streamer_batch_lines_sum"] == 2)
 
 
+@pytest.mark.slow
 def test_lines_that_wait_too_long_are_counted_as_never_scored(tmp_path: Path) -> None:
     """A state that no batch tells of."""
     place = Watched(tmp_path)
@@ -183,6 +187,7 @@ def test_batches_are_timed(tmp_path: Path) -> None:
         }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_nothing_that_models_wrote_becomes_a_name_or_a_label(tmp_path: Path) -> None:
     """Not sessions, models, roles, texts or names of shards: the number of series does not grow with them."""
     place = Watched(tmp_path)
@@ -200,6 +205,7 @@ def test_nothing_that_models_wrote_becomes_a_name_or_a_label(tmp_path: Path) -> 
     assert text.count("\nstreamer_lines{") <= len(State) + 2
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_told_and_is_no_reason_for_a_restart(tmp_path: Path) -> None:
     """A daemon without its folder and its database is alive, and not ready, until both are there."""
     place = Watched(tmp_path)
@@ -225,6 +231,7 @@ def test_what_is_missing_is_told_and_is_no_reason_for_a_restart(tmp_path: Path) 
         assert not [name for name in found if name.startswith("streamer_trouble")]
 
 
+@pytest.mark.slow
 def test_metrics_need_the_token_and_health_does_not(tmp_path: Path) -> None:
     """Prometheus has a file for it; whoever restarts things has not."""
     place = Watched(tmp_path)
@@ -242,6 +249,7 @@ def test_metrics_need_the_token_and_health_does_not(tmp_path: Path) -> None:
         until(lambda: place.get("/readyz").status_code == 200)
 
 
+@pytest.mark.slow
 def test_metrics_and_health_are_served_beside_many_streams(tmp_path: Path) -> None:
     """Pages that stay open take nothing from Prometheus."""
     place = Watched(tmp_path)

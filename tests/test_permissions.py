@@ -54,6 +54,7 @@ def test_permissions_bind_whoever_runs_these_tests(tmp_path: Path) -> None:
     assert "PermissionError" in subprocess.run(read, capture_output=True, check=False, text=True).stderr
 
 
+@pytest.mark.slow
 def test_a_shard_that_may_not_be_read_is_named_and_read_later(folder: Path) -> None:
     """The others do not wait for it."""
     shard = folder / "shards" / "b.jsonl"
@@ -64,6 +65,7 @@ def test_a_shard_that_may_not_be_read_is_named_and_read_later(folder: Path) -> N
     is_whole(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "mode", "said"),
     [
@@ -102,6 +104,7 @@ def test_doctor_names_what_has_the_wrong_permissions(folder: Path, name: str, mo
     assert "Traceback" not in told
 
 
+@pytest.mark.slow
 def test_those_who_only_look_need_no_permission_to_write(folder: Path) -> None:
     """Nothing is created beside a dataset at rest."""
     is_whole(folder)
@@ -114,6 +117,7 @@ def test_those_who_only_look_need_no_permission_to_write(folder: Path) -> None:
     out.chmod(0o700)
 
 
+@pytest.mark.slow
 def test_a_ledger_that_may_not_be_read_is_named(folder: Path) -> None:
     """With what to look at."""
     is_whole(folder)

@@ -112,6 +112,7 @@ def test_without_a_watchdog_there_is_no_pulse() -> None:
     assert pulse.interval is None
 
 
+@pytest.mark.slow
 def test_an_idle_daemon_sends_its_beats_and_one_whose_disk_hangs_does_not(tmp_path: Path, manager: Manager) -> None:
     """The loop is well, and the thread is stuck: only the beat can tell."""
     config = settings(tmp_path)

@@ -432,6 +432,7 @@ def test_growth_goes_by_rollouts_where_there_are_no_times(path: Path) -> None:
     assert "in the order of rollouts" in "\n".join(summary(found))
 
 
+@pytest.mark.slow
 def test_broken_lines_are_counted_and_named(path: Path) -> None:
     """And harm no other."""
     path.write_bytes(b"no json\n" + jsonl(record(), [], {"messages": []}) + b"\xff\n\n" + jsonl(record(1)) + b'{"torn')
@@ -458,6 +459,7 @@ values = (
 times = values | st.sampled_from(["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "2026-01-01", 1e11, -1e11])
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(values, values, times, values), max_size=30))
 def test_whatever_metadata_holds_there_is_a_page(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]) -> None:
     """Numbers out of every range, times out of every calendar, values of the wrong kind."""
@@ -473,6 +475,7 @@ def test_whatever_metadata_holds_there_is_a_page(tmp_path_factory: pytest.TempPa
     assert found.survey.records == len(rows)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_dataset(path: Path) -> None:
     """Names, times and rollouts that are all different are kept in a temporary file."""
     with path.open("wb") as file:

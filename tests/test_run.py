@@ -175,6 +175,7 @@ class TestOnce:
         assert {record["metadata"]["total_reward"] for record in scored.records()} == {3}
         assert [record["metadata"]["has_image"] for record in scored.records()] == [False, True, False, False]
 
+    @pytest.mark.slow
     def test_a_second_pass_appends_nothing(self, scored: Place) -> None:
         """The dataset stays as it is, byte for byte."""
         scored.shard("a.jsonl", dialogue("good"), dialogue("bad"))
@@ -185,6 +186,7 @@ class TestOnce:
         assert scored.dataset.read_bytes() == before
         assert done.stdout.splitlines()[0] == "2 lines read"
 
+    @pytest.mark.slow
     def test_flags_override_the_file(self, scored: Place) -> None:
         """Another condition, another dataset."""
         scored.shard("a.jsonl", dialogue("good", 0, "a"), dialogue("bad", 0, "b"))
@@ -193,6 +195,7 @@ class TestOnce:
         assert json.loads((scored.folder / "other.jsonl").read_text())["metadata"]["run_id"] == "bad"
         assert not scored.dataset.exists()
 
+    @pytest.mark.slow
     def test_a_name_that_cannot_be_decoded_is_a_name(self, scored: Place) -> None:
         """Of a shard, and so of its session, its dead letters and its records."""
         add_outcome(scored.traces, "\\xff", 3, 10)
@@ -206,6 +209,7 @@ class TestOnce:
         assert json.loads(dead.read_text())["shard"] == "sft_\\xff.jsonl"
         assert scored.status()["accounting"]["read"] == 2
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("missing", ["shards", "traces.db"])
     def test_what_is_missing_is_named(self, scored: Place, missing: str) -> None:
         """Exit code 3: nothing to read must not look like nothing found."""
@@ -216,6 +220,7 @@ class TestOnce:
         assert "what to do" in done.stderr
         assert not (scored.folder / missing).exists()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("text", "named"),
         [
@@ -233,6 +238,7 @@ class TestOnce:
         assert named in done.stderr
         assert "Traceback" not in done.stderr
 
+    @pytest.mark.slow
     def test_a_dataset_that_became_shorter_is_refused(self, scored: Place) -> None:
         """Exit code 5, with the way out: a person decides."""
         scored.shard("a.jsonl", dialogue("good", 0, "a"), dialogue("good", 1, "b"))
@@ -287,6 +293,7 @@ class TestLive:
         assert len(scored.records()) == 5
         assert scored.events("stopped")[0]["dataset_bytes"] == scored.dataset.stat().st_size
 
+    @pytest.mark.slow
     def test_a_corrected_outcome_lets_a_record_in(self, scored: Place) -> None:
         """A judge may come late."""
         with scored.daemon() as daemon:
@@ -318,6 +325,7 @@ class TestLive:
             daemon.send_signal(signal.SIGTERM)
             assert ended(daemon) == 0
 
+    @pytest.mark.slow
     def test_a_second_daemon_names_the_first(self, scored: Place) -> None:
         """Rule 9: exit code 4; the first one goes on."""
         with scored.daemon() as daemon:
@@ -329,6 +337,7 @@ class TestLive:
             scored.shard("a.jsonl", dialogue("good", 0, "a"))
             until(lambda: scored.texts() == {"a"})
 
+    @pytest.mark.slow
     def test_status_adds_up_with_the_daemon_up_and_down(self, scored: Place) -> None:
         """And says which it is."""
         scored.shard("a.jsonl", dialogue("good", 0, "a"), dialogue("bad"), dialogue("open"), "nonsense")
@@ -345,6 +354,7 @@ class TestLive:
             "dead_lettered": 1,
         }  # fmt: skip
 
+    @pytest.mark.slow
     def test_a_refusal_ends_it_with_the_way_out(self, scored: Place) -> None:
         """Only a person can decide; no traceback."""
         scored.shard("a.jsonl", dialogue("good"))
@@ -370,6 +380,7 @@ class TestReload:
             daemon.send_signal(signal.SIGTERM)
             assert ended(daemon) == 0
 
+    @pytest.mark.slow
     def test_a_new_condition_is_in_force_without_a_restart(self, scored: Place) -> None:
         """For what comes from now on."""
         with self.running(scored) as daemon:
@@ -399,6 +410,7 @@ class TestReload:
             scored.shard("b.jsonl", dialogue("good", 1, "second"), dialogue("bad"))
             until(lambda: scored.texts() == {"first", "second"})
 
+    @pytest.mark.slow
     def test_a_key_that_cannot_change_waits_for_a_restart(self, scored: Place) -> None:
         """It is named, and the others are in force."""
         with self.running(scored) as daemon:
@@ -412,6 +424,7 @@ class TestReload:
             until(lambda: scored.texts() == {"first", "second"})
         assert len(scored.records()) == 2
 
+    @pytest.mark.slow
     def test_a_reload_while_the_producer_holds_its_database_ends_nothing(self, scored: Place) -> None:
         """The new condition is in force afterwards, or the log says that it is not."""
         with self.running(scored) as daemon:
@@ -455,6 +468,7 @@ class TestRealOutput:
             add_outcome(traces, run, number % 3, start + 50)
             (folder / "shards" / f"{run}_2026-01-01_00-{number:02}-00.jsonl").write_bytes(jsonl(*turns))
 
+    @pytest.mark.slow
     def test_each_conversation_of_each_good_rollout_is_there_once(self, place: Place, written: Path) -> None:
         """With its tool calls, its images, and the reward of the rollout that it belongs to."""
         done = place.once("--shards", str(written / "shards"), "--database", str(written / "traces.db"))
@@ -514,6 +528,7 @@ class Rollouts:
             add_outcome(self.place.traces, run, reward, 9)
 
 
+@pytest.mark.slow
 def test_twenty_deaths_during_a_live_run_lose_nothing_and_double_nothing(scored: Place, tmp_path: Path) -> None:
     """Rules 1 to 3: the same records as of an undisturbed run, and no line that was visible ever changed."""
     scored.configure("[batch]\nrecords = 5\nmilliseconds = 1")

@@ -39,6 +39,7 @@ SECONDS = 60
 # -- the command -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_short_soak_is_clean_and_says_what_it_injected(tmp_path: Path) -> None:
     """Exit code 0, mishaps that really happened, records that really came through, and nothing left behind."""
     done = _soak("--minutes", "0.12", "--seed", "7", "--folder", str(tmp_path), "--json")
@@ -57,6 +58,7 @@ def test_a_short_soak_is_clean_and_says_what_it_injected(tmp_path: Path) -> None
     assert "settling" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for children in /proc")
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
 def test_no_child_survives_a_soak(tmp_path: Path, ending: signal.Signals) -> None:
@@ -73,6 +75,7 @@ def test_no_child_survives_a_soak(tmp_path: Path, ending: signal.Signals) -> Non
     _wait_for(lambda: not _mentioning(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_broken_promise_ends_the_soak_and_is_told(tmp_path: Path) -> None:
     """Someone truncates the dataset: exit code 1, what and where, the seed, and everything is kept."""
     command = [*COMMAND, "soak", "--minutes", "5", "--seed", "3", "--folder", str(tmp_path)]
@@ -146,6 +149,7 @@ def _kinds(place: Place) -> Counter[str]:
     return Counter(problem.kind for problem in found if problem.kind not in ("accounts", "verify"))
 
 
+@pytest.mark.slow
 def test_an_honest_dataset_has_no_problem(place: Place) -> None:
     """Whatever the validator finds elsewhere is not there of itself, and there was something to find."""
     verdict = validate.validate(place, oracle.expect(place))

@@ -66,6 +66,7 @@ class TestText:
 class TestIdle:
     """``--until-idle``."""
 
+    @pytest.mark.slow
     def test_it_takes_all_there_is_and_ends(self, place: Place) -> None:
         """With exit code 0; a line that waits for its outcome does not hold it up."""
         place.shard("a.jsonl", dialogue("good", 0, "a"), dialogue("open", 0, "b"))
@@ -75,6 +76,7 @@ class TestIdle:
         assert place.events("idle")[0]["seconds"] == 0.3
         assert place.events("stopped")
 
+    @pytest.mark.slow
     def test_what_comes_begins_the_wait_anew(self, place: Place) -> None:
         """As often as it comes: shards, and bytes of a line that is not finished."""
         daemon = start(place, STREAMER_UNTIL_IDLE="2")
@@ -89,6 +91,7 @@ class TestIdle:
         assert daemon.wait(timeout=PATIENCE) == 0
         assert place.texts() == {*map(str, range(30)), "last"}
 
+    @pytest.mark.slow
     def test_a_database_that_cannot_be_read_is_no_good_end(self, place: Place) -> None:
         """Exit code 3, as nothing was seen, not as nothing came."""
         place.traces.unlink()

@@ -78,6 +78,7 @@ def test_a_ledger_that_cannot_be_read_is_an_answer_until_it_can(config: Config) 
         terminal.until_shown("appended       1 from 1 rollout")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_a_pipe_gets_one_object_a_line(
     config: Config, tmp_path: Path, watching: subprocess.Popen[bytes], end: signal.Signals
@@ -94,6 +95,7 @@ def test_a_pipe_gets_one_object_a_line(
     assert (watching.returncode, complaints) == (0, b"")
 
 
+@pytest.mark.slow
 def test_it_ends_quietly_when_its_reader_has_gone(watching: subprocess.Popen[bytes]) -> None:
     """``| head -1`` had what it wanted."""
     assert watching.stdout is not None

@@ -168,6 +168,7 @@ class TestOrder:
                       (turns.turns is Turns.REWARDED and good[turn])}  # fmt: skip
         return taken
 
+    @pytest.mark.slow
     @given(
         rows=st.lists(
             st.builds(Row, st.sampled_from(RUNS), st.integers(0, TURNS - 1), st.sampled_from([0.0, 0.5, 1.0])),
@@ -665,6 +666,7 @@ class TestDeath:
         reward(folder, "b", 0)
         yield
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("turns", [Turns.REWARDED, Turns.UNTIL_LAST_REWARD])
     @pytest.mark.parametrize("times", [1, 2])
     @pytest.mark.parametrize("point", STEPS)
@@ -716,6 +718,7 @@ class TestExecutable:
         place.configure('[records]\nturns = "until_last_reward"')
         return place
 
+    @pytest.mark.slow
     def test_a_daemon_takes_turns_as_their_rewards_come(self, place: Place) -> None:
         """Late ones, and corrected ones, while it runs; and says of all others why not."""
         with place.daemon() as process:
@@ -740,6 +743,7 @@ class TestExecutable:
         assert "turn 2 is its last one with an achievement_delta reward of more than 0" in said
         assert place.call("verify", "good.jsonl").returncode == 0
 
+    @pytest.mark.slow
     def test_a_database_without_event_rewards_is_a_clear_error(self, place: Place) -> None:
         """With the remedy; and works as ever where turns are not asked for."""
         place.traces.unlink()

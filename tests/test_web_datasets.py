@@ -51,6 +51,7 @@ PLACES = {"": 6, "/datasets/good.jsonl": 6, "/datasets/good.jsonl-2": 3, "/datas
 """How many records there are at each address. The first dataset is at two of them."""
 
 
+@pytest.mark.slow
 def test_each_dataset_has_its_page_and_all_answers_below_its_address(client: httpx.Client) -> None:
     """State, records, images and rollouts are those of the dataset."""
     for address, records in PLACES.items():

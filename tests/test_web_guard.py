@@ -47,6 +47,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     assert TOKEN not in site.log.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW"])
 def test_nothing_but_get_and_head_is_answered(client: httpx.Client, method: str) -> None:
     """There is nothing to be changed, and no preflight to be allowed."""
@@ -199,6 +200,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["starlette", "uvicorn", "prometheus_client"])
 def test_a_missing_extra_is_named(tmp_path: Path, missing: str) -> None:
     """With the page on; without it nothing of the extra is needed."""

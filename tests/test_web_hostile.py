@@ -95,6 +95,7 @@ def record(client: httpx.Client, turn: int) -> dict[str, Any]:
     return shown
 
 
+@pytest.mark.slow
 def test_markup_stays_text(client: httpx.Client) -> None:
     """Character by character, in JSON that no browser takes for a page."""
     found = record(client, 0)
@@ -124,6 +125,7 @@ def test_five_megabytes_of_text_are_cut_in_a_list_and_whole_on_demand(client: ht
     assert len(json.dumps(turns)) < 50_000
 
 
+@pytest.mark.slow
 def test_images_are_what_their_bytes_say(client: httpx.Client) -> None:
     """Four kinds are shown, whatever their URL calls them; nothing else has an address, and none is fetched."""
     parts = record(client, 2)["messages"][1]["parts"]
@@ -146,6 +148,7 @@ def test_a_message_of_many_parts_is_cut_in_a_list(client: httpx.Client) -> None:
     assert len(got(client, f"/api/records/{found['offset']}")["messages"][1]["parts"]) == 500
 
 
+@pytest.mark.slow
 def test_lines_of_other_people_are_shown_as_far_as_they_can_be(tmp_path: Path) -> None:
     """Whatever someone has put into the dataset's place: no fault, and the records around it are there."""
     site = Site(tmp_path)

@@ -56,6 +56,7 @@ def client(site: Site) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.mark.slow
 def test_the_state_adds_up(client: httpx.Client, site: Site) -> None:
     """The counts are those of ``streamer status``, by reason too."""
     state = got(client, "/api/state")
@@ -88,6 +89,7 @@ def test_the_state_says_what_waits_and_why_not_all_is_taken(client: httpx.Client
     assert state["latency"]["median"] <= state["latency"]["p99"]
 
 
+@pytest.mark.slow
 def test_lag_is_what_lies_in_the_folder_unread(client: httpx.Client, site: Site) -> None:
     """A line without its end is not read."""
     torn = site.shards / "torn.jsonl"
@@ -296,6 +298,7 @@ def test_nothing_of_it_ended_in_a_fault(client: httpx.Client, site: Site) -> Non
     assert site.events("page_fault") == []
 
 
+@pytest.mark.slow
 def test_lines_that_cannot_be_read_any_more_say_so(tmp_path: Path) -> None:
     """A shard that is gone, and one that was overwritten; the records of it are still in the dataset."""
     site = Site(tmp_path)
@@ -315,6 +318,7 @@ def test_lines_that_cannot_be_read_any_more_say_so(tmp_path: Path) -> None:
         assert got(client, "/api/records")["records"][0]["session"] == "good"
 
 
+@pytest.mark.slow
 def test_a_rollout_of_the_trace_database_has_its_conversations_too(tmp_path: Path) -> None:
     """They are in the dataset, and nowhere else that can be read; one that does not qualify says why it is not."""
     site = Site(tmp_path)

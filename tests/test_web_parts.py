@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.producer import add_outcome, dialogue, make_traces
 from tests.test_run import until
 from tests.web import Site, flow, got, refused
@@ -28,6 +30,7 @@ def places(client: httpx.Client) -> dict[int, int]:
             return found
 
 
+@pytest.mark.slow
 def test_places_stay_when_parts_are_closed_and_removed(tmp_path: Path) -> None:
     """Records keep their address for as long as they are kept; what is not kept is not there any more."""
     site = Site(tmp_path)

@@ -28,6 +28,7 @@ def site(tmp_path: Path) -> Site:
     return site
 
 
+@pytest.mark.slow
 def test_the_page_grows_while_a_producer_writes(site: Site) -> None:
     """Each message has the whole state, and an id of its own."""
     with site.served() as client, events(client) as stream:
@@ -41,6 +42,7 @@ def test_the_page_grows_while_a_producer_writes(site: Site) -> None:
             assert state["revision"] != first
 
 
+@pytest.mark.slow
 def test_a_lost_connection_misses_nothing(site: Site) -> None:
     """The state is whole in the next message, and history has the points between."""
     with site.served() as client:
@@ -70,6 +72,7 @@ def test_the_stream_ends_when_the_daemon_does(site: Site) -> None:
     assert site.events("stopped")
 
 
+@pytest.mark.slow
 def test_the_stream_is_open_to_so_many_and_no_more(site: Site) -> None:
     """The others are told in words; whoever leaves makes room."""
     with site.served() as client:
@@ -86,6 +89,7 @@ def test_the_stream_is_open_to_so_many_and_no_more(site: Site) -> None:
         until(is_open)
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_listen_holds_up_nothing(site: Site) -> None:
     """Neither the daemon, nor those who do listen, nor the end."""
     with site.running() as (daemon, client), events(client) as stream:
@@ -100,6 +104,7 @@ def test_a_client_that_does_not_listen_holds_up_nothing(site: Site) -> None:
             assert ended(daemon) == 0
 
 
+@pytest.mark.slow
 def test_history_outlives_the_daemon(site: Site) -> None:
     """A clean stop, a kill, and what the first daemon saw is still told by the third."""
     with site.running() as (daemon, client):
@@ -122,6 +127,7 @@ def test_history_outlives_the_daemon(site: Site) -> None:
     assert len(site.records()) == 3
 
 
+@pytest.mark.slow
 def test_kills_with_the_page_open_do_no_harm(site: Site) -> None:
     """The dataset is the one that it would be without."""
     for turn in range(4):
@@ -138,6 +144,7 @@ def test_kills_with_the_page_open_do_no_harm(site: Site) -> None:
     assert site.status()["accounting"]["appended"] == 4
 
 
+@pytest.mark.slow
 def test_an_idle_daemon_writes_nothing_however_long_one_looks(site: Site) -> None:
     """Not into its ledger, through many looks at everything."""
     with site.served() as client, events(client) as stream:
@@ -157,6 +164,7 @@ def test_an_idle_daemon_writes_nothing_however_long_one_looks(site: Site) -> Non
             until(lambda: all(is_left_alone() for _ in range(10)))  # a daemon looks at a new shard twice
 
 
+@pytest.mark.slow
 def test_troubles_are_shown_while_they_last(tmp_path: Path) -> None:
     """The page is there before the trace database is."""
     site = Site(tmp_path)
@@ -170,6 +178,7 @@ def test_troubles_are_shown_while_they_last(tmp_path: Path) -> None:
         assert got(client, "/api/state")["trace_database"]["state"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_dataset_that_is_cut_back_is_shown_as_it_is(site: Site) -> None:
     """Records that are gone are not found; the others are."""
     site.shard("a.jsonl", *(dialogue("good", turn, f"turn {turn}") for turn in range(3)))
@@ -189,6 +198,7 @@ def test_a_dataset_that_is_cut_back_is_shown_as_it_is(site: Site) -> None:
         refused(client, "/api/records/0/images/0", 404)
 
 
+@pytest.mark.slow
 def test_a_reload_shows_the_new_condition_and_keeps_the_page(site: Site) -> None:
     """`[web]` is among what needs a restart."""
     with site.running() as (daemon, client):
@@ -203,6 +213,7 @@ def test_a_reload_shows_the_new_condition_and_keeps_the_page(site: Site) -> None
         ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_port_that_is_in_use_stops_no_record(site: Site) -> None:
     """The daemon says how to find who has it, and collects."""
     with site.served() as first:
@@ -222,6 +233,7 @@ def test_a_port_that_is_in_use_stops_no_record(site: Site) -> None:
             assert not other.events("page_served")
 
 
+@pytest.mark.slow
 def test_a_page_comes_up_when_its_port_is_free_again(tmp_path: Path) -> None:
     """After the trouble is over, which is told."""
     site = Site(tmp_path)
@@ -239,6 +251,7 @@ def test_a_page_comes_up_when_its_port_is_free_again(tmp_path: Path) -> None:
             assert ended(daemon) == 0
 
 
+@pytest.mark.slow
 def test_a_second_daemon_of_the_same_dataset_serves_nothing(site: Site) -> None:
     """It is refused before its page could be seen."""
     with site.served() as client:
