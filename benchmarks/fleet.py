@@ -24,7 +24,7 @@ from benchmarks.procfs import cpu_seconds, rss
 from benchmarks.results import Fleet, FleetRun, Measured
 from benchmarks.running import started
 from benchmarks.sizes import Sizes, say
-from tests.fleet.servers import Cluster
+from tests.suites.fleet.servers import Cluster
 
 _BUCKETS = 32
 _PATIENCE = 600.0

@@ -26,10 +26,10 @@ from benchmarks.corpus import make_traces
 from benchmarks.measure import STREAMER, measure
 from benchmarks.results import Measured, Near, NearCost, NearFound, NearSteps
 from benchmarks.sizes import Sizes, say
-from streamer.near import rules
-from streamer.near.index import NearIndex
-from streamer.near.signature import SLOTS
-from streamer.near.words import shingles
+from streamer.core.verdicts.near import rules
+from streamer.core.verdicts.near.signature import SLOTS
+from streamer.core.verdicts.near.words import shingles
+from streamer.store.curation.near_index import NearIndex
 
 _THRESHOLDS = (0.7, 0.8, 0.9)
 _THRESHOLD = 0.8

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.results import Fleet, Results, Scale, median
-from streamer.fleet.names import bucket_of
+from streamer.config.fleet_names import bucket_of
 
 _RESULTS = Path(__file__).with_name("results")
 _USE = 0.5

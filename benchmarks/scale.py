@@ -19,7 +19,7 @@ from benchmarks.corpus import Corpus, Layout, make_traces
 from benchmarks.measure import STREAMER, measure, warm
 from benchmarks.results import Measured, Scale
 from benchmarks.sizes import Sizes, say
-from streamer.dedup import KEY_BYTES
+from streamer.core.records.key import KEY_BYTES
 
 _PREFIX = 2
 _LEDGER = f"{OUTPUT}.ledger"

@@ -7,7 +7,7 @@ The path of every record, in four hops::
     outcome row ┘                                │
                            ledger: one SQLite transaction per batch = the one commit point
 
-``streamer.pipeline`` is that sentence as code; ``streamer.model`` holds the values that flow.
+``streamer.daemon.pipeline`` is that sentence as code; ``streamer.core.records.model`` holds the values that flow.
 
 What is public for programs stands in ``__all__``: a reader of a dataset that grows, and what trainers take of it.
 Each is imported when it is first asked for, so that commands start at once.
@@ -19,21 +19,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streamer.adapters import hf_dataset, torch_dataset
-    from streamer.errors import StreamerError
-    from streamer.following import Following, Record, follow
+    from streamer.base.errors import StreamerError
+    from streamer.reader.adapters import hf_dataset, torch_dataset
+    from streamer.reader.follow import Following, Record, follow
 
 __version__ = "0.1.0"
 
 __all__ = ["Following", "Record", "StreamerError", "follow", "hf_dataset", "torch_dataset"]
 
 _HOMES = {
-    "Following": "streamer.following",
-    "Record": "streamer.following",
-    "StreamerError": "streamer.errors",
-    "follow": "streamer.following",
-    "hf_dataset": "streamer.adapters",
-    "torch_dataset": "streamer.adapters",
+    "Following": "streamer.reader.follow",
+    "Record": "streamer.reader.follow",
+    "StreamerError": "streamer.base.errors",
+    "follow": "streamer.reader.follow",
+    "hf_dataset": "streamer.reader.adapters",
+    "torch_dataset": "streamer.reader.adapters",
 }
 
 

@@ -1,6 +1,6 @@
 """``python -m streamer`` is the ``streamer`` command."""
 
-from streamer.cli import main
+from streamer.commands.cli import main
 
 if __name__ == "__main__":
     main()

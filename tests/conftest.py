@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.producer import FakeClock
+from tests.helpers.producer import FakeClock
 
 # The same examples in every run, however slow the machine is.
 settings.register_profile("streamer", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])

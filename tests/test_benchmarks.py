@@ -25,8 +25,8 @@ from benchmarks.producer import produce
 from benchmarks.results import Backlog, Machine, Measured, Results, load, machine, quantile
 from benchmarks.running import Place, live_contenders, started
 from benchmarks.sizes import QUICK
-from streamer import images, layouts
-from streamer.dedup import KEY_BYTES
+from streamer.core.records import images, layouts
+from streamer.core.records.key import KEY_BYTES
 
 MIB = 1 << 20
 

@@ -1,1 +1,1 @@
-"""One module for each sub-command; each is thin, and imported only when it is called."""
+"""One module or folder for each sub-command, imported only when it is called. In a folder, ``cli.py`` is thin."""

@@ -9,10 +9,10 @@ import msgspec
 import typer
 
 from streamer import config as configuration
-from streamer.explain import Explanation, Reason
-from streamer.explain import explain as explain_subject
-from streamer.session_path import is_session
-from streamer.text import printable
+from streamer.base.text import printable
+from streamer.store.ledger.paths import is_session
+from streamer.store.views.explain import Explanation, Reason
+from streamer.store.views.explain import explain as explain_subject
 
 NOTHING_KNOWN = 1
 """Exit code when neither a session nor a shard of that name is known."""

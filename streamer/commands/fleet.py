@@ -13,20 +13,20 @@ import msgspec
 import typer
 
 from streamer import config as configuration
+from streamer.base.errors import ConfigError
+from streamer.base.files import Files
+from streamer.base.stdout import until_enough
+from streamer.base.text import printable
+from streamer.config.fleet_names import Names, parse_buckets
+from streamer.config.fleet_table import Fleet
 from streamer.config.values import UnfitError, shown_value, size
-from streamer.dedup import DedupBy
-from streamer.errors import ConfigError
-from streamer.files import Files
+from streamer.core.records.key import DedupBy
 from streamer.fleet import durability, server_config, setup, survey
 from streamer.fleet.connection import check_dedup, connected, stream_of
-from streamer.fleet.names import Names, parse_buckets
-from streamer.fleet.rules import Fleet
 from streamer.fleet.server_config import Plan
 from streamer.fleet.setup import Finding, State, Wanted
 from streamer.fleet.take import Taken, shown
 from streamer.fleet.take import take as take_buckets
-from streamer.stdout import until_enough
-from streamer.text import printable
 
 fleet = typer.Typer(
     help="Set up, look at and change what the hosts of a fleet share: many hosts, one dataset.",

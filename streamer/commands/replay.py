@@ -9,13 +9,13 @@ from typing import Annotated
 import msgspec
 import typer
 
+from streamer.base.errors import ConfigError
+from streamer.base.text import counted, printable
 from streamer.commands.run import run_once
-from streamer.compare import Comparison, compare
 from streamer.config import Flags, load, real_path
-from streamer.errors import ConfigError
-from streamer.fleet.rules import Sink
-from streamer.snapshot import ledger_of, snapshot
-from streamer.text import counted, printable
+from streamer.config.fleet_table import Sink
+from streamer.store.views.compare import Comparison, compare
+from streamer.store.views.snapshot import ledger_of, snapshot
 
 _OP = "replay"
 

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 import anyio
 import typer
 
+from streamer.base.errors import MissingExtraError, UnavailableError
+from streamer.base.events import Emit, Event, fan_out
+from streamer.base.files import Files, SystemClock
+from streamer.base.text import counted, printable
 from streamer.config import Config, Flags, duration, load_all
-from streamer.daemon import Daemon, Listeners
-from streamer.errors import MissingExtraError, UnavailableError
-from streamer.events import Emit, Event, fan_out
-from streamer.files import Files, SystemClock
-from streamer.ledger import Accounts
-from streamer.model import State
-from streamer.observers import log, progress
-from streamer.observers.health import Health
-from streamer.observers.systemd import Notifier
+from streamer.core.records.model import State
+from streamer.daemon.daemon import Daemon, Listeners
+from streamer.daemon.observers import log, progress
+from streamer.daemon.observers.health import Health
+from streamer.daemon.observers.systemd import Notifier
 from streamer.sources.trace_db import locate
-from streamer.text import counted, printable
+from streamer.store.ledger.ledger import Accounts
 
 if TYPE_CHECKING:
     from streamer.web.server import Page

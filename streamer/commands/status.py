@@ -11,13 +11,13 @@ import msgspec
 import typer
 
 from streamer import config as configuration
-from streamer import snapshot_text
+from streamer.base.errors import StreamerError
+from streamer.base.stdout import until_enough
+from streamer.base.text import printable
+from streamer.commands import status_text
 from streamer.config import Dataset
-from streamer.errors import StreamerError
-from streamer.lag import Lag, measure
-from streamer.snapshot import Snapshot, snapshot
-from streamer.stdout import until_enough
-from streamer.text import printable
+from streamer.sources.lag import Lag, measure
+from streamer.store.views.snapshot import Snapshot, snapshot
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -68,7 +68,7 @@ def status(
 
 
 def _show_for_ever(look: Look, seconds: float) -> None:
-    from streamer.live.terminal import Terminal, can_draw  # noqa: PLC0415 - loading it takes longer than the answer
+    from streamer.commands.tail.terminal import Terminal, can_draw  # noqa: PLC0415 - loading it takes longer than the answer
 
     if not can_draw():
         _print_for_ever(look, seconds, between="\n")
@@ -103,7 +103,7 @@ def _timed(look: Look, seconds: float) -> tuple[list[str], float]:
 def _drawn(lines: list[str], width: int, height: int) -> "list[Text]":
     from rich.text import Text  # noqa: PLC0415 - as above
 
-    from streamer.live.cells import fitted  # noqa: PLC0415
+    from streamer.commands.tail.cells import fitted  # noqa: PLC0415
 
     return [Text(fitted(line, width)) for line in lines[:height]]
 
@@ -126,7 +126,7 @@ def _json_or_trouble(files: Files) -> list[str]:
 def _text(files: Files) -> list[str]:
     lines: list[str] = []
     for one in files:
-        lines += [*([""] if lines else []), *snapshot_text.lines(*_look(one, files))]
+        lines += [*([""] if lines else []), *status_text.lines(*_look(one, files))]
     return lines
 
 

@@ -6,11 +6,11 @@ import tomllib
 from pathlib import Path
 from typing import NoReturn
 
+from streamer.base.errors import ConfigError
+from streamer.base.text import printable
 from streamer.config.keys import KEYS, OWN, unknown
 from streamer.config.settings import Entry, Problem, Settings
 from streamer.config.values import shown_value
-from streamer.errors import ConfigError
-from streamer.text import printable
 
 
 def take_file(settings: Settings, file: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 
+from streamer.config.fleet_table import MOST_BUCKETS, SinkKind, SourceKind
 from streamer.config.tables import From, LogFormat, LogLevel
 from streamer.config.values import (
     Reader,
@@ -28,12 +29,11 @@ from streamer.config.values import (
     where_of,
     whole,
 )
-from streamer.dedup import DedupBy
-from streamer.fleet.rules import MOST_BUCKETS, SinkKind, SourceKind
-from streamer.join import JoinRule
-from streamer.near.rules import Scope
-from streamer.qualify import Images
-from streamer.turns import Turns
+from streamer.core.records.key import DedupBy
+from streamer.core.verdicts.join import JoinRule
+from streamer.core.verdicts.near.rules import Scope
+from streamer.core.verdicts.qualify import Images
+from streamer.core.verdicts.turns import Turns
 
 KEYS: dict[str, dict[str, Reader]] = {
     "source": {

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
+from streamer.base.lock import lock_file
+from streamer.base.text import printable
 from streamer.config.file import take_entry, take_file
 from streamer.config.keys import VARIABLES, flag_of
 from streamer.config.settings import Problem, Settings
 from streamer.config.tables import Dataset, Flags
 from streamer.config.values import path_of, real_path, shown_value
-from streamer.dead_letters import dead_letters_path
-from streamer.lock import lock_file
-from streamer.parts import manifest_path, part_names
-from streamer.text import printable
+from streamer.store.dataset.dead_letters import dead_letters_path
+from streamer.store.parts.parts import manifest_path, part_names
 
 
 def gather(config_file: Path | None, environ: Mapping[str, str], flags: Flags) -> list[Settings]:

@@ -8,16 +8,16 @@ from typing import TypeVar
 
 import msgspec
 
+from streamer.base.errors import ConfigError
+from streamer.base.text import printable
+from streamer.config.fleet_table import Fleet, SourceKind
 from streamer.config.keys import KEYS
 from streamer.config.layers import gather
 from streamer.config.settings import Problem, Settings
 from streamer.config.tables import Config, Dataset, Dedup, Flags, From
 from streamer.config.tokens import with_token, without_token
 from streamer.config.values import UnfitError, seconds, shown_value
-from streamer.dedup import DedupBy
-from streamer.errors import ConfigError
-from streamer.fleet.rules import Fleet, SourceKind
-from streamer.text import printable
+from streamer.core.records.key import DedupBy
 
 T = TypeVar("T")
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from streamer.caps.rules import Cap
+from streamer.base.errors import ConfigError
+from streamer.base.lock import lock_file
+from streamer.base.text import printable
+from streamer.config.database_url import without_secrets
+from streamer.config.fleet_table import SinkKind, SourceKind
 from streamer.config.keys import CAP, DOTTED, unknown, ways_to_set
 from streamer.config.tables import DEFAULT_DATASET, NO_SHARDS, Dataset, From
 from streamer.config.values import UnfitError, real_path, shown_value
-from streamer.dedup import DedupBy
-from streamer.errors import ConfigError
-from streamer.fleet.rules import SinkKind, SourceKind
-from streamer.lock import lock_file
-from streamer.sources.server import without_secrets
-from streamer.text import printable
-from streamer.turns import Turns
+from streamer.core.records.key import DedupBy
+from streamer.core.verdicts.caps import Cap
+from streamer.core.verdicts.turns import Turns
 
 OP = "use the configuration"
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import msgspec
 
-from streamer.caps.rules import Cap
-from streamer.dedup import DedupBy
-from streamer.fleet.rules import Fleet, Sink, SourceKind
-from streamer.join import JoinRule
-from streamer.listen import Address
-from streamer.near.rules import Near
-from streamer.parts import RetainRules, RollRules
-from streamer.qualify import RecordRules
-from streamer.secret import NO_SECRET, Secret
+from streamer.base.address import Address
+from streamer.base.secret import NO_SECRET, Secret
+from streamer.config.fleet_table import Fleet, Sink, SourceKind
+from streamer.core.records.key import DedupBy
+from streamer.core.verdicts.caps import Cap
+from streamer.core.verdicts.join import JoinRule
+from streamer.core.verdicts.near.rules import Near
+from streamer.core.verdicts.qualify import RecordRules
+from streamer.store.parts.parts import RetainRules, RollRules
 
 DEFAULT_DATASET = "high_reward.jsonl"
 """The dataset if nothing names one, in the working directory."""

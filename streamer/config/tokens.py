@@ -7,12 +7,12 @@ from pathlib import Path
 
 import msgspec
 
+from streamer.base.errors import ConfigError
+from streamer.base.secret import NO_SECRET, Secret, read_secret
+from streamer.base.text import printable
+from streamer.config.database_url import split_token
 from streamer.config.settings import OP
 from streamer.config.tables import Source, Web
-from streamer.errors import ConfigError
-from streamer.secret import NO_SECRET, Secret, read_secret
-from streamer.sources.server import split_token
-from streamer.text import printable
 
 TOKEN_CREDENTIAL = "turso-auth-token"  # noqa: S105 - its name
 """The systemd credential that holds the token for a server."""

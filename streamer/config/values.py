@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from streamer.caps.rules import METADATA, PROMPT
+from streamer.base.address import Address, parse_address
+from streamer.base.errors import ConfigError
+from streamer.base.text import printable
+from streamer.config.database_url import server_of
+from streamer.config.fleet_names import is_name, parse_buckets
+from streamer.config.fleet_table import MOST_BUCKETS
 from streamer.config.tables import DAY, DEFAULT_WHERE, MIB
-from streamer.errors import ConfigError
-from streamer.fleet.names import is_name, parse_buckets
-from streamer.fleet.rules import MOST_BUCKETS
-from streamer.listen import Address, parse_address
-from streamer.sources.server import server_of
-from streamer.text import printable
-from streamer.turns import DEFAULT_REWARD_TYPE
+from streamer.core.verdicts.caps import METADATA, PROMPT
+from streamer.core.verdicts.turns import DEFAULT_REWARD_TYPE
 
 Reader = Callable[[object, Path], Any]
 """(raw value, folder that a relative path starts from) -> value; raises UnfitError."""

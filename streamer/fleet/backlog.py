@@ -13,16 +13,16 @@ from functools import partial
 import msgspec
 from anyio import to_thread
 
-from streamer.dataset_line import line_key
-from streamer.dedup import DedupBy
-from streamer.events import Emit, OutboxMissing, SentAgain
-from streamer.fleet import delivery
-from streamer.fleet.delivery import Delivered, Progress, Undeliverable
+from streamer.base.events import Emit, OutboxMissing, SentAgain
+from streamer.config.fleet_names import bucket_of
+from streamer.core.records.dataset_line import line_key
+from streamer.core.records.key import DedupBy
 from streamer.fleet.lane import Lane
-from streamer.fleet.names import bucket_of
 from streamer.fleet.outbox import Outbox, OutboxLine
 from streamer.fleet.receipts import Mark, Receipt
-from streamer.ledger import Ledger
+from streamer.store.ledger import delivery
+from streamer.store.ledger.delivery import Delivered, Progress, Undeliverable
+from streamer.store.ledger.ledger import Ledger
 
 
 class Next(msgspec.Struct, frozen=True, gc=False):

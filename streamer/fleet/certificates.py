@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from streamer.errors import RefusedError
+from streamer.base.errors import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import msgspec
 
-from streamer.errors import ConfigError, MissingExtraError, UnavailableError
-from streamer.fleet.names import FORMAT, META_BUCKETS, META_DEDUP, META_FORMAT, Names
+from streamer.base.errors import ConfigError, MissingExtraError, UnavailableError
+from streamer.base.text import printable
+from streamer.config.database_url import without_secrets
+from streamer.config.fleet_names import FORMAT, META_BUCKETS, META_DEDUP, META_FORMAT, Names
+from streamer.config.fleet_table import MOST_BUCKETS, Fleet
 from streamer.fleet.permissions import inbox_of
-from streamer.fleet.rules import MOST_BUCKETS, Fleet
-from streamer.sources.server import without_secrets
-from streamer.text import printable
 
 if TYPE_CHECKING:
     from nats.aio.client import Client

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import anyio
 from anyio import to_thread
 
-from streamer.errors import ConfigError
-from streamer.events import Emit, SyncedLate, SyncUnknown
-from streamer.text import printable
+from streamer.base.errors import ConfigError
+from streamer.base.events import Emit, SyncedLate, SyncUnknown
+from streamer.base.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from streamer.fleet.rules import Fleet
+    from streamer.config.fleet_table import Fleet
 
 _PATIENCE = 5.0
 """Seconds within which a server has to answer."""

@@ -23,11 +23,16 @@ import anyio
 import msgspec
 from anyio import to_thread
 
+from streamer.base.errors import StreamerError, UnavailableError
+from streamer.base.events import BucketMoved, Emit
+from streamer.base.files import Clock
+from streamer.base.troubles import Troubles
 from streamer.config import Config
-from streamer.dataset_line import keys_meaning
-from streamer.errors import StreamerError, UnavailableError
-from streamer.events import BucketMoved, Emit
-from streamer.files import Clock
+from streamer.config.fleet_names import Names, bucket_of, host_name
+from streamer.core.records.dataset_line import keys_meaning
+from streamer.core.records.layouts import MalformedError
+from streamer.core.records.model import Cursor, Line, Span
+from streamer.core.verdicts.judge import Item
 from streamer.fleet import durability, objects, origins
 from streamer.fleet.beside import first_of, to_its_end, until_first
 from streamer.fleet.connection import (
@@ -42,18 +47,13 @@ from streamer.fleet.connection import (
     unexpected,
 )
 from streamer.fleet.message import Message, Place, Record, read, record, unpack
-from streamer.fleet.names import Names, bucket_of, host_name
 from streamer.fleet.origins import Held
 from streamer.fleet.owners import Holding, Moved, Owners
 from streamer.fleet.receipts import Ask, Receipt, read_ask
 from streamer.fleet.stream_path import stream_path
-from streamer.judge import Item
-from streamer.layouts import MalformedError
-from streamer.ledger import Ledger
-from streamer.model import Cursor, Line, Span
 from streamer.sources.inbox import Work
 from streamer.sources.reader import Budget
-from streamer.troubles import Troubles
+from streamer.store.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg

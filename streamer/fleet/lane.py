@@ -10,8 +10,8 @@ Its memory is the same however much waits: a few marks stand for all lines that 
 
 from __future__ import annotations
 
-from streamer.fleet.delivery import Delivered
 from streamer.fleet.receipts import Mark, Receipt, is_lost, thinned
+from streamer.store.ledger.delivery import Delivered
 
 
 class Lane:

@@ -15,9 +15,9 @@ from typing import Any
 
 import msgspec
 
-from streamer.dataset_line import LINE_ENDS, line_key
-from streamer.dedup import KEY_BYTES, DedupBy
-from streamer.layouts import MalformedError
+from streamer.core.records.dataset_line import LINE_ENDS, line_key
+from streamer.core.records.key import KEY_BYTES, DedupBy
+from streamer.core.records.layouts import MalformedError
 
 MSG_ID, EXPECTED = "Nats-Msg-Id", "Nats-Expected-Stream"
 ORIGIN, LIFE, NUMBER = "Streamer-Origin", "Streamer-Life", "Streamer-Number"

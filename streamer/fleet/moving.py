@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from streamer.dedup import KEY_BYTES
-from streamer.errors import RefusedError
+from streamer.base.errors import RefusedError
+from streamer.config.fleet_names import bucket_of
+from streamer.core.records.key import KEY_BYTES
 from streamer.fleet import origins
-from streamer.fleet.names import bucket_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,8 +16,8 @@ import msgspec
 from streamer.fleet.message import HEADER_BYTES, LONGEST_LINE
 
 if TYPE_CHECKING:
+    from streamer.config.fleet_names import Names
     from streamer.fleet.connection import Link
-    from streamer.fleet.names import Names
 
 _CHUNK = 128 << 10
 _OVERHEAD = 512

@@ -11,12 +11,12 @@ from pathlib import Path
 import msgspec
 from anyio import to_thread
 
-from streamer.compaction.cuts import Cut, Places
-from streamer.compaction.kept import cuts_in
-from streamer.errors import UnavailableError
-from streamer.files import Files
-from streamer.ledger import Ledger
-from streamer.parts import closed_numbers, part_path
+from streamer.base.errors import UnavailableError
+from streamer.base.files import Files
+from streamer.store.ledger.cuts import cuts_in
+from streamer.store.ledger.ledger import Ledger
+from streamer.store.parts.cuts import Cut, Places
+from streamer.store.parts.parts import closed_numbers, part_path
 
 _BLOCK = 1 << 20
 

@@ -30,16 +30,16 @@ import anyio
 import msgspec
 from anyio import to_thread
 
+from streamer.base.text import printable
 from streamer.fleet import moving, origins
 from streamer.fleet.connection import Link, answered
-from streamer.text import printable
 
 if TYPE_CHECKING:
     from nats.js.kv import KeyValue
     from nats.js.object_store import ObjectStore
 
-    from streamer.fleet.names import Names
-    from streamer.ledger import Ledger
+    from streamer.config.fleet_names import Names
+    from streamer.store.ledger.ledger import Ledger
 
 OP = "see who writes which bucket"
 _MOVE_SECONDS = 600.0

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from streamer.fleet.names import Names
+    from streamer.config.fleet_names import Names
 
 
 class Role(StrEnum):
@@ -40,7 +40,7 @@ def permissions(role: Role, names: Names, name: str, inbox: str) -> Permissions:
     Args:
         role: what it is there for.
         names: of the fleet.
-        name: of the user's host, as :func:`streamer.fleet.names.host_name` has it.
+        name: of the user's host, as :func:`streamer.config.fleet_names.host_name` has it.
         inbox: the prefix of the subjects at which it alone gets answers.
     """
     match role:

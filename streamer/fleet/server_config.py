@@ -23,18 +23,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from streamer.errors import ConfigError, MissingExtraError, RefusedError, UnavailableError
-from streamer.files import sync_folder
+from streamer.base.append_file import write_all
+from streamer.base.errors import ConfigError, MissingExtraError, RefusedError, UnavailableError
+from streamer.base.files import sync_folder
+from streamer.config.fleet_names import host_name
 from streamer.fleet.connection import INSTALL
-from streamer.fleet.names import host_name
 from streamer.fleet.permissions import Permissions, Role, inbox_of, permissions
-from streamer.log_file import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from streamer.files import Files
-    from streamer.fleet.names import Names
+    from streamer.base.files import Files
+    from streamer.config.fleet_names import Names
 
 CLIENTS, MONITORING, ROUTES = 4222, 8222, 6222
 """The usual ports: for clients, for monitoring, and between the servers."""

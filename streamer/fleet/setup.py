@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from streamer.base.text import printable
+from streamer.config.fleet_names import FORMAT, META_BUCKETS, META_DEDUP, META_FORMAT, Names, shown_buckets
 from streamer.fleet.connection import Link, answered
-from streamer.fleet.names import FORMAT, META_BUCKETS, META_DEDUP, META_FORMAT, Names, shown_buckets
 from streamer.fleet.owners import declare_free, owners_of, read_all
-from streamer.text import printable
 
 if TYPE_CHECKING:
     from nats.js.api import ConsumerConfig, StreamConfig

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from streamer.base.text import age, counted, printable, sized
+from streamer.config.fleet_names import Names, shown_buckets
 from streamer.fleet.connection import Link, Stream, answered
 from streamer.fleet.message import is_origin
-from streamer.fleet.names import Names, shown_buckets
 from streamer.fleet.owners import State, owners_of, read_all
-from streamer.text import age, counted, printable, sized
 
 if TYPE_CHECKING:
     from nats.js.api import ConsumerInfo, StreamInfo

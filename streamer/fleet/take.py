@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from anyio import to_thread
 
-from streamer.dataset_line import keys_meaning, line_key
-from streamer.errors import RefusedError, UnavailableError
+from streamer.base.errors import RefusedError, UnavailableError
+from streamer.base.lock import holder, lock_file
+from streamer.base.text import printable
+from streamer.config.fleet_names import bucket_of, shown_buckets
+from streamer.core.records.dataset_line import keys_meaning, line_key
 from streamer.fleet import moving
-from streamer.fleet.names import bucket_of, shown_buckets
 from streamer.fleet.owners import Owner, State, get_keys, keys_of, owners_of, put_keys, read_all, set_entry
-from streamer.lock import holder, lock_file
-from streamer.parts import opened
-from streamer.text import printable
+from streamer.store.parts.parts import opened
 
 if TYPE_CHECKING:
     from nats.js.object_store import ObjectStore
 
-    from streamer.dedup import DedupBy
+    from streamer.config.fleet_names import Names
+    from streamer.core.records.key import DedupBy
     from streamer.fleet.connection import Link
-    from streamer.fleet.names import Names
     from streamer.fleet.owners import Entry
 
 OP = "take buckets from a writer"

@@ -21,11 +21,13 @@ import anyio
 import msgspec
 from anyio import to_thread
 
+from streamer.base.errors import StreamerError, UnavailableError
+from streamer.base.events import Emit, SetAside
+from streamer.base.files import Clock, Files
+from streamer.base.troubles import Troubles
 from streamer.config import Config
-from streamer.errors import StreamerError, UnavailableError
-from streamer.events import Emit, SetAside
-from streamer.files import Clock, Files
-from streamer.fleet import delivery, durability, objects
+from streamer.config.fleet_names import Names, host_name
+from streamer.fleet import durability, objects
 from streamer.fleet.backlog import Backlog, Next
 from streamer.fleet.beside import first_of, until_first
 from streamer.fleet.connection import (
@@ -39,13 +41,12 @@ from streamer.fleet.connection import (
     stream_of,
     unexpected,
 )
-from streamer.fleet.delivery import Undeliverable
 from streamer.fleet.message import HEADER_BYTES, Message, Place, headers, pack
-from streamer.fleet.names import Names, host_name
 from streamer.fleet.outbox import Outbox
 from streamer.fleet.receipts import Ask, read_receipts
-from streamer.ledger import Ledger
-from streamer.troubles import Troubles
+from streamer.store.ledger import delivery
+from streamer.store.ledger.delivery import Undeliverable
+from streamer.store.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg

@@ -20,10 +20,10 @@ from typing import Any, Protocol
 import msgspec
 from blake3 import blake3
 
-from streamer.call_records import Call, read_call
-from streamer.errors import UnavailableError
-from streamer.messages import MAX_CHARACTERS, Decision, Decisions, Row, as_object
-from streamer.sources.server import Server
+from streamer.base.errors import UnavailableError
+from streamer.config.database_url import Server
+from streamer.core.records.trace_calls import Call, read_call
+from streamer.core.records.trace_messages import MAX_CHARACTERS, Decision, Decisions, Row, as_object
 from streamer.sources.sqlite_errors import is_busy
 
 PAGE_ROWS = 250

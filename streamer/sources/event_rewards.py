@@ -13,10 +13,10 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from streamer.errors import ConfigError, UnavailableError
-from streamer.layouts import time_us
+from streamer.base.errors import ConfigError, UnavailableError
+from streamer.core.records.layouts import time_us
+from streamer.core.verdicts.turns import SessionRewards, TurnReward, achievements_in, is_turn
 from streamer.sources.trace_database import TooSlowError, TraceDatabase
-from streamer.turns import SessionRewards, TurnReward, achievements_in, is_turn
 
 _SESSIONS = 8
 """Sessions in one read: some 1,000 rows for rollouts of 50 turns, which take two milliseconds."""

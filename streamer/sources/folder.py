@@ -4,12 +4,12 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from streamer.base.lock import lock_file
 from streamer.config import Config, Dataset
-from streamer.dead_letters import dead_letters_path
-from streamer.ledger_file import ledger_files
-from streamer.lock import lock_file
-from streamer.parts import COMPACTING, manifest_path, new_manifest_path, part_names
 from streamer.sources.shards import ShardFolder
+from streamer.store.dataset.dead_letters import dead_letters_path
+from streamer.store.ledger.schema import ledger_files
+from streamer.store.parts.parts import COMPACTING, manifest_path, new_manifest_path, part_names
 
 
 def shard_folder(config: Config) -> ShardFolder:

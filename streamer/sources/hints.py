@@ -12,7 +12,7 @@ import anyio
 from anyio import to_thread
 from watchfiles._rust_notify import RustNotify
 
-from streamer.events import Emit, NotificationsLost
+from streamer.base.events import Emit, NotificationsLost
 
 _STEPS = ((1.0, 2), (60.0, 40))
 _RESTING_STEP_MS = 200

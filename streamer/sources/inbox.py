@@ -10,15 +10,15 @@ from typing import NamedTuple, Protocol
 import msgspec
 from anyio import to_thread
 
-from streamer.errors import UnavailableError
-from streamer.events import Emit, ShardMoved, ShardOverwritten, ShardUnreadable
-from streamer.files import Clock
-from streamer.judge import Item, parse
-from streamer.ledger import UNREADABLE, Ledger, mark
-from streamer.model import Cursor, Line, Span, State
+from streamer.base.errors import UnavailableError
+from streamer.base.events import Emit, ShardMoved, ShardOverwritten, ShardUnreadable
+from streamer.base.files import Clock
+from streamer.core.records.model import Cursor, Line, Span, State
+from streamer.core.verdicts.judge import Item, parse
 from streamer.sources.reader import Budget, Overwritten, ShardRead, ShardReader, Unreadable
 from streamer.sources.shards import Found, ShardFolder
 from streamer.sources.shelf import Kept, Shelf, items_for, of_read, of_span
+from streamer.store.ledger.ledger import UNREADABLE, Ledger, mark
 
 _CHUNK = 200
 """Shards looked up in the ledger at once."""

@@ -21,8 +21,8 @@ from typing import Any
 import anyio
 import msgspec
 
-from streamer.errors import MissingExtraError, UnavailableError
-from streamer.sources.server import Server
+from streamer.base.errors import MissingExtraError, UnavailableError
+from streamer.config.database_url import Server
 from streamer.sources.trace_database import TooSlowError
 from streamer.sources.wire import HEAD, Answer, Ask, Greeting, frame
 

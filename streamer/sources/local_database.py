@@ -16,8 +16,8 @@ from typing import Any
 
 import aiosqlite
 
-from streamer.errors import UnavailableError
-from streamer.files import Clock
+from streamer.base.errors import UnavailableError
+from streamer.base.files import Clock
 from streamer.sources.sqlite_errors import is_busy, primary_code
 from streamer.sources.trace_database import Opened, StatementError, TooSlowError
 from streamer.sources.trace_db import file_id, file_times, local_path, open_trace_database

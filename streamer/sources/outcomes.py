@@ -25,17 +25,17 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from streamer.errors import ConfigError, StreamerError, UnavailableError
-from streamer.files import Clock
-from streamer.layouts import time_us
-from streamer.model import Outcome
-from streamer.secret import NO_SECRET, Secret
+from streamer.base.errors import ConfigError, StreamerError, UnavailableError
+from streamer.base.files import Clock
+from streamer.base.secret import NO_SECRET, Secret
+from streamer.config.database_url import Server, server_of
+from streamer.core.records.layouts import time_us
+from streamer.core.records.model import Outcome
+from streamer.core.verdicts.turns import SessionRewards, TurnRules
 from streamer.sources.event_rewards import EventRewards
 from streamer.sources.local_database import LocalDatabase
 from streamer.sources.remote_database import RemoteDatabase
-from streamer.sources.server import Server, server_of
 from streamer.sources.trace_database import Opened, StatementError, TooSlowError, TraceDatabase
-from streamer.turns import SessionRewards, TurnRules
 
 PAGE = 500
 """Rows in one read, at most: a condition that is slow to evaluate makes it fewer."""

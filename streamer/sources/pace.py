@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from streamer.files import Clock
+from streamer.base.files import Clock
 
 LONGEST_PAUSE = 5.0
 """Seconds between two polls that bring nothing: twelve requests a minute."""

@@ -22,10 +22,10 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
-from streamer.dead_letters import HEAD_BYTES
-from streamer.files import Clock, Files
-from streamer.model import Cursor, Line, Span
+from streamer.base.files import Clock, Files
+from streamer.core.records.model import Cursor, Line, Span
 from streamer.sources.shards import Stat, stat_of
+from streamer.store.dataset.dead_letters import HEAD_BYTES
 
 _BLOCK = 1 << 20
 _WHOLE = 8 << 20

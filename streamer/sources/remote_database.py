@@ -16,14 +16,14 @@ from typing import Any
 
 import anyio
 
-from streamer.errors import UnavailableError
-from streamer.files import Clock
+from streamer.base.errors import UnavailableError
+from streamer.base.files import Clock
+from streamer.base.text import printable
+from streamer.config.database_url import Server
 from streamer.sources.libsql_process import LibsqlProcess
 from streamer.sources.pace import Pace
-from streamer.sources.server import Server
 from streamer.sources.trace_database import Opened, StatementError
 from streamer.sources.wire import is_refusal
-from streamer.text import printable
 
 STATEMENT_SECONDS = 10.0
 """How long one statement may take."""

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from streamer.config.database_url import Server
 from streamer.sources.conversations import PAGE_CHARACTERS, PAGE_ROWS
 from streamer.sources.libsql_process import LibsqlProcess
 from streamer.sources.remote_database import plain, unavailable
-from streamer.sources.server import Server
 
 _OP = "read the trace database"
 _SECONDS = 60.0

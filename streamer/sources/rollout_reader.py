@@ -22,17 +22,17 @@ from typing import Any, NamedTuple
 import msgspec
 from blake3 import blake3
 
-from streamer.join import JoinRule
-from streamer.layouts import MalformedError
-from streamer.messages import Decision, from_completion
-from streamer.model import Cursor, Record, Span
-from streamer.secret import NO_SECRET, Secret
-from streamer.session_path import session_at
+from streamer.base.secret import NO_SECRET, Secret
+from streamer.config.database_url import Server
+from streamer.core.records.layouts import MalformedError
+from streamer.core.records.model import Cursor, Record, Span
+from streamer.core.records.trace_messages import Decision, from_completion
+from streamer.core.verdicts.join import JoinRule
 from streamer.sources.conversations import Conversations, Pages
 from streamer.sources.reader import Budget, Overwritten
 from streamer.sources.remote_pages import RemotePages
-from streamer.sources.server import Server
 from streamer.sources.trace_db import file_times, locate, open_for_batch
+from streamer.store.ledger.paths import session_at
 
 _BUSY_SECONDS = 0.25
 """How long one read waits for the producer's commit; then it is tried again later."""

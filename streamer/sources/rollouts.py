@@ -16,20 +16,20 @@ from itertools import islice
 
 from anyio import to_thread
 
+from streamer.base.errors import UnavailableError
+from streamer.base.events import Emit, ShardOverwritten
+from streamer.base.files import Clock
+from streamer.base.troubles import Troubles
 from streamer.config import From, Source
-from streamer.errors import UnavailableError
-from streamer.events import Emit, ShardOverwritten
-from streamer.files import Clock
-from streamer.join import JoinRule
-from streamer.judge import Item
-from streamer.ledger import Ledger
-from streamer.messages import Decision
-from streamer.model import Cursor, Line, Outcome, Span
-from streamer.session_path import session_at, session_path
+from streamer.core.records.model import Cursor, Line, Outcome, Span
+from streamer.core.records.trace_messages import Decision
+from streamer.core.verdicts.join import JoinRule
+from streamer.core.verdicts.judge import Item
 from streamer.sources.inbox import Work, rest_of
 from streamer.sources.reader import Budget, Overwritten
 from streamer.sources.rollout_reader import FIRST_ROW, RolloutReader, SessionRead, ToRead
-from streamer.troubles import Troubles
+from streamer.store.ledger.ledger import Ledger
+from streamer.store.ledger.paths import session_at, session_path
 
 _CHUNK = 100
 """Sessions or outcomes that are looked at together."""

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from streamer.judge import Item
-from streamer.model import Cursor, Line, Span
+from streamer.core.records.model import Cursor, Line, Span
+from streamer.core.verdicts.judge import Item
 from streamer.sources.reader import Budget
 from streamer.sources.shards import Found, ShardFolder
 

@@ -7,8 +7,8 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Any, Protocol
 
-from streamer.errors import UnavailableError
-from streamer.sources.server import Server
+from streamer.base.errors import UnavailableError
+from streamer.config.database_url import Server
 
 
 class Opened(Enum):

@@ -19,9 +19,9 @@ from urllib.parse import quote, unquote, urlsplit
 import aiosqlite
 import anyio
 
-from streamer.errors import ConfigError, UnavailableError
-from streamer.secret import NO_SECRET, Secret
-from streamer.sources.server import Server, server_of
+from streamer.base.errors import ConfigError, UnavailableError
+from streamer.base.secret import NO_SECRET, Secret
+from streamer.config.database_url import Server, server_of
 
 _BUSY_SECONDS = 0.25
 """How long one read waits for the producer's commit; then the next poll tries again."""

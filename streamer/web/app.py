@@ -17,10 +17,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
+from streamer.base.errors import StreamerError
+from streamer.base.events import Emit, PageFault
 from streamer.config import Config
-from streamer.errors import StreamerError
-from streamer.events import Emit, PageFault
-from streamer.model import State
+from streamer.core.records.model import State
 from streamer.web import records, rollouts
 from streamer.web.distributions import DistributionReader
 from streamer.web.encoding import encode

@@ -10,7 +10,7 @@ from itertools import islice
 
 import msgspec
 
-from streamer.events import Committed, Event
+from streamer.base.events import Committed, Event
 
 LATENCIES_KEPT = 1000
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import msgspec
 
-from streamer import layouts
 from streamer.config import Config
-from streamer.layouts import MalformedError
-from streamer.session_path import IS_APART
-from streamer.snapshot import open_ledger
+from streamer.core.records import layouts
+from streamer.core.records.layouts import MalformedError
+from streamer.store.ledger.paths import IS_APART
+from streamer.store.views.snapshot import open_ledger
 from streamer.web.condition import Bar, bars
 from streamer.web.errors import RefusedRequestError
 from streamer.web.lines import file_stretch, line_at

@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from streamer.config import Config
+from streamer.config.fleet_names import host_name, shown_buckets
+from streamer.config.fleet_table import SinkKind
+from streamer.core.records.model import State
+from streamer.core.verdicts.judge import SENT_AGAIN
 from streamer.fleet import origins, owners
 from streamer.fleet.connection import CONNECT, LOOK_UP, USE
 from streamer.fleet.intake import TAKE
-from streamer.fleet.names import host_name, shown_buckets
-from streamer.fleet.rules import SinkKind
 from streamer.fleet.uplink import SEND
-from streamer.judge import SENT_AGAIN
-from streamer.model import State
-from streamer.snapshot import Standing, open_ledger
+from streamer.store.views.snapshot import Standing, open_ledger
 from streamer.web.seldom import Seldom
 
 HOSTS_SHOWN = 50

@@ -16,8 +16,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from streamer.listen import Address, ip_address
-from streamer.secret import Secret
+from streamer.base.address import Address, ip_address
+from streamer.base.secret import Secret
 
 COOKIE = "streamer-token"
 _OPEN = frozenset({"/healthz", "/readyz"})

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-from streamer.compaction.cuts import Places
 from streamer.config import Dataset
-from streamer.parts import opened
-from streamer.snapshot import open_ledger, places_of
+from streamer.store.parts.cuts import Places
+from streamer.store.parts.parts import opened
+from streamer.store.views.snapshot import open_ledger, places_of
 from streamer.web.errors import RefusedRequestError, not_found
 
 LONGEST_LINE = 32 << 20

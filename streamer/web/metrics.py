@@ -20,14 +20,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from streamer import __version__
+from streamer.base.errors import StreamerError
+from streamer.base.events import Committed, Event, Failure, NeverScored, OutcomesSeen
 from streamer.config import Dataset
-from streamer.errors import StreamerError
-from streamer.events import Committed, Event, Failure, NeverScored, OutcomesSeen
-from streamer.fleet.delivery import Delivery
-from streamer.lag import Lag, measure
-from streamer.model import State
-from streamer.observers.health import Health
-from streamer.snapshot import Snapshot, snapshot, standing
+from streamer.core.records.model import State
+from streamer.daemon.observers.health import Health
+from streamer.sources.lag import Lag, measure
+from streamer.store.ledger.delivery import Delivery
+from streamer.store.views.snapshot import Snapshot, snapshot, standing
 from streamer.web.seldom import Seldom
 
 _DISK_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from streamer.observers.health import Health, Healths
+from streamer.daemon.observers.health import Health, Healths
 from streamer.web.together import Together
 
 Collected = CollectorRegistry | Together

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from streamer.images import image_url
+from streamer.core.records.images import image_url
 
 
 class Picture(msgspec.Struct, frozen=True):

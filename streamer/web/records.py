@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
-from streamer import layouts
-from streamer.check import image_parts
 from streamer.config import Dataset
-from streamer.conversation import IMAGE_PARTS
-from streamer.layouts import MalformedError
+from streamer.core.records import layouts
+from streamer.core.records.conversation import IMAGE_PARTS
+from streamer.core.records.layouts import MalformedError
+from streamer.core.records.schema import image_parts
 from streamer.web.errors import RefusedRequestError, not_found
 from streamer.web.lines import dataset_stretch, line_at, lines_before, lines_with
 from streamer.web.pictures import NoPictureError, Picture, picture, remote_url

@@ -12,15 +12,15 @@ from typing import Any
 
 import msgspec
 
-from streamer import layouts
+from streamer.base.errors import StreamerError
 from streamer.config import Config, Dataset
-from streamer.errors import StreamerError
-from streamer.explain import Explainer, LineFound, OutcomeRow, Reason
-from streamer.layouts import MalformedError
-from streamer.model import State
-from streamer.session_path import is_apart
-from streamer.snapshot import open_ledger
+from streamer.core.records import layouts
+from streamer.core.records.layouts import MalformedError
+from streamer.core.records.model import State
 from streamer.sources.trace_db import locate, open_for_batch
+from streamer.store.ledger.paths import is_apart
+from streamer.store.views.explain import Explainer, LineFound, OutcomeRow, Reason
+from streamer.store.views.snapshot import open_ledger
 from streamer.web.errors import not_found
 from streamer.web.pictures import Picture
 from streamer.web.records import Preview, RecordView, image_of_shard, of_session, of_shard, preview

@@ -19,12 +19,12 @@ import uvicorn
 from anyio import to_thread
 from anyio.from_thread import start_blocking_portal
 
+from streamer.base.address import Address
+from streamer.base.errors import UnavailableError
+from streamer.base.events import Emit, Event, PageFault, PageServed, fan_out
+from streamer.base.troubles import Troubles
 from streamer.config import Config
-from streamer.errors import UnavailableError
-from streamer.events import Emit, Event, PageFault, PageServed, fan_out
-from streamer.listen import Address
-from streamer.observers.health import Health, Healths
-from streamer.troubles import Troubles
+from streamer.daemon.observers.health import Health, Healths
 from streamer.web import monitoring
 from streamer.web.app import Api, create_app
 from streamer.web.board import Board

@@ -12,14 +12,14 @@ from typing import Any
 import msgspec
 
 from streamer import __version__
+from streamer.base.events import Failure
 from streamer.config import Config
-from streamer.events import Failure
-from streamer.history import Point, held_at, points
-from streamer.lag import Lag, measure
-from streamer.model import State
-from streamer.observers.health import Health
-from streamer.snapshot import Snapshot, Standing, open_ledger, snapshot, standing
+from streamer.core.records.model import State
+from streamer.daemon.observers.health import Health
+from streamer.sources.lag import Lag, measure
 from streamer.sources.trace_db import locate
+from streamer.store.ledger.history import Point, held_at, points
+from streamer.store.views.snapshot import Snapshot, Standing, open_ledger, snapshot, standing
 from streamer.web.board import Board, Latency
 from streamer.web.condition import Bar, bars
 from streamer.web.fleet import FleetNow, FleetReader

@@ -16,7 +16,7 @@ from contextlib import suppress
 import anyio
 import msgspec
 
-from streamer.errors import StreamerError
+from streamer.base.errors import StreamerError
 from streamer.web.encoding import encode
 from streamer.web.errors import RefusedRequestError
 from streamer.web.state import PageState

@@ -1,1 +1,1 @@
-"""Many hosts, one dataset: with real nats-servers. `make test-fleet` runs them."""
+"""Tests of ``streamer.fleet`` that need no server; those that do: ``tests/suites/fleet``."""

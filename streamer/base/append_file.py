@@ -1,0 +1,274 @@
+"""A file of lines that only ever grows: append, sync, mend. The dataset and each of its parts is one.
+
+Invariants
+- Nothing before the last whole line is ever written again with other bytes.
+- After any failure the descriptor is given up; what holds is found out anew, as after a crash::
+
+    0 ............ committed ............ last newline ........ end of file
+      known to the ledger │ whole lines           │ torn tail: cut (or completed, if it is whole JSON)
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+from blake3 import blake3
+
+from streamer.base.errors import UnavailableError
+from streamer.base.files import Files, sync_folder
+from streamer.base.text import invalid_utf8
+
+_TAIL = 4096
+"""Bytes before the committed length whose digest ties a ledger to its file."""
+
+_BLOCK = 1 << 20
+_UNSURE = 128 << 20
+"""Bytes at the end of the file that may never have been synced: more than any batch holds."""
+
+
+class LogFile:
+    """The one writer of a file. Offsets are bytes of this file.
+
+    Args:
+        path: where it is, or is to be.
+        files: the system calls.
+        what: what errors call it, such as "the dataset".
+    """
+
+    def __init__(self, path: Path, files: Files, what: str) -> None:
+        self.path = path
+        self._files = files
+        self._what = what
+        self._fd = -1
+
+    def open(self) -> None:
+        """Open the file for appending, creating it and its folder.
+
+        Raises:
+            UnavailableError: it cannot be opened or created now.
+        """
+        with self.unavailable("open"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = self._files.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+            sync_folder(self._files, self.path.parent)
+
+    def close(self) -> None:
+        """Give the descriptor up."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with suppress(OSError):  # what counts was synced before
+                self._files.close(fd)
+
+    def append(self, data: bytes, length: int) -> None:
+        """Append whole lines; they are visible at once and durable after ``sync``.
+
+        Args:
+            data: the lines.
+            length: how long the file has to be now.
+
+        Raises:
+            UnavailableError: the disk did not take all of it, or someone else touched the file.
+        """
+        with self.unavailable("append to"):
+            self._check_ours(length)
+            write_all(self._files, self._fd, data)
+
+    def sync(self) -> None:
+        """Return when every line that was appended is on the disk.
+
+        Raises:
+            UnavailableError: the disk refused; the descriptor must not be used again.
+        """
+        with self.unavailable("sync"):
+            self._files.fdatasync(self._fd)
+
+    def size(self) -> int:
+        """Return how long the file is."""
+        with self.unavailable("read"):
+            return self._files.fstat(self._fd).st_size
+
+    def digest(self, length: int) -> bytes:
+        """Return the digest of the last bytes before ``length``."""
+        with self.unavailable("read"):
+            return digest_before(self._files, self._fd, length)
+
+    def sum(self, length: int) -> tuple[str, int]:
+        """Return the SHA-256 of the first ``length`` bytes, as hexadecimal digits, and how many lines they hold."""
+        sha, lines, position = hashlib.sha256(), 0, 0
+        with self.unavailable("read"):
+            while position < length and (
+                block := self._files.pread(self._fd, min(_BLOCK, length - position), position)
+            ):
+                sha.update(block)
+                lines += block.count(b"\n")
+                position += len(block)
+        return sha.hexdigest(), lines
+
+    def rename(self, path: Path) -> None:
+        """Give the file another name, durably; the descriptor stays with it.
+
+        Raises:
+            UnavailableError: something stands there, or the folder takes no change now.
+        """
+        with self.unavailable("rename"):
+            if path.exists():
+                raise FileExistsError(errno.EEXIST, f"its next name is taken: {path.name} is there already")
+            self._files.rename(self.path, path)
+            sync_folder(self._files, path.parent)
+
+    def mend(self, committed: int, *, cut_holes: bool) -> int:
+        """Cut a torn last line, or end it if it is whole; return how many bytes were cut.
+
+        A power loss can leave holes in what was never synced, zeros in place of lines. From the first hole on nothing
+        is believed.
+
+        Args:
+            committed: bytes that are whole lines for sure.
+            cut_holes: whether it is known that nothing before ``committed`` can be a hole.
+        """
+        with self.unavailable("mend"):
+            size = whole = self._files.fstat(self._fd).st_size
+            if cut_holes:
+                whole = self._first_hole(committed, size)
+            end = self._last_line_end(committed, whole)
+            if end == size:
+                return 0
+            if self._is_whole(end, size):
+                write_all(self._files, self._fd, b"\n")
+                return 0
+            self._files.ftruncate(self._fd, end)
+            return size - end
+
+    def lines(self, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, line) of each whole line between two line ends, newline included; nothing is created.
+
+        Raises:
+            UnavailableError: it cannot be read now, or is shorter.
+        """
+        with self.unavailable("read"):
+            fd = self._files.open(self.path, os.O_RDONLY)
+            try:
+                carry = b""
+                position = start
+                while position < stop:
+                    block = self._files.pread(fd, min(_BLOCK, stop - position), position)
+                    if not block:
+                        raise OSError(f"it ends at {position}, before {stop}")
+                    offset = position - len(carry)
+                    position += len(block)
+                    *whole, carry = (carry + block).split(b"\n")
+                    for line in whole:
+                        yield offset, line + b"\n"
+                        offset += len(line) + 1
+            finally:
+                self._files.close(fd)
+
+    def rewritten_lines(self, start: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, line) from ``start`` on, putting each block's very bytes into the file again.
+
+        After a failed sync the kernel may call pages clean that never reached the disk; writing the same
+        bytes through a new descriptor makes it write them. More than the last batches were synced before.
+        """
+        with self.unavailable("mend"):
+            fd = self._files.open(self.path, os.O_RDWR)
+            try:
+                carry = b""
+                position = start
+                unsure = self._files.fstat(fd).st_size - _UNSURE
+                while block := self._files.pread(fd, _BLOCK, position):
+                    if position + len(block) > unsure:
+                        write_all_at(self._files, fd, block, position)
+                    position += len(block)
+                    offset = position - len(block) - len(carry)
+                    *whole, carry = (carry + block).split(b"\n")
+                    for line in whole:
+                        yield offset, line + b"\n"
+                        offset += len(line) + 1
+            finally:
+                self._files.close(fd)
+
+    def unavailable(self, op: str) -> _unavailable:
+        """Turn an ``OSError`` in a block into an error that says what was done, where, and what to do."""
+        return _unavailable(f"{op} {self._what}", self.path)
+
+    def _check_ours(self, length: int) -> None:
+        """See that the path still names our file and that no one else wrote to it."""
+        mine = self._files.fstat(self._fd)
+        there = self._files.stat(self.path)
+        if (mine.st_dev, mine.st_ino) != (there.st_dev, there.st_ino):
+            raise OSError("another file stands at this path now")
+        if mine.st_size != length:
+            raise OSError(f"it is {mine.st_size} bytes long where {length} were written")
+
+    def _first_hole(self, start: int, size: int) -> int:
+        """Return where the first zero byte stands: no line of ours holds one."""
+        while start < size:
+            block = self._files.pread(self._fd, _BLOCK, start)
+            found = block.find(b"\0")
+            if found >= 0:
+                return start + found
+            start += len(block)
+        return size
+
+    def _is_whole(self, start: int, stop: int) -> bool:
+        line = self._files.pread(self._fd, stop - start, start)
+        try:
+            return invalid_utf8(line) is None and isinstance(msgspec.json.decode(line), dict)
+        except (msgspec.MsgspecError, RecursionError):
+            return False
+
+    def _last_line_end(self, floor: int, size: int) -> int:
+        stop = size
+        while stop > floor:
+            start = max(floor, stop - _BLOCK)
+            found = self._files.pread(self._fd, stop - start, start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1
+            stop = start
+        return floor
+
+
+def write_all(files: Files, fd: int, data: bytes) -> None:
+    """Write all of ``data``; ``OSError`` leaves an unknown part of it written."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[files.write(fd, rest) :]
+
+
+def write_all_at(files: Files, fd: int, data: bytes, offset: int) -> None:
+    """Write all of ``data`` at ``offset``."""
+    done = 0
+    while done < len(data):
+        done += files.pwrite(fd, data[done:], offset + done)
+
+
+def digest_before(files: Files, fd: int, length: int) -> bytes:
+    """Return the digest of the last bytes before ``length``: it ties a ledger to a file that it describes."""
+    start = max(0, length - _TAIL)
+    return blake3(files.pread(fd, length - start, start)).digest(16)
+
+
+class _unavailable:  # noqa: N801 - reads as a phrase at the `with`
+    """Turn an ``OSError`` into an error that says what was done, where, and what to do."""
+
+    def __init__(self, op: str, path: Path) -> None:
+        self._op = op
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, OSError):
+            raise UnavailableError(
+                self._op,
+                str(self._path),
+                error.strerror or str(error),
+                "see `df` and the folder's rights; it is retried",
+            ) from error

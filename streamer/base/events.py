@@ -1,0 +1,483 @@
+"""Every event that can be observed, one dataclass each. Logs, metrics and pages subscribe to them.
+
+An event holds what happened as plain values and can say it in a sentence; it never holds what models
+wrote. ``level`` is how much a person should care: debug, info, warning, error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
+
+from streamer.base.errors import StreamerError
+from streamer.base.text import counted
+
+
+@dataclass(frozen=True)
+class Event:
+    """What all events have: a stable ``name``, a ``level`` and a sentence."""
+
+    name: ClassVar[str] = "event"
+    level: ClassVar[str] = "info"
+
+    def message(self) -> str:
+        """Say what happened, for people."""
+        return self.name.replace("_", " ")
+
+
+Emit = Callable[[Event], None]
+
+
+def fan_out(*observers: Emit) -> Emit:
+    """Return a function that tells each of ``observers`` of every event, in order."""
+
+    def emit(event: Event) -> None:
+        for tell in observers:
+            tell(event)
+
+    return emit
+
+
+@dataclass(frozen=True)
+class Started(Event):
+    """The daemon has recovered and is about to read."""
+
+    name = "started"
+    dataset: str
+    dataset_bytes: int
+    shards: str
+    database: str
+    where: str
+
+    def message(self) -> str:
+        """Say what is read and what is written."""
+        read = " and ".join(place for place in (self.shards, self.database) if place)
+        return f"reading {read}, appending to {self.dataset}"
+
+
+@dataclass(frozen=True)
+class Recovered(Event):
+    """Dataset and ledger did not agree at start, and do now."""
+
+    name = "recovered"
+    level = "warning"
+    adopted: int
+    foreign: int
+    cut_bytes: int
+
+    def message(self) -> str:
+        """Say what was healed."""
+        return (
+            f"the dataset was ahead of its ledger: {counted(self.adopted, 'line')} adopted, {self.foreign} not ours"
+            f" left as they are, a torn tail of {self.cut_bytes} bytes cut"
+        )
+
+
+@dataclass(frozen=True)
+class Committed(Event):
+    """One batch is durable. ``runs`` are the first rollouts of which records were appended.
+
+    ``sync_seconds`` is how long the dataset's sync took, None where nothing was written to it;
+    ``commit_seconds`` is the ledger's transaction. ``latencies`` are the ages in seconds of the outcomes by
+    which records were appended; the log leaves them out.
+    """
+
+    name = "committed"
+    read: int
+    appended: int
+    duplicate: int
+    below_bar: int
+    waiting: int
+    dead_lettered: int
+    appended_bytes: int
+    dataset_bytes: int
+    sync_seconds: float | None
+    commit_seconds: float
+    runs: tuple[str, ...] = ()
+    latencies: tuple[float, ...] = field(default=(), repr=False)
+
+    def message(self) -> str:
+        """Say what the batch brought."""
+        return f"{counted(self.appended, 'record')} appended of {counted(self.read, 'line')}"
+
+
+@dataclass(frozen=True)
+class Quiet(Committed):
+    """One batch without a new record is durable."""
+
+    name = "committed"
+    level = "debug"
+
+
+@dataclass(frozen=True)
+class PartClosed(Event):
+    """The live file was full or old; it has another name now and does not change any more."""
+
+    name = "part_closed"
+    part: str
+    records: int
+    bytes: int
+
+    def message(self) -> str:
+        """Say which part it is."""
+        return f"{counted(self.records, 'record')} are in {self.part} now, which does not change any more"
+
+
+@dataclass(frozen=True)
+class PartRemoved(Event):
+    """A part was older, or one more, than what is to be kept."""
+
+    name = "part_removed"
+    part: str
+    records: int
+
+    def message(self) -> str:
+        """Say which part it was."""
+        return f"{self.part} was removed with its {counted(self.records, 'record')}, as configured under [retain]"
+
+
+@dataclass(frozen=True)
+class PartCompacted(Event):
+    """Records that would not get in any more were taken out of a part."""
+
+    name = "part_compacted"
+    part: str
+    removed: int
+    records: int
+
+    def message(self) -> str:
+        """Say which part it was."""
+        return f"{counted(self.removed, 'record')} taken out of {self.part}, {self.records:,} left"
+
+
+@dataclass(frozen=True)
+class PartsMissing(Event):
+    """Parts that were closed are not there any more."""
+
+    name = "parts_missing"
+    level = "warning"
+    parts: int
+
+    def message(self) -> str:
+        """Say what follows from it."""
+        return f"{counted(self.parts, 'part')} of the dataset is not there any more: taken as removed, keys are kept"
+
+
+@dataclass(frozen=True)
+class DeadLettered(Event):
+    """Lines of one shard could not be taken; they are in the dead letters, with reasons."""
+
+    name = "dead_lettered"
+    level = "warning"
+    shard: str
+    line: int
+    reason: str
+    lines: int
+
+    def message(self) -> str:
+        """Say where and why."""
+        return (
+            f"{counted(self.lines, 'line')} of {self.shard} cannot be taken ({self.reason}), from line {self.line} on"
+        )
+
+
+@dataclass(frozen=True)
+class OutcomesSeen(Event):
+    """Outcome rows were new or had changed."""
+
+    name = "outcomes_seen"
+    level = "debug"
+    rows: int
+    qualifying: int
+
+
+@dataclass(frozen=True)
+class DatabaseReplaced(Event):
+    """Another file stands where the trace database was; its rows are read from the first one on."""
+
+    name = "database_replaced"
+    level = "warning"
+    database: str
+
+    def message(self) -> str:
+        """Say which database."""
+        return f"{self.database} is another file now, and is read from its start"
+
+
+@dataclass(frozen=True)
+class ShardOverwritten(Event):
+    """The producer overwrote bytes that were read; the shard is read again from its start."""
+
+    name = "shard_overwritten"
+    level = "warning"
+    shard: str
+    waiting_lines: int
+
+    def message(self) -> str:
+        """Say what was lost with the old bytes."""
+        text = f"{self.shard} was overwritten and is read again"
+        if not self.waiting_lines:
+            return text
+        return f"{text}; {self.waiting_lines} of its lines had no outcome yet, and their bytes are gone"
+
+
+@dataclass(frozen=True)
+class ShardMoved(Event):
+    """A shard was renamed; its cursor goes with it."""
+
+    name = "shard_moved"
+    shard: str
+    was: str
+
+
+@dataclass(frozen=True)
+class ShardUnreadable(Event):
+    """A shard cannot be read now; it is tried again with every scan."""
+
+    name = "shard_unreadable"
+    level = "warning"
+    shard: str
+    cause: str
+
+    def message(self) -> str:
+        """Say which shard and why."""
+        return f"{self.shard} cannot be read: {self.cause}; it is tried again with every scan"
+
+
+@dataclass(frozen=True)
+class NeverScored(Event):
+    """Lines have waited for their outcome longer than configured; they are still taken if it comes."""
+
+    name = "never_scored"
+    level = "warning"
+    lines: int
+
+
+@dataclass(frozen=True)
+class Failure(Event):
+    """Something outside could not be used; it is tried again. ``op`` is one of a few phrases of the code."""
+
+    op: str
+    where: str
+    cause: str
+    hint: str
+
+    @classmethod
+    def of(cls, error: StreamerError) -> Self:
+        """Make the event of an error."""
+        return cls(error.op, error.where, error.cause, error.hint)
+
+    def message(self) -> str:
+        """Say what, where, why, and what to do."""
+        return f"cannot {self.op}: {self.where}: {self.cause} ({self.hint})"
+
+
+@dataclass(frozen=True)
+class Trouble(Failure):
+    """A failure that is new, or has another cause than the one before."""
+
+    name = "trouble"
+    level = "warning"
+
+
+@dataclass(frozen=True)
+class StillTrouble(Failure):
+    """The same failure once more."""
+
+    name = "still_trouble"
+    level = "debug"
+
+
+@dataclass(frozen=True)
+class TroubleOver(Event):
+    """What could not be used works again."""
+
+    name = "trouble_over"
+    op: str
+    where: str
+
+    def message(self) -> str:
+        """Say what works again."""
+        return f"can {self.op} again: {self.where}"
+
+
+@dataclass(frozen=True)
+class SentAgain(Event):
+    """A writer has not got lines that the stream had acknowledged; they are sent once more."""
+
+    name = "sent_again"
+    level = "warning"
+    bucket: int
+    records: int
+
+    def message(self) -> str:
+        """Say how many."""
+        return (
+            f"not all of {counted(self.records, 'record')} in bucket {self.bucket} reached a writer, although the"
+            " stream had taken them: sent again"
+        )
+
+
+@dataclass(frozen=True)
+class SetAside(Event):
+    """A record cannot travel. It stays in the outbox, and the writers do without it."""
+
+    name = "set_aside"
+    level = "warning"
+    place: int
+    bytes: int
+    reason: str
+    cause: str
+
+    def message(self) -> str:
+        """Say which record, why, and what to do."""
+        return (
+            f"the record at {self.place} of the outbox, {counted(self.bytes, 'byte')} long, cannot be delivered"
+            f" ({self.reason}): {self.cause}"
+        )
+
+
+@dataclass(frozen=True)
+class OutboxMissing(Event):
+    """A part of the outbox is not there any more, with lines that may not have been delivered."""
+
+    name = "outbox_missing"
+    level = "error"
+    bytes: int
+
+    def message(self) -> str:
+        """Say what follows from it."""
+        return f"{counted(self.bytes, 'byte')} of the outbox are not there any more: passed over, not delivered"
+
+
+@dataclass(frozen=True)
+class SyncedLate(Event):
+    """A server of the fleet acknowledges records before they are on its disk."""
+
+    name = "synced_late"
+    level = "warning"
+    server: str
+    seconds: float
+
+    def message(self) -> str:
+        """Say what is to be set."""
+        return (
+            f"{self.server} acknowledges before it syncs, every {self.seconds:g} s: set `sync_interval: always` in its"
+            " block `jetstream`; what it loses is sent again"
+        )
+
+
+@dataclass(frozen=True)
+class SyncUnknown(Event):
+    """Whether a server of the fleet syncs what it acknowledges is not known."""
+
+    name = "sync_unknown"
+    where: str
+    cause: str
+
+    def message(self) -> str:
+        """Say why."""
+        return f"whether {self.where} sync what they acknowledge could not be checked: {self.cause}"
+
+
+@dataclass(frozen=True)
+class BucketMoved(Event):
+    """A bucket of the fleet has come to this writer, or was given up by it."""
+
+    name = "bucket_moved"
+    bucket: int
+    came: bool
+    keys: int
+
+    def message(self) -> str:
+        """Say which way."""
+        way = "has come to this writer" if self.came else "was given up by this writer"
+        return f"bucket {self.bucket} {way}, with {counted(self.keys, 'key')}"
+
+
+@dataclass(frozen=True)
+class PageServed(Event):
+    """The page can be opened. Its token, if it has one, is not part of ``url``."""
+
+    name = "page_served"
+    url: str
+
+    def message(self) -> str:
+        """Say where."""
+        return f"the page is at {self.url}"
+
+
+@dataclass(frozen=True)
+class PageFault(Event):
+    """A request of the page ended with an error that was not expected; the dataset is not concerned."""
+
+    name = "page_fault"
+    level = "error"
+    request: str
+    fault: str
+
+    def message(self) -> str:
+        """Say which kind of request, and which kind of error."""
+        return f"the page could not answer {self.request}: {self.fault}"
+
+
+@dataclass(frozen=True)
+class NotificationsLost(Event):
+    """The file system does not tell of changes; the timed scan goes on finding them."""
+
+    name = "notifications_lost"
+    level = "warning"
+    folder: str
+    cause: str
+
+    def message(self) -> str:
+        """Say what this costs."""
+        return f"no notifications for {self.folder}: {self.cause}; changes are found by the timed scan"
+
+
+@dataclass(frozen=True)
+class Reloaded(Event):
+    """SIGHUP: the configuration was read again."""
+
+    name = "reloaded"
+    changed: str
+    refused: str
+
+    def message(self) -> str:
+        """Say what changed, and what cannot while the daemon runs."""
+        text = f"configuration read again, changed: {self.changed or 'nothing'}"
+        return f"{text}; needs a restart: {self.refused}" if self.refused else text
+
+
+@dataclass(frozen=True)
+class ReloadFailed(Event):
+    """SIGHUP: the configuration is wrong; the old one stays in force."""
+
+    name = "reload_failed"
+    level = "error"
+    cause: str
+
+    def message(self) -> str:
+        """Say what is wrong."""
+        return f"the old configuration stays in force: {self.cause}"
+
+
+@dataclass(frozen=True)
+class Idle(Event):
+    """Nothing new has come for as long as was asked for; the daemon ends."""
+
+    name = "idle"
+    seconds: float
+
+    def message(self) -> str:
+        """Say how long it was quiet."""
+        return f"nothing new for {self.seconds:g} s: the end"
+
+
+@dataclass(frozen=True)
+class Stopped(Event):
+    """The daemon has ended cleanly."""
+
+    name = "stopped"
+    dataset_bytes: int

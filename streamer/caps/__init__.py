@@ -1,1 +1,0 @@
-"""No more than so many records of one rollout, seed, prompt or achievement."""

@@ -1,0 +1,100 @@
+"""Would a line of the dataset get in today? Pure: from the line itself, without its shard.
+
+Near-duplicates, duplicates and caps are not asked again: what is in the dataset was the first, and had room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from streamer.base.text import invalid_utf8
+from streamer.core.records.layouts import time_us
+from streamer.core.records.model import Outcome, State, Verdict
+from streamer.core.verdicts.join import choose
+from streamer.core.verdicts.judge import Rules
+from streamer.core.verdicts.qualify import below_bar
+from streamer.core.verdicts.turns import TurnBook
+
+WITHDRAWN = "withdrawn"
+"""Reason of lines below the bar whose rollout met the condition until its outcome row was corrected."""
+
+NOT_OURS = "no record of streamer"
+NO_OUTCOME = "no outcome known"
+NOT_READ = "outcome not read under the present condition"
+NO_REWARDS = "event rewards not read"
+NO_SHARD = "shard of their other lines cannot be read"
+"""Why lines stay although nothing says that they would get in today."""
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What a dataset line says of itself, as far as verdicts depend on it."""
+
+    run_id: str
+    turn: Any
+    model: Any
+    has_image: bool
+    timestamp: Any
+
+
+class _Line(msgspec.Struct, gc=False):
+    metadata: Facts
+
+
+_decode = msgspec.json.Decoder(_Line).decode
+
+
+def facts_of(line: bytes) -> Facts | None:
+    """Return what a dataset line says of itself, None if it is not one of ours."""
+    try:
+        return _decode(line).metadata if invalid_utf8(line) is None else None
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
+class Judge:
+    """Judges lines of some rollouts.
+
+    Args:
+        outcomes: all known outcome rows of their sessions.
+        withdrawn: the ``ref`` of those that were corrected after records were taken by them.
+        rules: what verdicts depend on.
+        turns: what their turns were worth, if the rules ask for it.
+    """
+
+    def __init__(
+        self,
+        outcomes: Mapping[str, Sequence[Outcome]],
+        withdrawn: frozenset[int],
+        rules: Rules,
+        turns: TurnBook | None,
+    ) -> None:
+        self._outcomes = outcomes
+        self._withdrawn = withdrawn
+        self._rules = rules
+        self._turns = turns
+
+    def verdict(self, facts: Facts | None) -> Verdict | str | None:
+        """Return the verdict that takes a line out, the reason why it stays unjudged, or None: it stays."""
+        if facts is None:
+            return NOT_OURS
+        rows = self._outcomes.get(facts.run_id, ())
+        outcome = choose(rows, time_us(facts.timestamp), self._rules.join)
+        if outcome is None:
+            return NO_OUTCOME
+        if outcome.rule != self._rules.where:
+            return NOT_READ
+        if not outcome.qualifies:
+            return self._below(WITHDRAWN if outcome.ref in self._withdrawn else "where", outcome)
+        reason = below_bar(facts, self._rules.records)
+        if reason is None and self._turns is not None:
+            rollout = self._turns.rollout(outcome)
+            if rollout is None:
+                return NO_REWARDS
+            reason = rollout.below_bar(facts.turn)
+        return None if reason is None else self._below(reason, outcome)
+
+    def _below(self, reason: str, outcome: Outcome) -> Verdict:
+        return Verdict(State.BELOW_BAR, reason, outcome.ref, outcome.rule)

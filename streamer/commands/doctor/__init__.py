@@ -1,0 +1,1 @@
+"""``streamer doctor``: checks of a configuration and its surroundings."""

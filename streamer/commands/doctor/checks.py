@@ -1,0 +1,460 @@
+"""The troubleshooting page as a program: each check looks at one thing and says what to do about it.
+
+Nothing is written but one temporary file beside the dataset, to see whether notifications arrive there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from enum import StrEnum
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import anyio
+import msgspec
+from watchfiles import awatch
+
+from streamer.base.errors import ConfigError, StreamerError
+from streamer.base.files import SystemClock
+from streamer.base.lock import holder, lock_file
+from streamer.base.text import counted
+from streamer.config import Config, From
+from streamer.config.database_url import Server
+from streamer.config.fleet_names import Names
+from streamer.config.fleet_table import SinkKind
+from streamer.core.records import layouts
+from streamer.core.records.layouts import MalformedError
+from streamer.core.verdicts.judge import DUE_AFTER_OUTCOMES
+from streamer.core.verdicts.near.signature import Signer
+from streamer.fleet.connection import Stream, check_dedup, connected, stream_of
+from streamer.reader.scan import length_of
+from streamer.sources.conversations import Conversations, Pages
+from streamer.sources.folder import shard_folder
+from streamer.sources.outcomes import OutcomePoller
+from streamer.sources.remote_pages import RemotePages
+from streamer.sources.shards import Found
+from streamer.sources.trace_db import locate, open_for_batch
+from streamer.store.ledger.schema import way_out
+from streamer.store.parts.parts import opened
+from streamer.store.views.snapshot import snapshot
+
+_SAMPLED = 1000
+"""Shards whose session is looked up in the trace database."""
+
+_FIRST_LINE = 16 << 20
+_LITTLE_ROOM = 1 << 30
+_NOTIFY_SECONDS = 2.0
+_REMOTE_TYPES = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "fuse.sshfs", "ceph", "lustre", "glusterfs"}
+)
+_OFF = frozenset({"0", "false", "f", "no", "n", "off"})
+
+
+Check = Callable[[], Iterable["Finding"]]
+
+
+class Level(StrEnum):
+    """How much a finding matters."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What one check saw, and what to do about it."""
+
+    level: Level
+    what: str
+    remedy: str = ""
+
+
+def examine(configs: Sequence[Config], environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield the findings of every check, in the order in which they build on each other.
+
+    What datasets have in common is looked at once; of what each has for itself, several are told by their names.
+    """
+    config = configs[0]
+    if config.source.is_local:
+        yield from _of_this_machine(configs, environ)
+    if not config.source.is_local or config.sink.kind is SinkKind.JETSTREAM:
+        yield from _checked(lambda: _fleet(config))
+    yield from _of_each(configs, _near, _room, _lock)
+
+
+def _of_this_machine(configs: Sequence[Config], environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Look at shards and outcomes, and at what a daemon makes of them."""
+    config = configs[0]
+    source = config.source
+    shards = list(_shards(config)) if source.reads_shards else []
+    place = locate(source.database, source.token)
+    folder = source.shards if source.reads_shards else place.parent if isinstance(place, Path) else None
+    if source.reads_shards:
+        yield from _checked(lambda: _shard_folder(config, environ, shards), lambda: _shard_ends(config, shards))
+    yield from _of_each(configs, _database)
+    yield from _checked(lambda: _conversations(config), lambda: _matches(config, shards))
+    yield from _of_each(configs, _ledger)
+    if folder is not None:
+        yield from _checked(lambda: _notifications(config, folder))
+    if source.reads_shards:
+        yield from _checked(lambda: _watch_limits(source.shards))
+
+
+def _checked(*checks: Check) -> Iterator[Finding]:
+    for check in checks:
+        try:
+            yield from check()
+        except StreamerError as error:
+            yield Finding(Level.PROBLEM, f"cannot {error.op}: {error.where}: {error.cause}", error.hint)
+
+
+def _of_each(configs: Sequence[Config], *checks: Callable[[Config], Iterable[Finding]]) -> Iterator[Finding]:
+    for config in configs:
+        name = f"{config.dataset.path.name}: " if len(configs) > 1 else ""
+        for finding in _checked(*(partial(check, config) for check in checks)):
+            yield msgspec.structs.replace(finding, what=f"{name}{finding.what}")
+
+
+def _shards(config: Config) -> Iterator[Found]:
+    try:
+        yield from shard_folder(config).scan()
+    except OSError:
+        return
+
+
+def _shard_folder(config: Config, environ: Mapping[str, str], shards: list[Found]) -> Iterator[Finding]:
+    folder = config.source.shards
+    if not folder.is_dir():
+        yield Finding(
+            Level.PROBLEM,
+            f"the shard folder {folder} is not there",
+            "set SFT_OUTPUT_DIR (or TASKAPP_SFT_OUTPUT_DIR) where the task app is started, and the same here",
+        )
+    elif not os.access(folder, os.R_OK | os.X_OK):
+        yield Finding(
+            Level.PROBLEM, f"the shard folder {folder} cannot be read", f"sudo setfacl -m u:$USER:rx {folder}"
+        )
+    elif shards:
+        yield Finding(Level.OK, f"the shard folder {folder} holds {counted(len(shards), 'shard')}")
+    else:
+        yield from _why_empty(config, environ)
+
+
+def _why_empty(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
+    source = config.source
+    others = sum(len(files) for _, _, files in os.walk(source.shards))
+    if others:
+        yield Finding(
+            Level.PROBLEM,
+            f"none of the {others:,} files in {source.shards} fits source.pattern {source.pattern!r}",
+            "set source.pattern",
+        )
+        return
+    if environ.get("TASKAPP_TRACING_ENABLED", "").strip().lower() in _OFF and "TASKAPP_TRACING_ENABLED" in environ:
+        yield Finding(
+            Level.PROBLEM,
+            "TASKAPP_TRACING_ENABLED is off: the task app records nothing",
+            "export TASKAPP_TRACING_ENABLED=1",
+        )
+        return
+    yield Finding(
+        Level.WARNING,
+        f"the shard folder {source.shards} is empty",
+        "if rollouts have ended: was the task app started with TASKAPP_TRACING_ENABLED=1 and with SFT_OUTPUT_DIR"
+        " set to this folder? Shards are written when a rollout ends.",
+    )
+
+
+def _shard_ends(config: Config, shards: list[Found]) -> Iterator[Finding]:
+    empty = [found for found in shards if not found.stat[2]]
+    torn = [found for found in islice(shards, _SAMPLED) if found.stat[2] and not _ends(config, found)]
+    if empty or torn:
+        names = ", ".join(found.path for found in [*empty, *torn][:3])
+        yield Finding(
+            Level.WARNING,
+            f"{counted(len(empty), 'shard')} empty, {len(torn):,} without a newline at the end ({names})",
+            "if their rollouts are still being written, nothing; else the producer died, and the last line is lost",
+        )
+
+
+def _ends(config: Config, found: Found) -> bool:
+    try:
+        with open(config.source.shards / found.path, "rb") as shard:
+            shard.seek(-1, os.SEEK_END)
+            return shard.read(1) == b"\n"
+    except OSError:
+        return True
+
+
+def _database(config: Config) -> Iterator[Finding]:
+    path = locate(config.source.database)
+    if isinstance(path, Path) and not path.exists():
+        yield Finding(
+            Level.PROBLEM,
+            f"the trace database {path} is not there",
+            "the producer makes it with its first session; else: --database FILE, TURSO_LOCAL_DB_URL or SQLD_DB_PATH",
+        )
+        return
+    rows, qualifying, sessions, rewarded = anyio.run(_count_outcomes, config)
+    if not rows:
+        yield Finding(Level.WARNING, f"{path} has no outcome rows yet", "they come when rollouts end; is tracing on?")
+    elif not qualifying:
+        yield Finding(
+            Level.WARNING,
+            f"none of the {rows:,} outcomes in {path} meets: {config.qualify.where}",
+            f"see what there is: {_shell(path)} 'SELECT total_reward, count(*) FROM outcome_rewards GROUP BY 1'",
+        )
+    else:
+        yield Finding(Level.OK, f"{path} has {rows:,} outcomes, {qualifying:,} meet: {config.qualify.where}")
+        yield from _turn_rewards(config, path, sessions, rewarded)
+
+
+def _turn_rewards(config: Config, path: Path | Server, sessions: int, rewarded: int) -> Iterator[Finding]:
+    turns = config.records.turn_rules
+    if turns is None:
+        return
+    what = f"{rewarded:,} of {counted(sessions, 'session')} that qualify have rewards of the type {turns.type}"
+    if rewarded:
+        yield Finding(Level.OK, what)
+    else:
+        remedy = f"see which there are: {_shell(path)} 'SELECT reward_type, count(*) FROM event_rewards GROUP BY 1'"
+        yield Finding(Level.WARNING, what, f"set records.reward_type; {remedy}")
+
+
+def _shell(path: Path | Server) -> str:
+    return f"sqlite3 '{path}'" if isinstance(path, Path) else f"turso db shell '{path}'"
+
+
+def _conversations(config: Config) -> Iterator[Finding]:
+    path = locate(config.source.database, config.source.token)
+    if config.source.conversations is From.SHARDS or (isinstance(path, Path) and not path.exists()):
+        return
+    if isinstance(path, Path):
+        with open_for_batch(path, 1.0) as db:
+            found = Conversations(Pages(db, path)).any()
+    else:
+        with closing(RemotePages(path)) as pages:
+            found = Conversations(pages).any()
+    if found:
+        yield Finding(Level.OK, f"{path} holds conversations")
+    else:
+        yield Finding(
+            Level.WARNING,
+            f"{path} has no messages to take conversations from",
+            'they come with the first rollout; else: source.conversations = "shards"',
+        )
+
+
+async def _count_outcomes(config: Config) -> tuple[int, int, int, int]:
+    """Return how many outcomes there are and qualify; and sessions that qualify, and have event rewards, if asked."""
+    source, turns = config.source, config.records.turn_rules
+    poller = OutcomePoller(source.database, config.qualify.where, SystemClock(), token=source.token, turns=turns)
+    rows = qualifying = 0
+    has_rewards: dict[str, bool] = {}
+    try:
+        while not poller.caught_up:
+            page = await poller.poll()
+            rows += len(page)
+            qualifying += sum(row.qualifies for row in page)
+            has_rewards |= {one.session: bool(one.rewards) for one in poller.rewards}
+    finally:
+        await poller.close()
+    return rows, qualifying, len(has_rewards), sum(has_rewards.values())
+
+
+def _matches(config: Config, shards: list[Found]) -> Iterator[Finding]:
+    path = locate(config.source.database, config.source.token)
+    sessions = {session for found in islice(shards, _SAMPLED) if (session := _session(config, found))}
+    if not sessions or (isinstance(path, Path) and not path.exists()):
+        return
+    try:
+        found = _scored(path, sessions) if isinstance(path, Path) else _scored_there(path, sessions)
+    except sqlite3.Error as error:
+        yield Finding(Level.PROBLEM, f"{path} cannot be asked for sessions: {error}", "see the finding above")
+        return
+    level = Level.OK if found == len(sessions) else Level.WARNING if found else Level.PROBLEM
+    remedy = (
+        ""
+        if found
+        else "shards and database are of different runs, or the run ids differ: see `streamer explain SHARD`"
+    )
+    yield Finding(level, f"{found:,} of {len(sessions):,} sessions of shards have an outcome", remedy)
+
+
+def _scored(path: Path, sessions: set[str]) -> int:
+    """Return how many of the sessions have an outcome in a file."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, timeout=1.0)) as db:
+        statement = "SELECT 1 FROM outcome_rewards WHERE session_id = ? LIMIT 1"
+        return sum(db.execute(statement, (session,)).fetchone() is not None for session in sessions)
+
+
+def _scored_there(server: Server, sessions: set[str]) -> int:
+    """Return how many of the sessions have an outcome on a server, which is asked once for all of them."""
+    statement = (
+        "SELECT count(DISTINCT session_id) FROM outcome_rewards WHERE session_id IN (SELECT value FROM json_each(?))"
+    )
+    with closing(RemotePages(server)) as pages:
+        rows, _ = pages.page(statement, (json.dumps(sorted(sessions)),), lambda _: 0)
+    return int(rows[0][0])
+
+
+def _session(config: Config, found: Found) -> str | None:
+    try:
+        with open(config.source.shards / found.path, "rb") as shard:
+            return layouts.read(shard.readline(_FIRST_LINE), found.path).session
+    except (OSError, MalformedError):
+        return None
+
+
+def _ledger(config: Config) -> Iterator[Finding]:
+    seen = snapshot(config.dataset.path, config.dataset.ledger)
+    late = seen.reasons.get("waiting", {}).get(DUE_AFTER_OUTCOMES, 0)
+    if late:
+        yield Finding(
+            Level.WARNING,
+            f"{late:,} waiting lines are younger than every outcome of their session",
+            'normal while rollouts of a repeated run id go on; else timestamps are not UTC: set join.rule = "max"',
+        )
+    size = _size(config.dataset.path)
+    if size < seen.dataset_bytes:
+        yield Finding(
+            Level.PROBLEM,
+            f"{config.dataset.path} holds {size:,} bytes, its ledger has committed {seen.dataset_bytes:,}",
+            f"bring the file back, or go on with what is there: {way_out(config.dataset.ledger)}",
+        )
+    dead = seen.counts["dead_lettered"]
+    if dead:
+        yield Finding(
+            Level.WARNING,
+            f"{counted(dead, 'line')} could not be taken",
+            f"jq -r .reason '{config.dataset.path}.dead.jsonl' | sort | uniq -c",
+        )
+
+
+def _size(dataset: Path) -> int:
+    """Return how many bytes all files of a dataset hold."""
+    try:
+        with opened(dataset) as pieces:
+            return length_of(pieces)
+    except FileNotFoundError:
+        return 0
+
+
+def _notifications(config: Config, watched: Path) -> Iterator[Finding]:
+    kind = _file_system(watched)
+    if kind in _REMOTE_TYPES:
+        yield Finding(
+            Level.WARNING,
+            f"{watched} is on {kind}: changes made elsewhere are not notified",
+            "set source.force_polling = true, or leave it to the timed scan (source.scan_interval)",
+        )
+        return
+    folder = config.dataset.path.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        return
+    if anyio.run(_is_notified, folder):
+        yield Finding(Level.OK, f"notifications of changes arrive (tried in {folder})")
+    else:
+        yield Finding(
+            Level.WARNING,
+            f"no notification of a change arrived in {folder}",
+            "set source.force_polling = true",
+        )
+
+
+async def _is_notified(folder: Path) -> bool:
+    with (
+        anyio.move_on_after(_NOTIFY_SECONDS),
+        tempfile.TemporaryDirectory(dir=folder, prefix=".streamer-doctor-") as place,
+    ):
+        stop = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_keep_touching, Path(place) / "probe", stop)
+            async for _ in awatch(place, stop_event=stop, step=20, debounce=50, rust_timeout=500):
+                stop.set()
+                return True
+    return False
+
+
+async def _keep_touching(file: Path, stop: anyio.Event) -> None:
+    """Change a file every now and then, as the watch begins at an unknown moment."""
+    while not stop.is_set():
+        await anyio.Path(file).write_text("probe")
+        await anyio.sleep(0.05)
+
+
+def _file_system(folder: Path) -> str:
+    """Return the type of the file system that holds ``folder``; empty where it cannot be told."""
+    try:
+        with open("/proc/mounts", encoding="utf-8", errors="replace") as table:
+            mounts = [line.split()[1:3] for line in table]
+    except OSError:
+        return ""
+    place = os.path.realpath(folder)
+    holding = [(len(at), kind) for at, kind in mounts if os.path.commonpath([at, place]) == at]
+    return max(holding, default=(0, ""))[1]
+
+
+def _watch_limits(watched: Path) -> Iterator[Finding]:
+    try:
+        with open("/proc/sys/fs/inotify/max_user_watches", encoding="ascii") as file:
+            limit = int(file.read())
+    except (OSError, ValueError):
+        return
+    folders = sum(1 for _ in os.walk(watched))
+    if folders > limit // 2:
+        yield Finding(
+            Level.WARNING,
+            f"{folders:,} folders below the shard folder, {limit:,} watches allowed for each user",
+            f"sudo sysctl fs.inotify.max_user_watches={4 * folders}",
+        )
+    else:
+        yield Finding(Level.OK, f"{counted(folders, 'folder')} to watch, {limit:,} watches allowed")
+
+
+def _fleet(config: Config) -> Iterator[Finding]:
+    names = Names(config.fleet.prefix, config.fleet.dataset)
+
+    async def look() -> Stream:
+        async with connected(config.fleet, "streamer doctor") as link:
+            return await stream_of(link, names)
+
+    stream = anyio.run(look)
+    check_dedup(stream, names, config.dedup.by)
+    yield Finding(Level.OK, f"the stream {names.stream} is there, with {counted(stream.buckets, 'bucket')}")
+
+
+def _near(config: Config) -> Iterator[Finding]:
+    if config.near.is_on:
+        Signer(config.near)
+        yield Finding(Level.OK, "all that finds near-duplicates is installed")
+
+
+def _room(config: Config) -> Iterator[Finding]:
+    for name, file in (("dataset", config.dataset.path), ("ledger", config.dataset.ledger)):
+        folder = next(parent for parent in file.absolute().parents if parent.is_dir())
+        if not os.access(folder, os.W_OK):
+            yield Finding(Level.PROBLEM, f"the folder of the {name}, {folder}, cannot be written", "see its rights")
+        free = shutil.disk_usage(folder).free
+        level, remedy = (
+            (Level.OK, "") if free > _LITTLE_ROOM else (Level.WARNING, "make room: the daemon waits when it is full")
+        )
+        yield Finding(level, f"{free / 1e9:,.1f} GB free for the {name} in {folder}", remedy)
+
+
+def _lock(config: Config) -> Iterator[Finding]:
+    who = holder(lock_file(config.dataset.path))
+    yield Finding(Level.OK, f"the dataset is held by a daemon: {who}" if who else "no daemon holds the dataset")
+
+
+def misconfigured(error: ConfigError) -> Finding:
+    """Return the finding for a configuration that cannot be used."""
+    return Finding(Level.PROBLEM, f"cannot {error.op}: {error.where}: {error.cause}", error.hint)

@@ -1,0 +1,129 @@
+"""Messages as formats take them: what several of them have to do with a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from streamer.commands.export.images import is_image
+from streamer.commands.export.unfit import Reason, UnfitError
+
+_CALL_KEYS = frozenset({"id", "type", "function", "index"})
+"""``index`` is left from streaming, and says nothing that the order does not."""
+
+_FUNCTION_KEYS = frozenset({"name", "arguments"})
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One record of a dataset, as formats get it. ``data`` is its line, newline included."""
+
+    line: int
+    id: str
+    data: bytes
+    messages: list[dict[str, Any]]
+    metadata: dict[str, Any]
+
+
+class Call(msgspec.Struct, frozen=True, gc=False):
+    """One tool call. ``arguments`` is the text that the model wrote."""
+
+    id: str | None
+    name: str
+    arguments: str
+
+
+def said(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message without the keys that say nothing: null, and empty lists of calls and the like."""
+    return {key: value for key, value in message.items() if key == "content" or (value is not None and value != [])}
+
+
+def known(message: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Return what a message says, if that has a place in the format.
+
+    Raises:
+        UnfitError: it says something under another key.
+    """
+    found = said(message)
+    unknown = sorted(found.keys() - set(keys))
+    if unknown:
+        raise UnfitError(Reason.UNKNOWN_KEY, f"a message has {', '.join(map(repr, unknown))}")
+    return found
+
+
+def parts_of(content: Any) -> list[dict[str, Any]]:
+    """Return content as parts: a text is one, nothing is none."""
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}] if content else []
+    return list(content or ())
+
+
+def text_of(part: dict[str, Any]) -> str:
+    """Return what a part says.
+
+    Raises:
+        UnfitError: it is no text.
+    """
+    if part.get("type") != "text" or not isinstance(part.get("text"), str):
+        raise UnfitError(Reason.UNKNOWN_PART, f"a part of type {part.get('type')!r} is neither text nor image")
+    text: str = part["text"]
+    return text
+
+
+def plain_text(content: Any) -> str | None:
+    """Return content as one text, as chat templates render it: parts follow each other without anything between.
+
+    Raises:
+        UnfitError: a part is no text.
+    """
+    return content if isinstance(content, str | None) else "".join(map(text_of, content))
+
+
+def without_images(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message without its images; what had any is one text.
+
+    Raises:
+        UnfitError: nothing would be left of it.
+    """
+    content = message.get("content")
+    if not isinstance(content, list) or not any(map(is_image, content)):
+        return message
+    left = [part for part in content if not is_image(part)]
+    if not left:
+        raise UnfitError(Reason.ONLY_IMAGES, "a message is nothing but images")
+    return {**message, "content": plain_text(left)}
+
+
+def calls_of(message: dict[str, Any]) -> list[Call]:
+    """Return the tool calls of a message.
+
+    Raises:
+        UnfitError: a call says more than a call of a function does.
+    """
+    return [_call(call) for call in message.get("tool_calls") or ()]
+
+
+def object_of(arguments: str) -> dict[str, Any]:
+    """Return the arguments of a call as the object that they spell.
+
+    Raises:
+        UnfitError: they spell none.
+    """
+    try:
+        value = msgspec.json.decode(arguments or "{}")
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+        raise UnfitError(Reason.ARGUMENTS, f"arguments are no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UnfitError(Reason.ARGUMENTS, "arguments are JSON, but no object")
+    return value
+
+
+def _call(call: dict[str, Any]) -> Call:
+    function = said(call["function"])
+    unknown = sorted((said(call).keys() - _CALL_KEYS) | (function.keys() - _FUNCTION_KEYS))
+    if unknown or call.get("type") not in (None, "function"):
+        what = f"has {', '.join(map(repr, unknown))}" if unknown else f"is of type {call['type']!r}"
+        raise UnfitError(Reason.UNKNOWN_KEY, f"a tool call {what}")
+    identifier = call.get("id")
+    return Call(identifier if isinstance(identifier, str) else None, function["name"], function["arguments"])

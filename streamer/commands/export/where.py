@@ -1,0 +1,156 @@
+"""A condition on the metadata of records, in SQL that DuckDB evaluates: it sees one table, and nothing else.
+
+The condition is a person's own, the metadata is not. The database has no access to files or the network, loads no
+extensions, and cannot be configured again. It lies in a file and holds a bounded part of it in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Self
+
+import msgspec
+
+from streamer.base.errors import ConfigError, MissingExtraError, UnavailableError
+from streamer.base.text import printable
+from streamer.commands.export.metadata import COLUMNS, columns_of
+
+TABLE = "metadata"
+MEMORY = "256MB"
+
+_SQL_TYPES = {str: "VARCHAR", int: "BIGINT", float: "DOUBLE", bool: "BOOLEAN"}
+_COLUMNS = {"line": "BIGINT", **{name: _SQL_TYPES[kind] for name, kind in COLUMNS.items()}, "extra": "VARCHAR"}
+_ROWS = 5000
+"""Rows that are held before they go to the database."""
+
+_BYTES = 8 << 20
+_FETCH = 10_000
+
+
+class Condition:
+    """The metadata of all records, and a condition that is asked of them. Use it as a context manager.
+
+    Args:
+        sql: what can stand after WHERE, over the columns of ``metadata.COLUMNS``, ``extra`` (JSON) and ``line``.
+        folder: where the database may lie while it is needed; it has to be there.
+
+    Raises:
+        ConfigError: the condition is not one expression, or names what is not there.
+        MissingExtraError: DuckDB is not installed.
+    """
+
+    def __init__(self, sql: str, folder: Path) -> None:
+        self._sql = sql
+        self._duckdb = _duckdb()
+        self._pending: list[dict[str, Any]] = []
+        self._bytes = 0
+        self._db = self._open(folder)
+        try:
+            self._query = self._parsed()
+            # An empty table already tells of a name that is not there, or of a type that does not fit.
+            self._execute(self._query).fetchall()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def add(self, line: int, metadata: dict[str, Any]) -> None:
+        """Add the metadata of one record."""
+        columns, extra = columns_of(metadata)
+        self._pending.append({"line": line, **columns, "extra": extra})
+        self._bytes += len(extra)
+        if len(self._pending) >= _ROWS or self._bytes >= _BYTES:
+            self._flush()
+
+    def lines(self) -> Iterator[int]:
+        """Yield the lines of the records that meet the condition.
+
+        Raises:
+            ConfigError: the condition fails on a record.
+        """
+        self._flush()
+        cursor = self._execute(self._query)
+        while rows := self._fetch(cursor):
+            yield from (line for (line,) in rows)
+
+    def _open(self, folder: Path) -> Any:
+        db = self._duckdb.connect(
+            str(folder / "metadata.duckdb"),
+            config={
+                "memory_limit": MEMORY,
+                "threads": 1,
+                "temp_directory": str(folder / "spilled"),
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+                "allow_community_extensions": False,
+                "python_enable_replacements": False,
+            },
+        )
+        # The database itself is a file: access to others ends once it is open.
+        db.execute("SET enable_external_access = false")
+        db.execute("SET lock_configuration = true")
+        columns = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())
+        db.execute(f"CREATE TABLE {TABLE} ({columns.replace('extra VARCHAR', 'extra JSON')})")
+        return db
+
+    def _parsed(self) -> Any:
+        try:
+            statements = self._duckdb.extract_statements(f"SELECT line FROM {TABLE} WHERE (\n{self._sql}\n)")
+        except self._duckdb.Error as error:
+            raise self._wrong(error) from error
+        if len(statements) != 1 or statements[0].type != self._duckdb.StatementType.SELECT:
+            raise self._wrong("it is more than one expression")
+        return statements[0]
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        values = ", ".join(f"r.{name}" for name in _COLUMNS)
+        rows = msgspec.json.encode(self._pending).decode()
+        shape = msgspec.json.encode([_COLUMNS]).decode()
+        self._execute(f"INSERT INTO {TABLE} SELECT {values} FROM (SELECT unnest(from_json(?, '{shape}')) AS r)", [rows])
+        self._pending, self._bytes = [], 0
+
+    def _execute(self, query: Any, values: list[str] | None = None) -> Any:
+        try:
+            return self._db.execute(query, values)
+        except self._duckdb.Error as error:
+            raise self._explained(error) from error
+
+    def _fetch(self, cursor: Any) -> list[tuple[int]]:
+        try:
+            rows: list[tuple[int]] = cursor.fetchmany(_FETCH)
+        except self._duckdb.Error as error:
+            raise self._explained(error) from error
+        return rows
+
+    def _explained(self, error: Exception) -> Exception:
+        if isinstance(error, self._duckdb.OutOfMemoryException | self._duckdb.IOException):
+            return UnavailableError("evaluate --where", "its temporary database", printable(str(error)), "make room")
+        return self._wrong(error)
+
+    def _wrong(self, error: object) -> ConfigError:
+        cause = printable(" ".join(str(error).split()))
+        names = ", ".join([*COLUMNS, "extra"])
+        return ConfigError("evaluate --where", printable(self._sql), cause, f"the columns are {names}")
+
+
+def _duckdb() -> ModuleType:
+    try:
+        import duckdb  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise MissingExtraError(
+            "evaluate --where",
+            "the metadata",
+            "DuckDB is not installed",
+            "install the extra `export` (in a checkout: pip install '.[export]')",
+        ) from None
+    module: ModuleType = duckdb
+    return module

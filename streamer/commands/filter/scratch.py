@@ -1,0 +1,112 @@
+"""What one pass has to remember, on disk: it can be more than memory holds, and is gone when the pass ends.
+
+All of it is in files without a name: SQLite's temporary database (``SQLITE_TMPDIR``, else ``/var/tmp``), and for
+shuffled examples one in the folder of the output. A killed pass leaves none of them behind.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from streamer.base.errors import UnavailableError
+from streamer.commands.filter.conditions import Session
+
+_TABLES = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+PRAGMA cache_size = -16384;
+CREATE TABLE chosen (created_us INTEGER, row INTEGER, session BLOB, PRIMARY KEY (created_us, row)) WITHOUT ROWID;
+CREATE TABLE seen (key BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE shuffled (rank BLOB, key BLOB, start INTEGER, length INTEGER, PRIMARY KEY (rank, key)) WITHOUT ROWID;
+"""
+_NEVER = 1 << 62
+_PAGE = 1000
+_encode = msgspec.json.Encoder().encode  # JSON, as what it holds came from JSON: numbers of any size
+_decode = msgspec.json.Decoder(Session).decode
+
+
+class Scratch:
+    """Sessions that were chosen, keys that were seen, and examples that wait for their place.
+
+    Args:
+        folder: where examples wait that are to be shuffled.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open = ExitStack()
+        self._lines = -1
+        self._length = 0
+
+    def __enter__(self) -> Self:
+        with _disk(self._folder):
+            self._db = self._open.enter_context(closing(sqlite3.connect("", isolation_level=None)))
+            self._db.executescript(_TABLES)
+            self._db.execute("BEGIN")  # one transaction, never committed: nothing here outlives the pass
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def choose(self, session: Session) -> None:
+        """Remember a session that meets all conditions."""
+        created = _NEVER if session.created_us is None else session.created_us
+        with _disk(self._folder):
+            self._db.execute("INSERT OR IGNORE INTO chosen VALUES (?, ?, ?)", (created, session.row, _encode(session)))
+
+    def chosen(self) -> Iterator[Session]:
+        """Yield the chosen sessions by the time at which they were created; those without a time come last."""
+        last = (-_NEVER, -_NEVER)
+        sql = "SELECT created_us, row, session FROM chosen WHERE (created_us, row) > (?, ?) ORDER BY 1, 2 LIMIT ?"
+        while rows := self._db.execute(sql, (*last, _PAGE)).fetchall():
+            for created, row, session in rows:
+                yield _decode(session)
+                last = created, row
+
+    def is_new(self, key: bytes) -> bool:
+        """Say whether an example was not seen before, and remember it."""
+        with _disk(self._folder):
+            return self._db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,)).rowcount == 1
+
+    def shuffle_in(self, rank: bytes, key: bytes, line: bytes) -> None:
+        """Keep a line until all are there; they come out by rank."""
+        with _disk(self._folder):
+            if self._lines < 0:
+                file = self._open.enter_context(tempfile.TemporaryFile(dir=self._folder, buffering=0))  # noqa: SIM115
+                self._lines = file.fileno()
+            rest = memoryview(line)
+            while rest:
+                rest = rest[os.write(self._lines, rest) :]
+            self._db.execute("INSERT INTO shuffled VALUES (?, ?, ?, ?)", (rank, key, self._length, len(line)))
+        self._length += len(line)
+
+    def shuffled(self) -> Iterator[bytes]:
+        """Yield all lines that were kept, by rank."""
+        with _disk(self._folder):
+            for start, length in self._db.execute("SELECT start, length FROM shuffled ORDER BY rank, key"):
+                yield os.pread(self._lines, length, start)
+
+
+class _disk:  # noqa: N801 - reads as a phrase at the `with`
+    """Turn a full or failing disk into an error that says so."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, OSError | sqlite3.Error):
+            cause = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            raise UnavailableError(
+                "keep what is to be sorted", str(self._folder), cause, "see `df` of that folder and of /var/tmp"
+            ) from error

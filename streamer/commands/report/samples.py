@@ -1,0 +1,157 @@
+"""Sample records as a page shows them: read again from their places, within limits; what is left out is said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from streamer.commands.report.gather import Place
+from streamer.core.records.images import embedded
+from streamer.core.records.schema import check_line, image_parts, tool_calls
+from streamer.reader.scan import read_at
+from streamer.store.parts.parts import Piece, opened
+
+CHARACTERS = 1_500
+"""Of one text. Texts, images and messages beyond the limits are left out."""
+
+MESSAGES = 10
+CALLS = 8
+IMAGES = 4
+"""Of one record."""
+
+IMAGE_BYTES = 1 << 20
+PAGE_IMAGE_BYTES = 8 << 20
+LINE_BYTES = 64 << 20
+_VALUE = 120
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A text, and how many characters of it were left out."""
+
+    text: str
+    left_out: int = 0
+
+
+class ShownMessage(msgspec.Struct, frozen=True):
+    """One message. ``calls`` are (name, arguments), ``images`` data URLs, ``left_out`` says what is not there."""
+
+    role: str
+    text: Shown
+    calls: list[tuple[str, Shown]]
+    images: list[str]
+    left_out: list[str]
+
+
+class ShownRecord(msgspec.Struct, frozen=True):
+    """One record; ``left_out`` messages stood between the first ones and the last ones."""
+
+    line: int
+    facts: dict[str, str]
+    messages: list[ShownMessage]
+    left_out: int = 0
+    unread: str = ""
+
+
+class _Budget:
+    """Bytes of images that the page still takes."""
+
+    def __init__(self, page: int, image: int) -> None:
+        self.left = page
+        self.image = image
+
+
+def read_samples(
+    dataset: Path, places: Sequence[Place], *, page_bytes: int = PAGE_IMAGE_BYTES, image_bytes: int = IMAGE_BYTES
+) -> list[ShownRecord]:
+    """Read records again and return what is shown of them. Memory holds one of them whole at a time.
+
+    Args:
+        dataset: what the places are of.
+        places: which records.
+        page_bytes: how many bytes of images there may be in all.
+        image_bytes: the same for one image.
+
+    Raises:
+        OSError: the dataset cannot be read.
+    """
+    budget = _Budget(page_bytes, image_bytes)
+    with opened(dataset) as pieces:
+        return [_record(pieces, place, budget) for place in places]
+
+
+def _record(pieces: Sequence[Piece], place: Place, budget: _Budget) -> ShownRecord:
+    if place.length > LINE_BYTES:
+        return ShownRecord(place.number, {}, [], unread=f"it is {place.length:,} bytes long")
+    checked = check_line(read_at(pieces, place.offset, place.length))
+    if not checked.messages:
+        return ShownRecord(place.number, {}, [], unread="the dataset was replaced meanwhile")
+    keys = ("run_id", "turn", "total_reward", "model", "timestamp")
+    facts = {key: _value(checked.metadata.get(key)) for key in keys}
+    messages, last = checked.messages, MESSAGES - 2
+    kept = messages if len(messages) <= MESSAGES else [*messages[:2], *messages[-last:]]
+    images = [IMAGES]
+    return ShownRecord(
+        place.number, facts, [_message(message, budget, images) for message in kept], len(messages) - len(kept)
+    )
+
+
+def _message(message: dict[str, Any], budget: _Budget, images: list[int]) -> ShownMessage:
+    calls = list(tool_calls(message))
+    left_out = [f"{len(calls) - CALLS:,} more tool calls"] if len(calls) > CALLS else []
+    shown: list[str] = []
+    for _, part in image_parts([message]):
+        why = _add_image(part, budget, images, shown)
+        left_out += [f"an image: {why}"] if why else []
+    return ShownMessage(
+        role=_value(message.get("role")),
+        text=_cut("\n".join(_said(message.get("content")))),
+        calls=[(name[:_VALUE], _cut(_pretty(arguments))) for name, arguments in calls[:CALLS]],
+        images=shown,
+        left_out=left_out,
+    )
+
+
+def _add_image(part: dict[str, Any], budget: _Budget, images: list[int], shown: list[str]) -> str:
+    """Add an image to those that are shown; return why it is not, if so."""
+    if images[0] <= 0:
+        return f"there are more than {IMAGES} in this record"
+    found = embedded(part, budget.image)
+    if found.why:
+        return found.why
+    if len(found.url) > budget.left:
+        return "the page is full"
+    images[0] -= 1
+    budget.left -= len(found.url)
+    shown.append(found.url)
+    return ""
+
+
+def _said(content: object) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, dict) and isinstance(part.get("text"), str):
+            yield part["text"]
+
+
+def _pretty(arguments: str) -> str:
+    """Return the arguments of a call in lines, if they are short and JSON."""
+    if len(arguments) > CHARACTERS:
+        return arguments
+    try:
+        return msgspec.json.format(arguments, indent=2)
+    except (msgspec.MsgspecError, RecursionError):
+        return arguments
+
+
+def _cut(text: str) -> Shown:
+    return Shown(text[:CHARACTERS], max(0, len(text) - CHARACTERS))
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    return "-" if value is None else str(value)[:_VALUE]

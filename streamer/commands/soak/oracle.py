@@ -1,0 +1,226 @@
+"""What must be in the dataset, what may be, and what must not: plain code that shares no rule with the daemon.
+
+It knows three things: the journal (what the producer meant to write), the shards as they lie there now, and
+the outcome rows. A record
+
+- *must* be in, if its finished line is there now and the outcome it belongs to qualifies now;
+- *may* be in, if its line is there, or was taken away by the producer, and the outcome it belongs to
+  qualified at some time, as far as it was known then;
+- must *not* be in otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from datetime import datetime
+from functools import cache
+from urllib.parse import quote
+
+import msgspec
+
+from streamer.commands.soak.conversations import microseconds
+from streamer.commands.soak.journal import Bad, Committed, Entry, Journals, Moved, Said, Scoring, Shard, digest
+from streamer.commands.soak.place import Place
+from streamer.commands.soak.problem import Problem
+
+
+class Row(msgspec.Struct, frozen=True):
+    """An outcome row: its reward now, and all that it ever had."""
+
+    id: int
+    created_us: int
+    reward: int
+    rewards: frozenset[int]
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One line that the producer wrote, or meant to write.
+
+    Args:
+        said: what the line holds.
+        shard: the name under which it was written.
+        names: all names that the line's shard or a copy of it ever had.
+        is_there: whether the finished line is in the folder now.
+        overwritten: whether the producer took its bytes away.
+        qualifies: whether the outcome that it belongs to is a good one now.
+        rewards: good rewards that it could have been written with.
+    """
+
+    said: Said
+    shard: str
+    names: frozenset[str]
+    is_there: bool
+    overwritten: bool
+    qualifies: bool
+    rewards: frozenset[int]
+
+    @property
+    def must(self) -> bool:
+        """Whether this line alone is reason enough for its conversation to be in."""
+        return self.is_there and self.qualifies
+
+    @property
+    def may(self) -> bool:
+        """Whether the conversation may be in because of this line."""
+        return bool(self.rewards) and (self.is_there or self.overwritten)
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """All that a dataset is measured by.
+
+    ``records`` are by mark. ``lines`` are finished lines that are not blank, by shard. ``bad`` are marks of
+    bad lines that are there now, ``ever_bad`` of all that were written. ``problems`` are what has nothing
+    to do with the daemon's dataset: a disk that does not hold what was written, a commit that failed.
+    """
+
+    records: dict[str, list[Record]]
+    lines: dict[str, int]
+    bad: frozenset[str]
+    ever_bad: frozenset[str]
+    longest_commit: float
+    problems: list[Problem]
+
+    def must(self) -> set[str]:
+        """Return the marks of conversations that have to be in."""
+        return {mark for mark, records in self.records.items() if any(record.must for record in records)}
+
+
+def expect(place: Place) -> Expected:
+    """Look at journal, shards and outcome rows; the producer has to be at rest."""
+    entries = list(Journals(place.journals).news())
+    plans = [entry for entry in entries if isinstance(entry, Shard)]
+    known = {line.line: line for plan in plans for line in plan.lines}
+    lines, there, strangers = _look_at_shards(place, known)
+    return Expected(
+        records=_records(place, entries, plans, there),
+        lines=lines,
+        bad=frozenset(line.mark for number in there if isinstance(line := known[number], Bad)),
+        ever_bad=frozenset(line.mark for line in known.values() if isinstance(line, Bad)),
+        longest_commit=max((entry.seconds for entry in entries if isinstance(entry, Committed)), default=0.0),
+        problems=[*strangers, *_failed_commits(place, entries)],
+    )
+
+
+def _look_at_shards(place: Place, known: dict[str, Said | Bad]) -> tuple[dict[str, int], frozenset[str], list[Problem]]:
+    """Return lines by shard, the digests of all lines, and lines that no one wrote."""
+    lines: dict[str, int] = {}
+    there: set[str] = set()
+    strangers: list[Problem] = []
+    for shard, number, line in _finished_lines(place):
+        lines[shard] = lines.get(shard, 0) + 1
+        name = digest(line)
+        if name in known:
+            there.add(name)
+        else:
+            what = "this line is none that the producer wrote: does this file system keep what is written?"
+            strangers.append(Problem("shards_changed", f"{place.shards / shard}:{number}", what))
+    return lines, frozenset(there), strangers
+
+
+def _finished_lines(place: Place) -> Iterator[tuple[str, int, bytes]]:
+    """Yield (shard, line number, bytes) of every finished line that is not blank."""
+    for folder, _, names in os.walk(place.shards):
+        for name in sorted(names):
+            if not name.endswith(".jsonl"):
+                continue
+            path = os.path.join(folder, name)
+            with open(path, "rb") as shard:
+                for number, line in enumerate(shard, 1):
+                    if line.endswith(b"\n") and line.strip():
+                        yield os.path.relpath(path, place.shards), number, line[:-1]
+
+
+def _failed_commits(place: Place, entries: Iterable[Entry]) -> Iterator[Problem]:
+    for entry in entries:
+        if isinstance(entry, Committed) and entry.fault:
+            what = f"the producer gave up a commit for {entry.session} after {entry.seconds:.1f} s: {entry.fault}"
+            yield Problem("producer_harmed", str(place.database), what)
+
+
+def _records(
+    place: Place, entries: Iterable[Entry], plans: list[Shard], there: frozenset[str]
+) -> dict[str, list[Record]]:
+    outcomes = _Outcomes(place, entries)
+    names = _Names(entry for entry in entries if isinstance(entry, Moved))
+    overwritten = {plan.path: number for number, plan in enumerate(plans) if plan.anew}
+    records: dict[str, list[Record]] = {}
+    for number, plan in enumerate(plans):
+        for said in plan.lines:
+            if isinstance(said, Said):
+                record = Record(
+                    said=said,
+                    shard=plan.path,
+                    names=names.of(plan.path),
+                    is_there=said.line in there,
+                    overwritten=overwritten.get(plan.path, -1) > number,
+                    qualifies=outcomes.qualifies(said.session, said.time_us),
+                    rewards=outcomes.rewards(said.session, said.time_us),
+                )
+                records.setdefault(said.mark, []).append(record)
+    return records
+
+
+class _Outcomes:
+    """The outcome rows of all sessions, and which of them a record belongs to."""
+
+    def __init__(self, place: Place, entries: Iterable[Entry]) -> None:
+        self._rows = _read_rows(place, entries)
+        self.qualifies = cache(self._qualifies)
+        self.rewards = cache(self._rewards)
+
+    def _qualifies(self, session: str, time_us: int | None) -> bool:
+        row = _chosen(self._rows.get(session, ()), time_us)
+        return row is not None and row.reward > 0
+
+    def _rewards(self, session: str, time_us: int | None) -> frozenset[int]:
+        """Return the good rewards of every row that the record could have been joined with so far."""
+        rows = self._rows.get(session, [])
+        chosen = [_chosen(rows[:known], time_us) for known in range(1, len(rows) + 1)]
+        return frozenset(reward for row in chosen if row is not None for reward in row.rewards if reward > 0)
+
+
+def _chosen(rows: Iterable[Row], time_us: int | None) -> Row | None:
+    """Return the first row created at or after the record; for a record without a time the newest one."""
+    in_order = sorted(rows, key=lambda row: (row.created_us, row.id))
+    if time_us is None:
+        return in_order[-1] if in_order else None
+    return next((row for row in in_order if row.created_us >= time_us), None)
+
+
+def _read_rows(place: Place, entries: Iterable[Entry]) -> dict[str, list[Row]]:
+    """Return the rows of each session in the order in which they were inserted."""
+    rewards: dict[tuple[str, str], set[int]] = {}
+    for entry in entries:
+        if isinstance(entry, Scoring):
+            rewards.setdefault((entry.session, entry.created_at), set()).add(entry.reward)
+    rows: dict[str, list[Row]] = {}
+    with closing(sqlite3.connect(f"file:{quote(str(place.database))}?mode=ro", uri=True)) as db:
+        for number, session, reward, created_at in db.execute(
+            "SELECT id, session_id, total_reward, created_at FROM outcome_rewards ORDER BY id"
+        ):
+            ever = frozenset(rewards.get((session, created_at), ()))
+            created_us = microseconds(datetime.fromisoformat(created_at))
+            rows.setdefault(session, []).append(Row(number, created_us, reward, ever | {reward}))
+    return rows
+
+
+class _Names:
+    """Which names the bytes of a shard went by: renames and copies, in order."""
+
+    def __init__(self, moves: Iterable[Moved]) -> None:
+        self._moves = list(moves)
+        self._from: dict[str, list[str]] = {}
+        for move in self._moves:
+            self._from.setdefault(move.source, []).append(move.target)
+        self.of = cache(self._of)
+
+    def _of(self, name: str) -> frozenset[str]:
+        found, todo = {name}, [name]
+        while todo:
+            new = [target for target in self._from.get(todo.pop(), ()) if target not in found]
+            found.update(new)
+            todo += new
+        return frozenset(found)

@@ -1,0 +1,282 @@
+"""A producer of its own, which writes as the real one does, with all its bad habits, and writes down what it means.
+
+Order of an act: journal, act, journal. So whoever reads the journal after a kill knows at least what was
+done, and the disk says how much of the last act was.
+
+Example::
+
+    python -m streamer.commands.soak.producer --folder soak --seed 7 --generation 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sqlite3
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+
+import msgspec
+
+from streamer.commands.soak import conversations
+from streamer.commands.soak.agenda import Agenda, Script
+from streamer.commands.soak.conversations import Conversation, Turn, Written
+from streamer.commands.soak.draws import draws
+from streamer.commands.soak.journal import Closed, Committed, Journal, Scoring, Shard
+from streamer.commands.soak.place import Place
+from streamer.commands.soak.plan import Again, Layout, Plan, When, Writing, draw, wait
+from streamer.commands.soak.trace import Trace
+
+ROLLOUTS_PER_SECOND = 12.0
+SHORTEST_GAP = 0.05
+"""Seconds between two rollouts, at least: no more than 20 in a second."""
+
+_TICK = 0.05
+_REMEMBERED = 300
+"""Conversations that can be played again."""
+
+_BIG = (100_000, 800_000)
+_LATE_ROWS = 20
+_LATE_REWARD = 2
+_LATE_PAUSE = 0.1
+"""What the last judge corrects, and the seconds between two corrections."""
+
+
+class Producer:
+    """Rollouts side by side, each a script of its own.
+
+    Args:
+        place: where shards go.
+        seed: what is drawn; each rollout has draws of its own.
+        generation: how many producers there were before this one.
+        journal: where each act is written down first.
+        agenda: what the rollouts are put on.
+    """
+
+    def __init__(
+        self, place: Place, seed: int, generation: int, journal: Journal, trace: Trace, agenda: Agenda
+    ) -> None:
+        self._place = place
+        self._seed = seed
+        self._generation = generation
+        self._journal = journal
+        self._trace = trace
+        self._agenda = agenda
+        self._played: deque[Conversation] = deque(maxlen=_REMEMBERED)
+        self._scored: deque[tuple[str, str, int]] = deque(maxlen=_LATE_ROWS)
+        self._open: set[str] = set()
+
+    def rollouts(self) -> Script:
+        """Begin rollouts, one after the other, for ever."""
+        number = 0
+        while True:
+            rng = draws(self._seed, self._generation, number)
+            self._begin(_Rollout(draw(rng, f"run-{self._generation}-{number}"), f"{self._generation}-{number}", rng))
+            number += 1
+            yield max(SHORTEST_GAP, rng.expovariate(ROLLOUTS_PER_SECOND))
+
+    def _begin(self, rollout: _Rollout) -> None:
+        path = _path(rollout.plan, _now())
+        if path in self._open or (self._place.shards / path).exists():
+            return  # a repeated run id twice in one second: chaos may be at work on the first one
+        self._open.add(path)
+        lines = self._play(rollout)
+        shard_after, outcome_after = wait(rollout.rng, rollout.plan.when)
+        self._agenda.add(self._shard(path, rollout, lines), shard_after)
+        self._agenda.add(self._outcome(rollout), outcome_after)
+
+    def _play(self, rollout: _Rollout) -> list[Written]:
+        """Play a rollout to its end; its lines and its session are there then."""
+        plan, rng = rollout.plan, rollout.rng
+        self._commit(plan.session, lambda: self._trace.begin(plan.session, _now().isoformat()))
+        lines = [line for number in range(plan.turns) for line in self._turn(rollout, number)]
+        extra = [conversations.bad(rng, f"soak-bad-{rollout.name}-{i}.") for i in range(plan.bad)]
+        extra += [conversations.blank(rng) for _ in range(plan.blank)]
+        if plan.too_long:
+            extra.append(conversations.too_long(f"soak-bad-{rollout.name}-{plan.bad}."))
+        for line in extra:
+            lines.insert(rng.randint(0, len(lines)), line)
+        self._tell(rollout, lines)
+        return lines
+
+    def _turn(self, rollout: _Rollout, number: int) -> Iterator[Written]:
+        """Yield the line of one turn; now and then it is there twice."""
+        rng, plan = rollout.rng, rollout.plan
+        if plan.replay and self._played:
+            conversation = rng.choice(self._played)
+        else:
+            size = rng.randint(*_BIG) if plan.big and number == 0 else 0
+            conversation = conversations.converse(rng, f"soak-{rollout.name}-{number}.", size)
+            if not size:
+                self._played.append(conversation)
+        line = conversations.written(rng, conversation, plan.layout, Turn(plan.session, number, _now()))
+        yield from (line,) * (2 if plan.replay and number == 0 else 1)
+
+    def _tell(self, rollout: _Rollout, lines: Sequence[Written]) -> None:
+        plan = rollout.plan
+        facts = {
+            "rollouts": 1,
+            "lines": len(lines),
+            "run ids that repeat": plan.is_repeated,
+            f"outcomes {plan.when} the shard" if plan.when in (When.BEFORE, When.AFTER) else f"outcomes {plan.when}": 1,
+            f"shards {plan.writing}": 1,
+            f"shards {plan.again}": plan.again is not None,
+            "shards in sub-folders": "/" in plan.session,
+            "rollouts played again": plan.replay,
+            "bad lines": plan.bad + plan.too_long,
+            "big lines": plan.big,
+        }
+        for what, times in facts.items():
+            self._journal.did(what, int(times))
+
+    def _outcome(self, rollout: _Rollout) -> Script:
+        """Score a rollout, and correct that later."""
+        plan = rollout.plan
+        if plan.when is When.NEVER:
+            return
+        at = _now().isoformat()
+        self._journal.note(Scoring(plan.session, at, plan.reward))
+        self._commit(plan.session, lambda: self._trace.score(plan.session, at, plan.reward, plan.turns))
+        self._commit(plan.session, lambda: self._trace.end(plan.session, plan.turns))
+        if plan.corrected is None:
+            self._scored.append((plan.session, at, plan.reward))
+        elif plan.corrected != plan.reward:
+            yield rollout.rng.uniform(0.1, 6.0)
+            self._correct(plan.session, at, plan.reward, plan.corrected)
+
+    def judge_again(self) -> Script:
+        """Correct the newest outcomes, as a judge who is the last to leave: nothing makes old rows news but a look."""
+        for session, at, reward in self._scored:
+            self._correct(session, at, reward, 0 if reward else _LATE_REWARD)
+            yield _LATE_PAUSE
+
+    def _correct(self, session: str, at: str, reward: int, corrected: int) -> None:
+        self._journal.did(f"outcomes corrected {'up' if corrected > reward else 'down'}")
+        self._journal.note(Scoring(session, at, corrected))
+        self._commit(session, lambda: self._trace.correct(session, at, corrected))
+
+    def _commit(self, session: str, act: Callable[[], None]) -> None:
+        """Write to the trace database; like the real producer, swallow that it failed."""
+        fault, began = "", time.monotonic()
+        try:
+            act()
+        except sqlite3.OperationalError as error:
+            fault = str(error)
+        self._journal.note(Committed(session, time.monotonic() - began, fault))
+
+    def _shard(self, path: str, rollout: _Rollout, lines: Sequence[Written]) -> Script:
+        """Write a shard; perhaps the next rollout of the session takes its bytes away."""
+        yield from self._write(path, rollout, lines, None)
+        plan = rollout.plan
+        if plan.again is not None:
+            yield rollout.rng.uniform(0.0, 1.5)
+            second = rollout.next()
+            lines = self._play(second)
+            self._agenda.add(self._outcome(second), wait(second.rng, second.plan.when)[1])
+            yield from self._write(path, second, lines, plan.again)
+        self._journal.note(Closed(path))
+        self._open.discard(path)
+
+    def _write(self, path: str, rollout: _Rollout, lines: Sequence[Written], again: Again | None) -> Script:
+        self._journal.note(Shard(path, again is not None, [line.about for line in lines if line.about is not None]))
+        full = self._place.shards / path
+        full.parent.mkdir(parents=True, exist_ok=True)
+        target = full.with_suffix(".tmp") if again is Again.REPLACE else full
+        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+        try:
+            for piece in _pieces(rollout, [line.data for line in lines]):
+                _write_all(fd, piece)
+                yield _pause(rollout)
+        finally:
+            os.close(fd)
+        if target != full:
+            os.replace(target, full)
+
+
+class _Rollout(msgspec.Struct, frozen=True):
+    """A plan, a name that marks begin with, and the draws that are left."""
+
+    plan: Plan
+    name: str
+    rng: Random
+
+    def next(self) -> _Rollout:
+        """Return the session's next rollout, whose shard has the same name."""
+        plan = draw(self.rng, "")
+        plan = msgspec.structs.replace(plan, session=self.plan.session, layout=self.plan.layout, again=None)
+        return _Rollout(plan, f"{self.name}-2", self.rng)
+
+
+def _path(plan: Plan, at: datetime) -> str:
+    stamped = plan.layout in (Layout.DIALOGUE, Layout.SESSION_ID) or plan.is_repeated
+    if stamped:
+        return f"{plan.session}_{at.astimezone():%Y-%m-%d_%H-%M-%S}.jsonl"
+    folder, _, name = plan.session.rpartition("/")
+    return os.path.join(folder, f"sft_{name}.jsonl")
+
+
+def _pieces(rollout: _Rollout, lines: list[bytes]) -> Iterator[bytes]:
+    """Yield the bytes of a shard as they are written, one piece for each ``write``."""
+    data = b"".join(lines)
+    if rollout.plan.writing is Writing.LINES:
+        yield from lines
+        return
+    cuts = [0, len(data)]
+    if rollout.plan.writing is Writing.PIECES:
+        cuts += [rollout.rng.randint(1, len(data)) for _ in range(rollout.rng.randint(1, 4))]
+    cuts.sort()
+    for start, stop in pairwise(cuts):
+        yield data[start:stop]
+
+
+def _pause(rollout: _Rollout) -> float:
+    """Return how long a shard stays as it is between two pieces: now and then long enough to be looked at."""
+    if rollout.plan.writing is Writing.ONCE:
+        return 0.0
+    return rollout.rng.choices((rollout.rng.expovariate(20), rollout.rng.uniform(0.5, 2.0)), (95, 5))[0]
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def main() -> int:
+    """Run a producer until SIGTERM; return the exit status."""
+    options = _parser().parse_args()
+    place = Place(options.folder)
+    stopping: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: stopping.append(number))
+    agenda = Agenda(time.monotonic)
+    with Journal(place.journals, f"producer-{options.generation:05}") as journal, Trace(place.database) as trace:
+        producer = Producer(place, options.seed, options.generation, journal, trace, agenda)
+        agenda.add(producer.rollouts())
+        while not stopping:
+            time.sleep(min(_TICK, agenda.act()))
+        for pause in producer.judge_again():
+            time.sleep(pause)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m streamer.commands.soak.producer", description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the soak")
+    parser.add_argument("--seed", type=int, required=True, help="what is drawn")
+    parser.add_argument("--generation", type=int, required=True, help="how many producers there were before")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""Measures a dataset, its ledger and its dead letters by what the oracle expects of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from streamer.commands.soak.conversations import BAD_MARK, MARK, messages_digest
+from streamer.commands.soak.oracle import Expected, Record
+from streamer.commands.soak.place import Place
+from streamer.commands.soak.problem import Problem
+from streamer.commands.verify.inspect import inspect
+from streamer.store.views.snapshot import Snapshot, open_ledger, snapshot
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What came out: named counts, and every promise that was broken."""
+
+    counts: dict[str, int]
+    problems: list[Problem]
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One line of the dataset: where it is, what it holds, and whose conversation that is."""
+
+    where: str
+    value: dict[str, Any]
+    mark: str
+
+
+def validate(place: Place, expected: Expected) -> Verdict:
+    """Look at everything; the daemon has to have ended.
+
+    Raises:
+        StreamerError: dataset or ledger cannot be read at all.
+    """
+    lines, problems = _read(place)
+    seen = snapshot(place.dataset, place.ledger)
+    problems += _repeated(lines)
+    for line in lines:
+        problems += _judge(line, expected.records.get(line.mark, []))
+    problems += _missing({line.mark for line in lines}, expected)
+    problems += _accounts(place, seen, len(lines))
+    problems += _shards(place, expected)
+    problems += _dead_letters(place, seen, expected)
+    problems += _inspect(place)
+    return Verdict(_counts({line.mark for line in lines}, expected, seen), [*expected.problems, *problems])
+
+
+def marks_in(place: Place) -> set[str]:
+    """Return the marks of all conversations that the dataset holds now; the daemon may be at work."""
+    if not place.dataset.exists():
+        return set()
+    with place.dataset.open("rb") as dataset:
+        return {found[0].decode() for line in dataset if line.endswith(b"\n") and (found := MARK.search(line))}
+
+
+def _read(place: Place) -> tuple[list[Line], list[Problem]]:
+    lines: list[Line] = []
+    problems: list[Problem] = []
+    with place.dataset.open("rb") as dataset:
+        for number, data in enumerate(dataset, 1):
+            line = _parse(f"{place.dataset}:{number}", data)
+            if isinstance(line, Line):
+                lines.append(line)
+            else:
+                problems.append(line)
+    return lines, problems
+
+
+def _parse(where: str, data: bytes) -> Line | Problem:
+    if not data.endswith(b"\n"):
+        return Problem("unterminated", where, "the last line has no newline, though the daemon has ended")
+    marks = {found.decode() for found in MARK.findall(data)}
+    try:
+        value = json.loads(data)
+        is_record = isinstance(value["metadata"], dict) and isinstance(value["messages"], list)
+    except (ValueError, TypeError, KeyError):
+        is_record = False
+    if not is_record or len(marks) != 1:
+        return Problem("foreign", where, "this line is no record of the producer's")
+    return Line(where, value, marks.pop())
+
+
+def _repeated(lines: Iterable[Line]) -> Iterator[Problem]:
+    first: dict[str, str] = {}
+    for line in lines:
+        if line.mark in first:
+            yield Problem("twice", line.where, f"{line.mark} is there twice, first at {first[line.mark]}")
+        first.setdefault(line.mark, line.where)
+
+
+def _judge(line: Line, records: list[Record]) -> Iterator[Problem]:
+    """See that a line is one that the producer wrote, unaltered, and that it had a reason to be there."""
+    metadata = line.value["metadata"]
+    messages = messages_digest(line.value["messages"])
+    of_run = [r for r in records if r.said.session == metadata.get("run_id") and r.said.turn == metadata.get("turn")]
+    same = [record for record in of_run if record.said.messages == messages]
+    whose = f"{line.mark} of {metadata.get('run_id')}, turn {metadata.get('turn')}"
+    if not same:
+        yield Problem("altered", line.where, f"{whose}: the producer wrote no such conversation in that rollout")
+    elif not any(record.may for record in same):
+        yield Problem("never_qualified", line.where, f"{whose}: its outcome never qualified, or it was never finished")
+    elif not any(metadata.get("total_reward") in record.rewards for record in same):
+        yield Problem("wrong_reward", line.where, f"{whose}: its outcome never was {metadata.get('total_reward')}")
+    elif not any(metadata.get("shard") in record.names for record in same):
+        yield Problem("wrong_shard", line.where, f"{whose}: it never was in {metadata.get('shard')}")
+
+
+def _missing(marks: set[str], expected: Expected) -> Iterator[Problem]:
+    for mark in sorted(expected.must() - marks):
+        record = next(record for record in expected.records[mark] if record.must)
+        place = f"{record.said.session}, turn {record.said.turn}, written to {record.shard}"
+        names = ", ".join(sorted(record.names - {record.shard}))
+        also = f" (also: {names})" if names else ""
+        yield Problem("missing", mark, f"{place}{also}: its outcome qualifies, and the dataset does not hold it")
+
+
+# -- the ledger ----------------------------------------------------------------------------------------
+
+
+def _accounts(place: Place, seen: Snapshot, lines: int) -> Iterator[Problem]:
+    """See that the accounts add up, to each other and to the files."""
+    with open_ledger(place.ledger) as db:
+        spans = dict(db.execute("SELECT state, sum(lines) FROM span GROUP BY state")) if db else {}
+    size = place.dataset.stat().st_size
+    sums = (
+        ("lines read are not the sum of the six", seen.read, sum(spans.values())),
+        ("dataset_lines is not appended + adopted", seen.dataset_lines, seen.counts["appended"] + seen.adopted),
+        ("dataset_lines is not what the file holds", seen.dataset_lines, lines),
+        ("dataset_bytes is not what the file holds", seen.dataset_bytes, size),
+        *((f"{state} is not what its spans hold", n, spans.get(state, 0)) for state, n in seen.counts.items()),
+    )
+    for what, one, other in sums:
+        if one != other:
+            yield Problem("accounts", str(place.ledger), f"{what}: {one} and {other}")
+
+
+def _shards(place: Place, expected: Expected) -> Iterator[Problem]:
+    """See that every finished line of every shard has been read, and is accounted for once."""
+    with open_ledger(place.ledger) as db:
+        rows = db.execute(
+            "SELECT path, (SELECT coalesce(sum(lines), 0) FROM span WHERE shard = shard.id) FROM shard"
+            " WHERE NOT replaced"
+        ).fetchall() if db else []  # fmt: skip
+    accounted = {os.fsdecode(path): lines for path, lines in rows}
+    for shard, lines in expected.lines.items():
+        if accounted.get(shard, 0) != lines:
+            what = f"it holds {lines} finished lines, and {accounted.get(shard, 0)} are accounted for"
+            yield Problem("lines_lost", str(place.shards / shard), what)
+
+
+def _dead_letters(place: Place, seen: Snapshot, expected: Expected) -> Iterator[Problem]:
+    where = str(place.dead_letters)
+    data = place.dead_letters.read_bytes() if place.dead_letters.exists() else b""
+    letters = data.split(b"\n")[:-1]
+    if data and not data.endswith(b"\n"):
+        yield Problem("dead_letters", where, "its last line is not finished")
+    if len(letters) != seen.counts["dead_lettered"]:
+        yield Problem("dead_letters", where, f"{len(letters)} lines, {seen.counts['dead_lettered']} in the accounts")
+    told: set[str] = set()
+    for number, letter in enumerate(letters, 1):
+        found = BAD_MARK.search(letter)
+        name = found[0].decode() if found else ""
+        told.add(name)
+        if not _has_reason(letter):
+            yield Problem("dead_letters", f"{where}:{number}", "no dead letter with a reason")
+        elif name not in expected.ever_bad:
+            yield Problem("dead_letters", f"{where}:{number}", "the line that it tells of is none of the bad ones")
+    for mark in sorted(expected.bad - told):
+        yield Problem("dead_letters", where, f"the bad line {mark} has no dead letter")
+
+
+def _has_reason(letter: bytes) -> bool:
+    try:
+        return bool(json.loads(letter)["reason"])
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+def _inspect(place: Place) -> Iterator[Problem]:
+    """See what ``streamer verify`` finds."""
+    for found in inspect(place.dataset, decode_images=False).problems.first:
+        yield Problem("verify", f"{place.dataset}:{found.line}", f"{found.kind}: {found.detail}")
+
+
+# -- the counts ----------------------------------------------------------------------------------------
+
+
+def _counts(marks: set[str], expected: Expected, seen: Snapshot) -> dict[str, int]:
+    fates = Counter(_fate(mark in marks, records) for mark, records in expected.records.items())
+    return {
+        "lines in the shards": sum(expected.lines.values()),
+        "lines in the dataset": seen.dataset_lines,
+        **{fate: fates[fate] for fate in _FATES},
+        **{f"accounts: {state}": lines for state, lines in seen.counts.items()},
+        "accounts: adopted": seen.adopted,
+        "accounts: overwritten": seen.overwritten,
+        "accounts: withdrawn rollouts": seen.withdrawn_rollouts,
+    }
+
+
+_FATES = (
+    _MUST := "conversations that must be in: in",
+    _MISSING := "conversations that must be in: missing",
+    _NOT := "conversations that must not be in: out",
+    _WRONG := "conversations that must not be in: in",
+    _STAYED := "their outcome qualified for a while: in",
+    _MISSED := "their outcome qualified for a while: out",
+    _OVERWRITTEN_IN := "overwritten by the producer: in",
+    _OVERWRITTEN := "overwritten by the producer: out",
+)
+
+
+def _fate(is_in: bool, records: list[Record]) -> str:  # noqa: FBT001 - a fact, not a mode
+    if any(record.must for record in records):
+        return _MUST if is_in else _MISSING
+    if any(record.may and record.is_there for record in records):
+        return _STAYED if is_in else _MISSED
+    if any(record.may for record in records):
+        return _OVERWRITTEN_IN if is_in else _OVERWRITTEN
+    return _WRONG if is_in else _NOT

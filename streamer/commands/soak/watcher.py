@@ -1,0 +1,120 @@
+"""Follows a dataset as a reader does, and sees that no whole line ever changes or goes away.
+
+What was seen is remembered as one digest for each block, 16 bytes for a MiB: the memory of a watcher does
+not grow with the lines. Each look takes what is new and compares some of the old blocks with the file, so
+that all of them come round again and again.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Self
+
+from blake3 import blake3
+
+from streamer.commands.soak.problem import Complain, Problem
+
+_BLOCK = 1 << 20
+_COMPARED = 8
+"""Old blocks that one look compares."""
+
+_LONGEST = 1 << 26
+"""More bytes than any line has."""
+
+
+class Watcher:
+    """A reader of one dataset, as a context manager; it complains once, then looks no more."""
+
+    def __init__(self, path: Path, complain: Complain) -> None:
+        self.length = 0
+        self.lines = 0
+        self._path = path
+        self._tell = complain
+        self._fd = -1
+        self._given_up = False
+        self._blocks: list[bytes] = []
+        self._last = blake3()
+        self._next = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def look(self) -> None:
+        """Take the whole lines that are new, and compare some of what was there."""
+        if self._is_there():
+            self._take_new()
+            self._compare(_COMPARED)
+
+    def look_at_all(self) -> None:
+        """Take the whole lines that are new, and compare all that was there."""
+        if self._is_there():
+            self._take_new()
+            self._next = 0
+            self._compare(len(self._blocks) + 1)
+
+    def _is_there(self) -> bool:
+        if self._given_up:
+            return False
+        try:
+            there = os.stat(self._path)
+        except FileNotFoundError:
+            if self._fd >= 0:
+                self._complain("the file went away")
+            return False
+        if self._fd < 0:
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        mine = os.fstat(self._fd)
+        if (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
+            self._complain("another file stands in its place")
+        elif mine.st_size < self.length:
+            self._complain(f"it is {mine.st_size} bytes long, after whole lines up to {self.length} had been seen")
+        return not self._given_up
+
+    def _take_new(self) -> None:
+        size = _BLOCK
+        while data := self._settled(size):
+            whole = data[: data.rfind(b"\n") + 1]
+            if whole:
+                self._remember(whole)
+            elif len(data) < size or size >= _LONGEST:
+                return  # the last line is not finished
+            else:
+                size *= 2  # a line that is longer than what was read of it
+
+    def _settled(self, size: int) -> bytes:
+        """Read what is new; a tail that is being cut and written again may look like neither for a moment."""
+        data, again = b"", os.pread(self._fd, size, self.length)
+        while data != again:
+            data, again = again, os.pread(self._fd, size, self.length)
+        return data
+
+    def _remember(self, whole: bytes) -> None:
+        self.lines += whole.count(b"\n")
+        while whole:
+            room = _BLOCK - self.length % _BLOCK
+            self._last.update(whole[:room])
+            self.length += len(whole[:room])
+            if self.length % _BLOCK == 0:
+                self._blocks.append(self._last.digest(16))
+                self._last = blake3()
+            whole = whole[room:]
+
+    def _compare(self, blocks: int) -> None:
+        for _ in range(min(blocks, len(self._blocks) + 1)):
+            number = self._next % (len(self._blocks) + 1)
+            self._next = number + 1
+            start = number * _BLOCK
+            stop = min(start + _BLOCK, self.length)
+            expected = self._blocks[number] if number < len(self._blocks) else self._last.digest(16)
+            if blake3(os.pread(self._fd, stop - start, start)).digest(16) != expected:
+                self._complain(f"bytes {start} to {stop}, seen as whole lines before, have changed")
+                return
+
+    def _complain(self, what: str) -> None:
+        self._given_up = True
+        self._tell(Problem("line_changed", str(self._path), what))

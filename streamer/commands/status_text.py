@@ -1,0 +1,95 @@
+"""A snapshot in words, as all commands say it. Text from outside is made printable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from streamer.base.text import age, counted, printable
+from streamer.core.records.model import STATE_NAMES, State
+from streamer.sources.lag import Lag
+from streamer.store.dataset.dead_letters import dead_letters_path
+from streamer.store.ledger.delivery import Delivery
+from streamer.store.views.snapshot import Snapshot
+
+
+def lines(seen: Snapshot, lag: Lag) -> list[str]:
+    """Return all of it, as ``streamer status`` prints it."""
+    alive = f"alive, {seen.daemon}" if seen.daemon else "not running"
+    head = [f"daemon           {alive}", f"dataset          {printable(seen.dataset)}"]
+    if not seen.ledger:
+        return [*head, "ledger           none yet: `streamer run` makes it"]
+    size = f"{counted(seen.dataset_lines, 'record')}, {counted(seen.dataset_bytes, 'byte')}"
+    return [
+        *head,
+        f"                 {size}{_ago(', last one', seen.last_append_seconds)}",
+        f"read             {counted(seen.read, 'line')} of {places(seen)}",
+        *(f"  {name:<15}{seen.counts[state]:,}{_attached(seen, state)}" for state, name in STATE_NAMES.items()),
+        *_delivered(seen.delivery),
+        f"lag              {counted(lag.unread_bytes, 'byte')} in {counted(lag.unread_shards, 'shard')} not read yet",
+        *(f"note             {note}" for note in notes(seen)),
+    ]
+
+
+def _delivered(seen: Delivery | None) -> list[str]:
+    """Return how much of a collector's dataset has reached writers; nothing for another one's."""
+    if seen is None:
+        return []
+    aside = ", ".join(f"{n:,} {printable(reason)}" for reason, n in sorted(seen.undeliverable.items()))
+    return [
+        f"outbox           of the collector {printable(seen.collector)}",
+        f"  delivered      {seen.delivered:,}",
+        f"  on the way     {seen.waiting:,}, sent or to be sent",
+        f"  undeliverable  {sum(seen.undeliverable.values()):,}{f' ({aside})' if aside else ''}",
+        *([f"  missing        {seen.missing:,} in parts that were removed by hand"] if seen.missing else []),
+        f"  messages       {seen.sent:,} sent, {seen.again:,} of lines that were lost",
+    ]
+
+
+def places(seen: Snapshot) -> str:
+    """Return what was read: a dataset may be of shards, of sessions in the trace database, or of both."""
+    found = [(seen.shards, "shard")] if seen.shards or not (seen.sessions or seen.streams) else []
+    found += [(seen.sessions, "session")] if seen.sessions else []
+    found += [(seen.streams, "bucket")] if seen.streams else []
+    return " and ".join(counted(n, noun) for n, noun in found)
+
+
+def detail(seen: Snapshot, state: State, later: float = 0.0) -> str:
+    """Say more of the lines in one state: of how many rollouts they are, or for what reasons they are there.
+
+    Args:
+        seen: what a ledger said.
+        state: the state in question.
+        later: seconds that have passed since then.
+    """
+    if state == State.APPENDED:
+        return f"from {counted(seen.appended_rollouts, 'rollout')}"
+    if state == State.WAITING and seen.waiting_rollouts:
+        oldest = seen.oldest_waiting_seconds
+        since = None if oldest is None else oldest + later
+        return f"{counted(seen.waiting_rollouts, 'rollout')}{_ago(', the oldest', since)}"
+    reasons = {reason: n for reason, n in seen.reasons.get(state, {}).items() if reason and n}
+    return ", ".join(f"{n:,} {printable(reason)}" for reason, n in sorted(reasons.items()))
+
+
+def notes(seen: Snapshot) -> list[str]:
+    """Say what is out of the ordinary, and nothing else."""
+    dead = printable(str(dead_letters_path(Path(seen.dataset))))
+    found = (
+        (seen.counts["dead_lettered"], "line", f"could not be taken: see {dead}"),
+        (seen.unfinished, "shard", "without a newline at the end: the last line waits for it"),
+        (seen.withdrawn_rollouts, "rollout", "in the dataset corrected below the bar later"),
+        (seen.overwritten, "waiting line", "overwritten by the producer before the outcome came"),
+        (seen.adopted, "record", "in the dataset without a shard line behind it (any more)"),
+    )
+    return [f"{counted(n, noun)} {text}" for n, noun, text in found if n]
+
+
+def _attached(seen: Snapshot, state: State) -> str:
+    more = detail(seen, state)
+    if not more or state == State.APPENDED:
+        return f" {more}" if more else ""
+    return f" ({more})"
+
+
+def _ago(label: str, seconds: float | None) -> str:
+    return "" if seconds is None else f"{label} {age(seconds)} ago"

@@ -1,0 +1,1 @@
+"""``streamer verify``: checks of a dataset, line by line."""

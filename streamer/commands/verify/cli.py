@@ -1,0 +1,162 @@
+"""``streamer verify``: whether a dataset is what trainers take, and what is in it."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import msgspec
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from streamer.base.histogram import Bin
+from streamer.base.text import printable
+from streamer.commands.verify.inspect import Findings, Report, inspect
+from streamer.config import datasets
+from streamer.core.records.key import DedupBy
+from streamer.daemon.observers.progress import reading
+
+PROBLEMS_FOUND = 1
+"""Exit code of a dataset with problems."""
+
+
+def verify(
+    dataset: Annotated[Path | None, typer.Argument(help="The dataset; else all that are configured.")] = None,
+    *,
+    config: Annotated[Path | None, typer.Option(help="The daemon's config.toml.")] = None,
+    by: Annotated[DedupBy, typer.Option(help="What makes a duplicate, as the daemon has it.")] = DedupBy.CONVERSATION,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Do not decode images.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check every line of a dataset and say what is in it.
+
+    Where several datasets are configured, each is checked, with --json as {"datasets": [...]}; DATASET picks one.
+
+    Exit code: 0 fine (there may be warnings), 1 problems found, 2 wrong usage.
+
+    Example: streamer verify high_reward.jsonl --json | jq .problems.counts
+    """
+    paths = [dataset] if dataset else [found.path for found in datasets(config, os.environ, None)]
+    with reading(sys.stderr.isatty()) as progress:
+        reports = [inspect(path, by=by, decode_images=not no_images, progress=progress) for path in paths]
+    if as_json:
+        typer.echo(_json(reports))
+    else:
+        for number, report in enumerate(reports):
+            typer.echo("\n" if number else "", nl=False)
+            _show(report)
+    if any(report.problems.counts for report in reports):
+        raise typer.Exit(PROBLEMS_FOUND)
+
+
+class _Section(NamedTuple):
+    """A part of the report: text from the dataset is in it as ``printable`` leaves it."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+def _json(reports: Sequence[Report]) -> str:
+    """Return the reports in ASCII, so that no character of a dataset reaches a terminal as it is."""
+    values = [{"fine": not report.problems.counts, **msgspec.to_builtins(report)} for report in reports]
+    return json.dumps(values[0] if len(values) == 1 else {"datasets": values}, indent=2)
+
+
+def _show(report: Report) -> None:
+    sections = [section for section in _sections(report) if section.rows]
+    if sys.stdout.isatty():
+        _show_tables(_verdict(report), sections)
+        return
+    typer.echo(_verdict(report))
+    for section in sections:
+        typer.echo(f"\n{section.title}")
+        for row in _aligned(section.rows):
+            typer.echo(f"  {row}")
+
+
+def _show_tables(verdict: str, sections: list[_Section]) -> None:
+    console = Console(highlight=False)
+    console.print(Text(verdict, style="bold"))
+    for section in sections:
+        table = Table(title=section.title, title_justify="left", box=SIMPLE)
+        for column in section.columns:
+            table.add_column(column)
+        for row in section.rows:
+            # Text, as a str would be read for markup.
+            table.add_row(*map(Text, row))
+        console.print(table)
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _verdict(report: Report) -> str:
+    found = [_sum(report.problems, "problem"), _sum(report.warnings, "warning")]
+    what = ", ".join(text for text in found if text) or "fine"
+    parts = f" in {report.files:,} files" if report.files > 1 else ""
+    return f"{printable(report.dataset)}: {report.lines:,} lines, {report.bytes:,} bytes{parts}: {what}"
+
+
+def _sum(findings: Findings, noun: str) -> str:
+    times = sum(findings.counts.values())
+    return f"{times:,} {noun}{'s' if times > 1 else ''}" if times else ""
+
+
+def _sections(report: Report) -> Iterator[_Section]:
+    yield from _findings(report.problems, "problem", report.files)
+    yield from _findings(report.warnings, "warning", report.files)
+    yield _Section("contents", ("what", ""), _contents(report))
+    yield _Section("total_reward", ("value", "records"), _rewards(report))
+    yield _counts("messages", "role", report.roles)
+    yield _counts("models", "model", report.models)
+    yield _counts("tools called", "tool", report.tools)
+
+
+def _findings(findings: Findings, noun: str, files: int) -> Iterator[_Section]:
+    yield _counts(f"{noun}s", "kind", findings.counts)
+    rows = [
+        (
+            f"line {found.line}",
+            f"byte {found.offset}" + (f" of {printable(found.file)}" if files > 1 else ""),
+            str(found.kind),
+            printable(found.detail),
+        )
+        for found in findings.first
+    ]
+    yield _Section(f"first {noun}s", ("line", "offset", "kind", "detail"), rows)
+
+
+def _counts(title: str, column: str, counts: dict[str, int]) -> _Section:
+    rows = [(printable(name), f"{times:,}") for name, times in counts.items()]
+    return _Section(title, (column, "count"), rows)
+
+
+def _contents(report: Report) -> list[tuple[str, str]]:
+    images, lengths = report.images, report.lengths
+    rows = [
+        ("rollouts", f"{report.rollouts:,}"),
+        ("line length", f"{lengths.min:,} to {lengths.max:,} bytes, median {lengths.median:,}"),
+        ("with images", f"{images.records:,} records"),
+    ]
+    if images.records:
+        fates = f"{images.decoded:,} decoded, {images.skipped:,} not decoded, {images.remote:,} remote"
+        rows.append(("images", f"{fates}, {images.broken:,} broken"))
+    return rows
+
+
+def _rewards(report: Report) -> list[tuple[str, str]]:
+    rows = [(_range(reward), f"{reward.records:,}") for reward in report.rewards]
+    return [*rows, ("none", f"{report.without_reward:,}")] if report.without_reward else rows
+
+
+def _range(reward: Bin) -> str:
+    return f"{reward.low:g}" if reward.low == reward.high else f"{reward.low:g} to {reward.high:g}"

@@ -1,0 +1,96 @@
+"""Which server a trace database setting names, without the secrets that its URL may hold.
+
+``http://`` and ``https://`` are taken as they are. ``libsql://HOST`` and ``sqlite+libsql://HOST`` mean TLS, unless
+``?tls=0`` or ``?secure=false`` says otherwise; without a host they name a file.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NoReturn
+from urllib.parse import parse_qs, urlsplit
+
+from streamer.base.errors import ConfigError
+from streamer.base.secret import NO_SECRET, Secret
+
+_HTTP = frozenset({"http", "https"})
+_LIBSQL = frozenset({"libsql", "sqlite+libsql"})
+_WEBSOCKETS = {"ws": "http", "wss": "https"}
+_PLAIN = {"tls": frozenset({"0", "false"}), "secure": frozenset({"0", "false"})}
+_TOKEN = re.compile(r"([?&])auth_?token=([^&#]*)&?", re.IGNORECASE)
+_USER = re.compile(r"(?<=://)[^/?#]*@")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that holds a trace database.
+
+    ``url`` is ``http`` or ``https`` and names host, port and path, and nothing else. ``shown`` is what people see of
+    it: the scheme as they wrote it, and the host.
+    """
+
+    url: str
+    shown: str
+    name: str
+    token: Secret = NO_SECRET
+
+    def __str__(self) -> str:
+        return self.shown
+
+
+def server_of(database: str, token: Secret = NO_SECRET) -> Server | None:
+    """Return the server that a trace database setting names; None if it names a file.
+
+    Args:
+        database: a path or a URL. A token in the URL (``authToken``) wins over ``token``.
+        token: what the server is to be shown.
+
+    Raises:
+        ConfigError: it is the URL of a server that cannot be asked. The message has no secrets.
+    """
+    scheme = database.partition(":")[0]
+    if scheme in _WEBSOCKETS:
+        _refuse(database, f"{scheme}:// is no way to a server here", f"write {_WEBSOCKETS[scheme]}:// instead")
+    if scheme not in _HTTP | _LIBSQL:
+        return None
+    try:
+        parts = urlsplit(database)
+        host, _port = parts.hostname, parts.port
+    except ValueError:
+        _refuse(database, "it is no URL", "such as https://HOST or libsql://HOST")
+    if not parts.netloc and scheme in _LIBSQL:
+        return None
+    if not host:
+        _refuse(database, "it names no host", "such as https://HOST or libsql://HOST")
+    if "@" in parts.netloc:
+        _refuse(database, "it holds a user name or a password", "put the token into TURSO_AUTH_TOKEN instead")
+    query = parse_qs(parts.query)
+    is_plain = scheme == "http" or (
+        scheme in _LIBSQL and any(query.get(key, [""])[-1].lower() in off for key, off in _PLAIN.items())
+    )
+    path = parts.path.rstrip("/")
+    _, own_token = split_token(database)
+    return Server(
+        url=f"{'http' if is_plain else 'https'}://{parts.netloc}{path}",
+        shown=f"{scheme}://{parts.netloc}{path}",
+        name=host,
+        token=own_token or token,
+    )
+
+
+def split_token(database: str) -> tuple[str, Secret]:
+    """Return a trace database setting without the token in its URL, and that token; paths hold none."""
+    found = _TOKEN.search(database) if "://" in database else None
+    if found is None:
+        return database, NO_SECRET
+    return _TOKEN.sub(r"\1", database).rstrip("?&"), Secret(found[2])
+
+
+def without_secrets(text: str) -> str:
+    """Return what a user wrote for a trace database, with ``***`` for a token or a password in it."""
+    return _USER.sub("***@", _TOKEN.sub(lambda found: f"{found[1]}authToken=***", text))
+
+
+def _refuse(database: str, cause: str, hint: str) -> NoReturn:
+    raise ConfigError("use the trace database", without_secrets(database), cause, hint) from None

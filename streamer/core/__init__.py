@@ -1,0 +1,1 @@
+"""Records and verdicts. Pure: no input or output, no clock."""

@@ -1,0 +1,1 @@
+"""What a record is: its layouts, its messages, its key, its line in the dataset."""

@@ -1,0 +1,118 @@
+"""One line of a dataset: how it is made of a record and its outcome, and the key that it has. Pure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from streamer.base.text import invalid_utf8
+from streamer.core.records.conversation import from_messages, of_messages
+from streamer.core.records.key import KEY_VERSION, DedupBy, record_key
+from streamer.core.records.model import Outcome, Record
+from streamer.core.verdicts.turns import Worth
+
+
+class _Line(msgspec.Struct, gc=False):
+    messages: msgspec.Raw
+    metadata: dict[str, Any]
+
+
+_json = msgspec.json.Encoder().encode
+_line = msgspec.json.Decoder(_Line).decode
+LINE_ENDS = (("\u2028".encode(), b"\\u2028"), ("\u2029".encode(), b"\\u2029"), ("\x85".encode(), b"\\u0085"))
+"""Characters that some line splitters take for a line end; they stand only inside strings, so escaping is exact."""
+
+
+class _Metadata(msgspec.Struct, gc=False):
+    """The keys that stand first in the metadata of every line."""
+
+    run_id: str
+    turn: Any
+    model: Any
+    provider: Any
+    total_reward: float | int | None
+    achievements_count: int | None
+    total_steps: int | None
+    has_image: bool
+    timestamp: Any
+    shard: str
+
+
+class _TurnMetadata(msgspec.Struct, gc=False):
+    """The keys that follow them where event rewards are read."""
+
+    turn_reward: float | None
+    turn_achievements: Sequence[str]
+
+
+_OURS = frozenset(_Metadata.__struct_fields__)
+_OURS_WITH_TURN = _OURS | frozenset(_TurnMetadata.__struct_fields__)
+
+
+def own_keys(*, with_turn: bool) -> frozenset[str]:
+    """Return the keys of a line's metadata that are the same in every dataset, or in all with event rewards."""
+    return _OURS_WITH_TURN if with_turn else _OURS
+
+
+def encode_line(record: Record, outcome: Outcome, shard: str, worth: Worth | None = None) -> bytes:
+    """Return the dataset line of a record, newline included: the same metadata keys in every line.
+
+    Args:
+        record: what was said.
+        outcome: how its rollout ended.
+        shard: where the record stood.
+        worth: what its turn was worth, where event rewards are read.
+    """
+    metadata = _json(
+        _Metadata(
+            record.session,
+            record.turn,
+            record.model,
+            record.provider,
+            outcome.total_reward,
+            outcome.achievements_count,
+            outcome.total_steps,
+            record.has_image,
+            record.timestamp,
+            shard if shard.isascii() else os.fsencode(shard).decode("utf-8", "backslashreplace"),
+        )
+    )
+    if worth is not None:
+        metadata = b"%b,%b" % (metadata[:-1], _json(_TurnMetadata(worth.reward, worth.achievements))[1:])
+    ours = own_keys(with_turn=worth is not None)
+    more = record.metadata
+    if outcome.metadata:
+        more = msgspec.json.decode(outcome.metadata) | more
+    theirs = {key: value for key, value in more.items() if key not in ours}
+    if theirs:
+        metadata = b"%b,%b" % (metadata[:-1], _json(theirs)[1:])
+    line = b'{"messages":%b,"metadata":%b}\n' % (record.conversation.encoded, metadata)
+    if not line.isascii():
+        for raw, escaped in LINE_ENDS:
+            line = line.replace(raw, escaped)
+    return line
+
+
+def line_key(line: bytes, by: DedupBy) -> bytes:
+    """Return the key of a dataset line.
+
+    Raises:
+        ValueError: the line is not one of ours.
+    """
+    if (offset := invalid_utf8(line)) is not None:
+        raise ValueError(f"byte {offset} is not UTF-8")
+    try:
+        found = _line(line)
+        identity = (found.metadata["run_id"], found.metadata["turn"], found.metadata["timestamp"])
+        said = from_messages(found.messages) or of_messages(msgspec.json.decode(found.messages))
+        return record_key(said, by, identity)
+    except (msgspec.MsgspecError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from error
+
+
+def keys_meaning(by: DedupBy) -> str:
+    """Return the name under which a ledger remembers how its keys were computed."""
+    return f"{by}/{KEY_VERSION}"

@@ -1,0 +1,143 @@
+"""The values that flow from shards and outcome rows to dataset lines.
+
+Offsets and lengths are bytes. ``*_us`` are microseconds since 1970-01-01 UTC. A shard is named by its
+path relative to the shard folder, as ``os.fsdecode`` gives it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from streamer.core.records.conversation import Conversation
+
+
+class State(StrEnum):
+    """Where a line that was read stands. The six sum up to the lines read, at any moment."""
+
+    APPENDED = "appended"
+    DUPLICATE = "duplicate"
+    BELOW_BAR = "below_bar"
+    WAITING = "waiting"
+    NEVER_SCORED = "never_scored"
+    DEAD_LETTERED = "dead_lettered"
+
+
+STATE_NAMES = {
+    State.APPENDED: "appended",
+    State.DUPLICATE: "duplicate",
+    State.BELOW_BAR: "below the bar",
+    State.WAITING: "waiting",
+    State.NEVER_SCORED: "never scored",
+    State.DEAD_LETTERED: "dead letters",
+}
+"""What people call the states, in the order in which they are told."""
+
+OPEN_STATES = (State.WAITING, State.NEVER_SCORED)
+"""States of lines whose outcome is still to come."""
+
+
+class Line(msgspec.Struct, frozen=True, gc=False):
+    """One finished line of a shard: ``data`` without its newline.
+
+    ``data`` is None when the line is longer than the limit; then ``head`` holds its first bytes.
+    """
+
+    shard: str
+    number: int
+    start: int
+    stop: int
+    data: bytes | None
+    head: bytes = b""
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One conversation as a shard line told it, whatever the layout of the shard."""
+
+    session: str
+    conversation: Conversation
+    has_image: bool
+    turn: Any = None
+    model: Any = None
+    provider: Any = None
+    timestamp: Any = None
+    time_us: int | None = None
+    metadata: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """Return the messages as objects."""
+        return self.conversation.messages
+
+
+class Outcome(msgspec.Struct, frozen=True, gc=False):
+    """One row of ``outcome_rewards``, with what the trace database said of the ``where`` condition.
+
+    ``ref`` is the ledger's own number for the row (0 before the ledger has it). ``rule`` names the
+    condition that ``qualifies`` was computed under. ``created_us`` is None if ``created_at`` is no time. ``metadata``
+    is a JSON object of what the row's ``reward_metadata`` says under the keys that are asked for, empty for none.
+    """
+
+    id: int
+    session: str
+    total_reward: float | int | None
+    achievements_count: int | None
+    total_steps: int | None
+    created_at: str
+    created_us: int | None
+    qualifies: bool
+    rule: str
+    ref: int = 0
+    metadata: str = ""
+
+
+class Verdict(msgspec.Struct, frozen=True, gc=False):
+    """What became of one line, and why. ``reason`` is empty where the state says it all."""
+
+    state: State
+    reason: str = ""
+    outcome: int | None = None
+    rule: str = ""
+
+
+class Span(msgspec.Struct, frozen=True, gc=False):
+    """A run of consecutive lines of one shard with one verdict, as the ledger keeps it.
+
+    ``first_us`` and ``last_us`` bound the records' own timestamps; None where a record had none.
+    ``since`` is the wall-clock second at which the lines were first read: a label, never a criterion.
+    ``rule`` names the condition that an outcome did not meet.
+    """
+
+    shard_id: int
+    start: int
+    stop: int
+    line: int
+    lines: int
+    session: str
+    state: State
+    reason: str = ""
+    outcome: int | None = None
+    first_us: int | None = None
+    last_us: int | None = None
+    since: float = 0.0
+    rule: str = ""
+    id: int = 0
+
+
+class Cursor(msgspec.Struct, frozen=True, gc=False):
+    """How far one shard has been read, and how to recognise it again.
+
+    ``offset`` is the end of the last finished line taken, ``lines`` how many lines lie before it.
+    ``scanned`` is how far the unterminated tail after it is known to hold no newline.
+    ``fingerprint`` is of the bytes before ``offset``; ``stat`` is (dev, ino, size, mtime_ns, ctime_ns).
+    """
+
+    path: str
+    id: int = 0
+    offset: int = 0
+    lines: int = 0
+    scanned: int = 0
+    fingerprint: bytes = b""
+    stat: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)

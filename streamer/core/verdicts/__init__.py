@@ -1,0 +1,1 @@
+"""What becomes of a record: join, qualify, turns, near-duplicates, caps."""

@@ -1,0 +1,1 @@
+"""The daemon: pipeline, supervisor, status, watchdog and observers."""

@@ -1,0 +1,67 @@
+"""How far a pass is, as one moving line for a person at a terminal."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from streamer.base.events import Committed, Emit, Event, Quiet
+
+
+@contextmanager
+def shown(stream_is_tty: bool) -> Iterator[Callable[[Emit], Emit]]:  # noqa: FBT001 - a fact, not a mode
+    """Give what makes a function that shows events: counts move on a terminal, all else goes to the one it is of."""
+    if not stream_is_tty:
+        yield lambda otherwise: otherwise
+        return
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield _Counts(progress).over
+
+
+@contextmanager
+def reading(stream_is_tty: bool) -> Iterator[Callable[[int, int], None]]:  # noqa: FBT001 - as above
+    """Give the function that shows bytes read of bytes to read."""
+    if not stream_is_tty:
+        yield lambda _done, _size: None
+        return
+    columns = BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, size: bar.update(task, completed=done, total=size)
+
+
+class _Counts:
+    """Adds up what batches bring."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("looking for shards", total=None)
+        self._read = self._appended = 0
+
+    def over(self, otherwise: Emit) -> Emit:
+        """Return a function that counts batches, and gives everything else on."""
+
+        def emit(event: Event) -> None:
+            if isinstance(event, Committed | Quiet):
+                self._count(event)
+            else:
+                otherwise(event)
+
+        return emit
+
+    def _count(self, event: Committed) -> None:
+        self._read += event.read
+        self._appended += event.appended
+        text = f"{self._read:,} lines read, {self._appended:,} records appended"
+        self._progress.update(self._task, description=text)

@@ -1,0 +1,1 @@
+"""Readers of a dataset: follow it, or scan it once."""

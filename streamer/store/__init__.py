@@ -1,0 +1,1 @@
+"""A dataset on disk: parts, ledger, dataset, curation, and read-only views of them."""

@@ -1,0 +1,1 @@
+"""Near-duplicates and caps across batches, crashes and restarts."""

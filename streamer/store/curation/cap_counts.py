@@ -1,0 +1,184 @@
+"""How many records of a value the dataset holds, and whether a cap has room for one more.
+
+What a cap counts by is taken from the dataset line, so that a line that is about to be written and one that is found
+after a crash count the same. The ledger holds the counts; the functions that judge are pure.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from blake3 import blake3
+
+from streamer.base.text import invalid_utf8, printable
+from streamer.core.records.dataset_line import line_key
+from streamer.core.records.key import KEY_VERSION, DedupBy
+from streamer.core.records.model import State, Verdict
+from streamer.core.verdicts.caps import REASON, Cap
+
+_LONGEST_SHOWN = 120
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS cap_count (
+  cap TEXT, value BLOB, records INTEGER NOT NULL, last INTEGER NOT NULL, PRIMARY KEY (cap, value)
+) WITHOUT ROWID
+"""
+
+
+class Value(NamedTuple):
+    """One value of a record, as the ledger and as a person knows it."""
+
+    digest: bytes
+    shown: str
+
+
+class Count(NamedTuple):
+    """How many records of the dataset have a value, and where the line of the last of them begins."""
+
+    records: int
+    last: int
+
+
+class Full(NamedTuple):
+    """A cap that keeps a record out: all of its ``values`` have so many ``records``, or more."""
+
+    cap: Cap
+    values: str
+    records: int
+    last: int
+
+    @property
+    def verdict(self) -> Verdict:
+        """Return the verdict on the record."""
+        return Verdict(State.BELOW_BAR, f"{REASON}{self.cap.by}")
+
+
+Values = Sequence[Sequence[Value]]
+"""The values of one record, for each cap."""
+
+
+class _Line(msgspec.Struct, gc=False):
+    metadata: dict[str, Any]
+
+
+_line = msgspec.json.Decoder(_Line).decode
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+def values_of(line: bytes, caps: Sequence[Cap]) -> Values:
+    """Return the values of a dataset line for each cap; none for a line that is not one of ours.
+
+    A list has the values that stand in it, an object the names of what holds in it; null is no value.
+    """
+    try:
+        if invalid_utf8(line) is not None:
+            return [()] * len(caps)
+        metadata = _line(line).metadata
+        return [_prompt(line) if cap.key is None else _values(metadata.get(cap.key)) for cap in caps]
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return [()] * len(caps)
+
+
+def _prompt(line: bytes) -> Sequence[Value]:
+    return [Value(line_key(line, DedupBy.PROMPT), "its prompt")]
+
+
+def _values(found: object) -> Sequence[Value]:
+    if isinstance(found, dict):
+        found = [name for name, holds in found.items() if holds]
+    several = found if isinstance(found, list) else [found]
+    return list({value.digest: value for one in several if one is not None for value in [_value(one)]}.values())
+
+
+def _value(one: Any) -> Value:
+    encoded = _encode(one)
+    shown = encoded.decode()
+    return Value(
+        blake3(encoded).digest(16),
+        printable(shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}…"),
+    )
+
+
+class Caps:
+    """The caps in force, and the counts that one batch needs."""
+
+    def __init__(self, caps: Sequence[Cap]) -> None:
+        self._caps = caps
+        self._counts: dict[tuple[str, bytes], Count] = {}
+        self._changed: dict[tuple[str, bytes], Count] = {}
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Return, for each cap, the name under which the ledger knows how far it has counted, and what counts mean."""
+        return {f"{REASON}{cap.by}": f"1/{KEY_VERSION}" if cap.key is None else "1" for cap in self._caps}
+
+    def prepare(self, db: sqlite3.Connection, *, forget: Iterable[str]) -> None:
+        """Make the table if there is none yet, and empty what is of no use any more."""
+        db.execute(_SCHEMA)
+        db.executemany("DELETE FROM cap_count WHERE cap = ?", [(part.removeprefix(REASON),) for part in forget])
+
+    def values_of(self, line: bytes) -> Values:
+        """Return the values of a dataset line for each cap."""
+        return values_of(line, self._caps)
+
+    def places_of(self, line: bytes) -> list[tuple[str, bytes]]:
+        """Return (what a cap counts by, the value) for all that a dataset line counts as."""
+        return [
+            (cap.by, value.digest) for cap, of in zip(self._caps, self.values_of(line), strict=True) for value in of
+        ]
+
+    def fetch(self, db: sqlite3.Connection, values: Iterable[Values]) -> None:
+        """Have the counts of these values at hand, and of no others."""
+        wanted = {
+            (cap.by, value.digest)
+            for record in values
+            for cap, of in zip(self._caps, record, strict=True)
+            for value in of
+        }
+        self._counts = {}
+        for place in wanted:
+            row = db.execute("SELECT records, last FROM cap_count WHERE cap = ? AND value = ?", place).fetchone()
+            if row is not None:
+                self._counts[place] = Count(*row)
+
+    def full(self, values: Values) -> Full | None:
+        """Return the first cap that keeps a record out, None if all of them have room.
+
+        A record of several values has room while one of them has: it is that rare one that it is taken for.
+        """
+        for cap, of in zip(self._caps, values, strict=True):
+            counts = [self._counts.get((cap.by, value.digest), _NONE) for value in of]
+            if counts and all(count.records >= cap.most for count in counts):
+                fewest = min(counts)
+                shown = ", ".join(value.shown for value in of)
+                return Full(cap, shown[:_LONGEST_SHOWN], fewest.records, fewest.last)
+        return None
+
+    def add(self, values: Values, offset: int, parts: Mapping[str, int] | None = None) -> None:
+        """Count a record for each of its values; its line begins at ``offset``.
+
+        Args:
+            values: its values for each cap.
+            offset: bytes before it in the dataset.
+            parts: how far each part has counted, while lines are counted that were written before.
+        """
+        for cap, of in zip(self._caps, values, strict=True):
+            if parts is not None and parts[f"{REASON}{cap.by}"] > offset:
+                continue
+            for value in of:
+                place = cap.by, value.digest
+                before = self._counts.get(place, _NONE)
+                self._counts[place] = self._changed[place] = Count(before.records + 1, offset)
+
+    def write(self, db: sqlite3.Connection) -> None:
+        """Have the ledger hold what was counted."""
+        db.executemany(
+            "INSERT OR REPLACE INTO cap_count (cap, value, records, last) VALUES (?, ?, ?, ?)",
+            [(*place, *count) for place, count in self._changed.items()],
+        )
+        self._changed = {}
+
+
+_NONE = Count(0, 0)

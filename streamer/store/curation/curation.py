@@ -1,0 +1,283 @@
+"""What is left out of what qualifies and is no repeat: near-duplicates, and records beyond a cap.
+
+Invariants
+- Everything that is remembered is made of dataset lines, and of them alone: a line that is about to be written and one
+  that is found after a crash leave the same behind.
+- It is written in the transaction of the batch, with the length of the dataset up to which it is right. What lies
+  beyond that length is taken up at the next start, whatever the reason: a crash, an older ledger, a setting that was
+  off, another meaning of what is remembered.
+- Near-duplicates first: a record that resembles another one fills no cap.
+
+Tables, made when they are first needed
+- ``curation``     how far each part of it has come, and what its contents mean
+- ``near_record``  signatures (``near.index``)
+- ``cap_count``    counts (``caps.counts``)
+- ``refused``      why each line was left out (``refusals``)
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+import msgspec
+from anyio import to_thread
+
+from streamer.core.records.model import State, Verdict
+from streamer.core.verdicts.caps import Cap
+from streamer.core.verdicts.judge import Item, Judged
+from streamer.core.verdicts.near.rules import NEAR, Near
+from streamer.core.verdicts.near.signature import Signature
+from streamer.store.curation import refusals
+from streamer.store.curation.cap_counts import Caps, Full, Values
+from streamer.store.curation.near_index import Kept, NearIndex, Resemblance
+from streamer.store.curation.refusals import Refused
+from streamer.store.dataset.writer import Dataset
+from streamer.store.ledger.ledger import Ledger
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS curation (part TEXT PRIMARY KEY, meaning TEXT NOT NULL, length INTEGER NOT NULL)
+"""
+_CHUNK_LINES, _CHUNK_BYTES = 2000, 8 << 20
+"""How much of the dataset is taken up in one ledger transaction, and held in memory; or else one longer line."""
+
+
+class Curation:
+    """Near-duplicates and caps of one dataset, for the life of one pipeline.
+
+    Raises:
+        MissingExtraError: a package that the rules need is not installed.
+    """
+
+    def __init__(self, near: Near, caps: Sequence[Cap]) -> None:
+        self._near = NearIndex(near) if near.is_on else None
+        self._caps = Caps(caps)
+        self._is_on = bool(caps) or near.is_on
+
+    def set_caps(self, caps: Sequence[Cap]) -> None:
+        """Count by other caps from now on; ``catch_up`` has to follow."""
+        self._caps = Caps(caps)
+        self._is_on = bool(caps) or self._near is not None
+
+    async def catch_up(self, ledger: Ledger, dataset: Dataset, at: Callable[[str], None]) -> None:
+        """Take up what the dataset holds and the ledger has not taken up yet.
+
+        Args:
+            ledger: agrees with the dataset.
+            dataset: the same.
+            at: called with the name of each point at which a crash must be harmless.
+        """
+        if not self._is_on:
+            return
+        lengths = await ledger.transact(self._prepare)
+        while self._near is not None and await ledger.look(self._near.load):
+            at("recovery: some signatures loaded")
+        for chunk in chunks(dataset.lines(await ledger.parts(), min(lengths.values()))):
+            values = await to_thread.run_sync(partial(self._take, chunk, lengths))
+            offset, line = chunk[-1]
+            await ledger.transact(partial(self._count, chunk, values, lengths, offset + len(line)))
+            at("recovery: some lines taken up")
+
+    def _prepare(self, db: sqlite3.Connection) -> dict[str, int]:
+        """Make what tables there are none of, and return how far each part has come."""
+        db.execute(_SCHEMA)
+        refusals.prepare(db)
+        meanings = self._meanings
+        known = {part: (meaning, length) for part, meaning, length in db.execute("SELECT * FROM curation")}
+        stale = [part for part, meaning in meanings.items() if known.get(part, ("",))[0] != meaning]
+        if self._near is not None:
+            self._near.prepare(db, forget=NEAR in stale)
+        self._caps.prepare(db, forget=[part for part in stale if part != NEAR])
+        db.executemany(
+            "INSERT OR REPLACE INTO curation (part, meaning, length) VALUES (?, ?, 0)",
+            [(part, meanings[part]) for part in stale],
+        )
+        return {part: 0 if part in stale else known[part][1] for part in meanings}
+
+    @property
+    def _meanings(self) -> dict[str, str]:
+        near = {} if self._near is None else {NEAR: self._near.meaning}
+        return near | self._caps.parts
+
+    def _take(self, lines: Sequence[tuple[int, bytes]], lengths: Mapping[str, int]) -> list[Values]:
+        """Take up lines of the dataset; return what caps count them by."""
+        if self._near is not None:
+            for offset, line in lines:
+                if offset >= lengths[NEAR]:
+                    self._near.take(line, offset)
+        return [self._caps.values_of(line) for _, line in lines]
+
+    def _count(
+        self,
+        lines: Sequence[tuple[int, bytes]],
+        values: Sequence[Values],
+        lengths: Mapping[str, int],
+        length: int,
+        db: sqlite3.Connection,
+    ) -> None:
+        self._caps.fetch(db, values)
+        for (offset, _), of in zip(lines, values, strict=True):
+            self._caps.add(of, offset, lengths)
+        self.write(db, length)
+
+    def write(self, db: sqlite3.Connection, length: int) -> None:
+        """Have the ledger hold what was taken up; it is then right up to this length of the dataset."""
+        if self._near is not None:
+            self._near.write(db)
+        self._caps.write(db)
+        db.executemany(
+            "UPDATE curation SET length = max(length, ?) WHERE part = ?", [(length, part) for part in self._meanings]
+        )
+
+    def counted_by(self, line: bytes) -> list[tuple[str, bytes]]:
+        """Return (what a cap counts by, the value) for all that a dataset line counts as."""
+        return self._caps.places_of(line)
+
+    def take_out(self, db: sqlite3.Connection, places: str, counted: str) -> None:
+        """Forget records that are taken out of the dataset, in the transaction that does so.
+
+        Caps that are not in force now count anew when they are.
+
+        Args:
+            db: the ledger.
+            places: a SELECT of the places of their lines.
+            counted: a SELECT of (what a cap counts by, value, records) of all of them, as ``counted_by`` says.
+        """
+        if _has(db, "near_record"):
+            db.execute(f"DELETE FROM near_record WHERE offset IN ({places})")
+        if _has(db, "cap_count"):
+            db.executemany(
+                "UPDATE cap_count SET records = records - ? WHERE cap = ? AND value = ?",
+                [(records, by, value) for by, value, records in db.execute(counted)],
+            )
+        if _has(db, "curation"):
+            stale = db.execute("SELECT part FROM curation WHERE part != ?", (NEAR,)).fetchall()
+            db.executemany(
+                "DELETE FROM curation WHERE part = ?", [row for row in stale if row[0] not in self._caps.parts]
+            )
+
+    async def gate(self, ledger: Ledger, judged: Sequence[Judged], known: Mapping[bytes, bool]) -> Gate | None:
+        """Return what decides on the records of a batch; None if nothing is to be decided.
+
+        Args:
+            ledger: that of the dataset.
+            judged: the batch.
+            known: keys that are in the dataset.
+        """
+        if not self._is_on:
+            return None
+        # By place: records of one key may be of several runs.
+        lines = {
+            _place(one.item): one.offer.line for one in judged if one.offer is not None and one.offer.key not in known
+        }
+        if not lines:
+            return None
+        candidates = await to_thread.run_sync(self._look_at, lines)
+        return await ledger.look(partial(self._gate, candidates))
+
+    def _look_at(self, lines: Mapping[_Place, bytes]) -> dict[_Place, _Candidate]:
+        near, caps = self._near, self._caps
+        return {
+            place: _Candidate(None if near is None else near.sign(line), caps.values_of(line))
+            for place, line in lines.items()
+        }
+
+    def _gate(self, candidates: Mapping[_Place, _Candidate], db: sqlite3.Connection) -> Gate:
+        self._caps.fetch(db, [candidate.values for candidate in candidates.values()])
+        near: dict[int, Kept] = {}
+        if self._near is not None:
+            numbers = self._near.related(candidate.signature for candidate in candidates.values())
+            near = self._near.fetch(db, numbers)
+        return Gate(self, self._near, self._caps, candidates, near)
+
+
+def forget(db: sqlite3.Connection, place: int) -> None:
+    """Let records that resemble those before a place of the dataset come in again; what caps counted stays."""
+    if _has(db, "near_record"):
+        db.execute("DELETE FROM near_record WHERE offset < ?", (place,))
+
+
+def _has(db: sqlite3.Connection, table: str) -> bool:
+    return bool(db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone())
+
+
+_Place = tuple[int, int]
+"""The shard and the offset of a line."""
+
+
+def _place(item: Item) -> _Place:
+    return item.shard_id, item.line.start
+
+
+def chunks(lines: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
+    """Yield lines of a dataset, some thousand at once, or fewer if they are long."""
+    chunk: list[tuple[int, bytes]] = []
+    size = 0
+    for offset, line in lines:
+        chunk.append((offset, line))
+        size += len(line)
+        if len(chunk) == _CHUNK_LINES or size >= _CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+class _Candidate(msgspec.Struct, frozen=True):
+    """What there is to compare and to count of a record that qualifies."""
+
+    signature: Signature | None
+    values: Values
+
+
+class Gate:
+    """Decides on the records of one batch, in order: each one that gets in counts for those after it."""
+
+    def __init__(
+        self,
+        curation: Curation,
+        near: NearIndex | None,
+        caps: Caps,
+        candidates: Mapping[_Place, _Candidate],
+        related: Mapping[int, Kept],
+    ) -> None:
+        self._curation = curation
+        self._near = near
+        self._caps = caps
+        self._candidates = candidates
+        self._related = related
+        self._refused: list[Refused] = []
+
+    def refuse(self, item: Item, offset: int) -> Verdict | None:
+        """Return why a record is left out; None takes it, with its line at ``offset`` of the dataset."""
+        candidate = self._candidates[_place(item)]
+        signature, values = candidate.signature, candidate.values
+        if self._near is not None and signature is not None:
+            resembled = self._near.resembled(signature, self._related)
+            if resembled is not None:
+                self._refused.append(_resembling(item, resembled))
+                return Verdict(State.DUPLICATE, NEAR)
+        full = self._caps.full(values)
+        if full is not None:
+            self._refused.append(_beyond(item, full))
+            return full.verdict
+        if self._near is not None and signature is not None:
+            self._near.add(signature, offset)
+        self._caps.add(values, offset)
+        return None
+
+    def write(self, db: sqlite3.Connection, length: int) -> None:
+        """Have the ledger hold what was decided, in the transaction of the batch."""
+        self._curation.write(db, length)
+        refusals.write(db, self._refused)
+
+
+def _resembling(item: Item, found: Resemblance) -> Refused:
+    return Refused(item.shard_id, item.line.start, found.offset, similarity=found.similarity)
+
+
+def _beyond(item: Item, full: Full) -> Refused:
+    return Refused(
+        item.shard_id, item.line.start, full.last, most=full.cap.most, records=full.records, value=full.values
+    )

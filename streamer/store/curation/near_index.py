@@ -1,0 +1,155 @@
+"""Which record of the dataset does a new one nearly equal? Signatures in the ledger, their bands in memory.
+
+The ledger holds the signatures of the newest ``keep`` records, numbered in the order of the dataset. They are written
+one after the other, in the transaction of their batch. The bands would be written all over the file instead; they are
+made of the signatures at each start.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from streamer.core.verdicts.near.buckets import Buckets
+from streamer.core.verdicts.near.rules import Near
+from streamer.core.verdicts.near.signature import Signature, Signer
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS near_record (
+  number INTEGER PRIMARY KEY, offset INTEGER NOT NULL, slots BLOB NOT NULL, images BLOB NOT NULL
+)
+"""
+_LOADED = 2000
+"""Signatures that are read at once at a start."""
+
+_CHUNK = 500
+
+
+class Kept(NamedTuple):
+    """A record of the dataset: where its line begins, and its signature."""
+
+    offset: int
+    signature: Signature
+
+
+class Resemblance(NamedTuple):
+    """The record that a new one nearly equals: where its line begins in the dataset, and how alike they are."""
+
+    offset: int
+    similarity: float
+
+
+class NearIndex:
+    """The newest records of one dataset.
+
+    What it remembers in memory follows the batches, and not their commits: after a failure a new one is made.
+
+    Raises:
+        MissingExtraError: a package that the rules need is not installed.
+    """
+
+    def __init__(self, rules: Near) -> None:
+        self._signer = Signer(rules)
+        self._keep = rules.keep
+        self._buckets = Buckets(self._signer.bands, rules.keep)
+        self._added: dict[int, Kept] = {}
+        self.meaning = self._signer.meaning
+
+    # -- at a start --------------------------------------------------------------------------------------
+
+    def prepare(self, db: sqlite3.Connection, *, forget: bool) -> None:
+        """Make the table if there is none yet, and empty it if it is of no use any more."""
+        db.execute(_SCHEMA)
+        if forget:
+            db.execute("DELETE FROM near_record")
+
+    def load(self, db: sqlite3.Connection) -> bool:
+        """Take up some of the signatures that the ledger holds; False when there are no more."""
+        rows = db.execute(
+            "SELECT number, slots, images FROM near_record WHERE number >"
+            " max(?, (SELECT coalesce(max(number), 0) FROM near_record) - ?) ORDER BY number LIMIT ?",
+            (self._buckets.last, self._keep, _LOADED),
+        ).fetchall()
+        for number, slots, images in rows:
+            self._buckets.add(number, self._signer.bands_of(Signature(slots, images)))
+        return bool(rows)
+
+    def take(self, line: bytes, offset: int) -> None:
+        """Take up a line of the dataset that the ledger has no signature of."""
+        signature = self.sign(line)
+        if signature is not None:
+            self.add(signature, offset)
+
+    # -- a batch -----------------------------------------------------------------------------------------
+
+    def sign(self, line: bytes) -> Signature | None:
+        """Return the signature of a dataset line; None for one that can resemble no other."""
+        try:
+            return self._signer.sign(line)
+        except ValueError:
+            return None
+
+    def related(self, signatures: Iterable[Signature | None]) -> set[int]:
+        """Return the numbers of the records that any of these have to be compared with."""
+        return {
+            number
+            for signature in signatures
+            if signature is not None
+            for number in self._buckets.sharing(self._signer.bands_of(signature))
+        }
+
+    def fetch(self, db: sqlite3.Connection, numbers: Iterable[int]) -> dict[int, Kept]:
+        """Return what the ledger holds of these records."""
+        wanted = sorted(numbers)
+        found: dict[int, Kept] = {}
+        for start in range(0, len(wanted), _CHUNK):
+            chunk = wanted[start : start + _CHUNK]
+            rows = db.execute(
+                f"SELECT number, offset, slots, images FROM near_record WHERE number IN ({','.join('?' * len(chunk))})",
+                chunk,
+            )
+            found |= {number: Kept(offset, Signature(slots, images)) for number, offset, slots, images in rows}
+        return found
+
+    def resembled(self, signature: Signature, known: Mapping[int, Kept]) -> Resemblance | None:
+        """Return the record that one with this signature is most alike, the oldest of several; None if none is near.
+
+        Args:
+            signature: of the new record.
+            known: what the ledger holds of the records that it has to be compared with.
+        """
+        found = [
+            (alike, -kept.offset)
+            for kept in self._shared(signature, known)
+            if (alike := self._signer.similarity(signature, kept.signature)) is not None
+        ]
+        if not found:
+            return None
+        alike, offset = max(found)
+        return Resemblance(-offset, alike)
+
+    def _shared(self, signature: Signature, known: Mapping[int, Kept]) -> Iterator[Kept]:
+        for number in self._buckets.sharing(self._signer.bands_of(signature)):
+            kept = self._added.get(number) or known.get(number)
+            if kept is not None:
+                yield kept
+
+    def add(self, signature: Signature, offset: int) -> None:
+        """Take up a record whose line will begin at ``offset``."""
+        number = self._buckets.last + 1
+        self._buckets.add(number, self._signer.bands_of(signature))
+        self._added[number] = Kept(offset, signature)
+
+    def write(self, db: sqlite3.Connection) -> None:
+        """Have the ledger hold what was added, and the newest ``keep`` only."""
+        db.executemany(
+            "INSERT INTO near_record (number, offset, slots, images) VALUES (?, ?, ?, ?)",
+            [(number, kept.offset, *_columns(kept.signature)) for number, kept in self._added.items()],
+        )
+        db.execute("DELETE FROM near_record WHERE number <= ?", (self._buckets.last - self._keep,))
+        self._added = {}
+
+
+def _columns(signature: Signature) -> tuple[bytes, bytes]:
+    return signature.slots, signature.images

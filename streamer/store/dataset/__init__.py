@@ -1,0 +1,1 @@
+"""The dataset and its dead letters: append, sync, rotate, recover."""

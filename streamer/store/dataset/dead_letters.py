@@ -1,0 +1,143 @@
+"""The dead letters: one JSON line for each shard line that cannot be taken, with place and reason.
+
+The file follows the ledger: what lies past the committed length is cut at start, as the lines in question
+are read again; and a file that the ledger does not know is written anew from the shards.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from streamer.base.append_file import digest_before, write_all
+from streamer.base.errors import UnavailableError
+from streamer.base.files import Files, sync_folder
+from streamer.core.records.model import Line
+
+HEAD_BYTES = 200
+"""How much of a line a dead letter quotes."""
+
+
+def encode_dead_letter(line: Line, reason: str, detail: str) -> bytes:
+    """Return the dead letter of one line, newline included."""
+    head = line.head if line.data is None else line.data[:HEAD_BYTES]
+    return (
+        msgspec.json.encode(
+            {
+                "shard": os.fsencode(line.shard).decode("utf-8", "backslashreplace"),
+                "line": line.number,
+                "offset": line.start,
+                "bytes": line.stop - line.start - 1,
+                "reason": reason,
+                "detail": detail,
+                "head": head.decode("utf-8", "backslashreplace"),
+            }
+        )
+        + b"\n"
+    )
+
+
+def dead_letters_path(dataset: Path) -> Path:
+    """Return where the dead letters of a dataset are."""
+    return dataset.with_name(f"{dataset.name}.dead.jsonl")
+
+
+class DeadLetters:
+    """The one writer of ``<dataset>.dead.jsonl``; the file appears with the first dead letter."""
+
+    def __init__(self, path: Path, files: Files) -> None:
+        self.path = path
+        self.length = 0
+        self._files = files
+        self._fd = -1
+
+    def recover(self, length: int, tail: bytes) -> bool:
+        """Cut what the ledger has not committed; say whether the file is one that it does not describe.
+
+        Then (an older ledger was restored) all letters have to be written anew, after ``clear``. A file that a
+        person removed or emptied is taken as it is.
+
+        Args:
+            length: bytes that the ledger has committed.
+            tail: the digest of the last of them.
+        """
+        try:
+            if not self.path.exists() or not self._files.stat(self.path).st_size:
+                return False
+            self._open()
+            size = self._files.fstat(self._fd).st_size
+            ours = size >= length and (not length or digest_before(self._files, self._fd, length) == tail)
+            if ours and size > length:
+                self._files.ftruncate(self._fd, length)
+        except OSError as error:
+            raise self._unavailable(error) from error
+        self.length = length
+        return not ours
+
+    def clear(self) -> None:
+        """Empty the file."""
+        try:
+            self._files.ftruncate(self._fd, 0)
+        except OSError as error:
+            raise self._unavailable(error) from error
+        self.length = 0
+
+    def tail_digest(self) -> bytes:
+        """Return the digest of the last bytes before ``length``."""
+        try:
+            return digest_before(self._files, self._fd, self.length) if self.length else b""
+        except OSError as error:
+            raise self._unavailable(error) from error
+
+    def append(self, data: bytes) -> None:
+        """Append whole lines and return when they are on the disk.
+
+        Raises:
+            UnavailableError: the disk did not take them.
+        """
+        self._begin_if_removed()
+        try:
+            write_all(self._files, self._fd, data)
+            self._files.fdatasync(self._fd)
+        except OSError as error:
+            raise self._unavailable(error) from error
+        self.length += len(data)
+
+    def _begin_if_removed(self) -> None:
+        """Open the file, and another one if a person removed it meanwhile."""
+        if self._fd >= 0 and not self._is_there():
+            self.close()
+            self.length = 0
+        if self._fd < 0:
+            self._open()
+
+    def _is_there(self) -> bool:
+        try:
+            there, mine = self._files.stat(self.path), self._files.fstat(self._fd)
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+
+    def close(self) -> None:
+        """Give the descriptor up."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with suppress(OSError):  # what counts was synced before
+                self._files.close(fd)
+
+    def _open(self) -> None:
+        try:
+            is_new = not self.path.exists()
+            self._fd = self._files.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+            if is_new:
+                sync_folder(self._files, self.path.parent)
+        except OSError as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: OSError) -> UnavailableError:
+        return UnavailableError(
+            "write the dead letters", str(self.path), error.strerror or str(error), "see `df`; it is retried"
+        )

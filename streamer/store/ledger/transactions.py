@@ -1,0 +1,271 @@
+"""What is done to the ledger inside one transaction; each function is called with a connection that has begun one."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from streamer.core.records.model import OPEN_STATES, Cursor, Outcome, Span, State
+from streamer.core.verdicts.caps import REASON as CAP
+from streamer.core.verdicts.join import JoinRule
+from streamer.core.verdicts.turns import SessionRewards
+from streamer.fleet.stream_path import IS_STREAM
+from streamer.store.ledger.cuts import put_cut, put_taken_out
+from streamer.store.ledger.history import History
+from streamer.store.ledger.rows import (
+    OUTCOME,
+    PARKED,
+    PART,
+    SHARD,
+    outcome_of,
+)
+from streamer.store.ledger.turn_rewards import take_rewards
+from streamer.store.parts.parts import Live, Part
+
+_LAST_US = 1 << 62
+"""Stands for a created_at that is no time: after all others, as in the join."""
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Everything that one batch changes, written in one transaction.
+
+    ``appended`` are (key, place in the dataset); ``claimed`` are keys whose line was adopted before. ``at`` is the time
+    (seconds since 1970), a label and never a criterion. ``closed`` are parts that were closed meanwhile; ``live`` is
+    the live file, if the dataset rolls. ``also`` writes what others keep in the same file.
+    """
+
+    cursors: Sequence[Cursor] = ()
+    taken: Sequence[Span] = ()
+    spans: Sequence[Span] = ()
+    due: Sequence[Span] = ()
+    parked: Sequence[Span] = ()
+    appended: Sequence[tuple[bytes, int]] = ()
+    claimed: Sequence[bytes] = ()
+    dataset_length: int = 0
+    dataset_tail: bytes = b""
+    dead_length: int = 0
+    dead_tail: bytes = b""
+    at: float = 0.0
+    closed: Sequence[Part] = ()
+    live: Live | None = None
+    also: Callable[[sqlite3.Connection], None] | None = None
+
+
+class Compaction(msgspec.Struct, frozen=True):
+    """What a compaction of some parts changes, written in one transaction.
+
+    ``parts`` are as their files will be, each with one more cut; ``lines`` is how many lines they lost. ``spans`` take
+    the place of those that are ``taken``. ``at`` is the time (seconds since 1970). ``also`` removes the keys, and what
+    others keep of the records.
+    """
+
+    parts: Sequence[Part]
+    lines: int
+    taken: Sequence[Span]
+    spans: Sequence[Span]
+    at: float
+    also: Callable[[sqlite3.Connection], None]
+
+
+def commit(db: sqlite3.Connection, batch: Batch, history: History) -> None:
+    """Write all that one batch changes."""
+    history.note(db, batch.at)
+    if batch.cursors:
+        db.executemany(
+            f"INSERT OR REPLACE INTO shard ({SHARD}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(c.id, os.fsencode(c.path), c.offset, c.lines, c.scanned, c.fingerprint, *c.stat) for c in batch.cursors],
+        )
+    db.executemany("DELETE FROM span WHERE id = ?", [(span.id,) for span in batch.taken])
+    _put_spans(db, batch.spans, due=0)
+    _put_spans(db, batch.due, due=1)
+    _put_spans(db, batch.parked, due=PARKED)
+    count(db, [*batch.spans, *batch.due, *batch.parked], batch.taken)
+    db.executemany("INSERT INTO record (key, offset, claimed) VALUES (?, ?, 1)", sorted(batch.appended))
+    db.executemany("UPDATE record SET claimed = 1 WHERE key = ?", [(key,) for key in batch.claimed])
+    db.execute(
+        "UPDATE meta SET dataset_length = ?, dataset_tail = ?, dead_length = ?, dead_tail = ?,"
+        " dataset_lines = dataset_lines + ?, appended_at = coalesce(?, appended_at)",
+        (
+            batch.dataset_length,
+            batch.dataset_tail,
+            batch.dead_length,
+            batch.dead_tail,
+            len(batch.appended),
+            batch.at if batch.appended else None,
+        ),
+    )
+    if batch.closed:
+        close_parts(db, batch.closed)
+    if batch.live is not None:
+        begin(db, batch.live)
+    if batch.also is not None:
+        batch.also(db)
+
+
+def close_parts(db: sqlite3.Connection, parts: Sequence[Part]) -> None:
+    """Remember parts that were closed."""
+    db.executemany(
+        f"INSERT OR REPLACE INTO part ({PART}) VALUES (?, ?, ?, ?, ?, ?)",
+        [msgspec.structs.astuple(part)[:6] for part in parts],
+    )
+    db.execute("DELETE FROM part WHERE stop IS NULL")
+
+
+def begin(db: sqlite3.Connection, live: Live) -> None:
+    """Remember which file is the live one."""
+    db.execute("DELETE FROM part WHERE stop IS NULL AND number != ?", (live.number,))
+    db.execute(
+        "INSERT OR REPLACE INTO part (number, start, opened_at) VALUES (?, ?, ?)",
+        (live.number, live.start, live.opened_at),
+    )
+
+
+def uncount_adopted(db: sqlite3.Connection, parts: Sequence[Part]) -> None:
+    """Take lines of parts that go out of all sums that no shard line was found behind: that one will be appended."""
+    for part in parts:
+        (lines,) = db.execute(
+            "SELECT count(*) FROM record WHERE NOT claimed AND offset >= ? AND offset < ?", (part.start, part.stop)
+        ).fetchone()
+        db.execute("UPDATE part SET lines = lines - ? WHERE number = ?", (lines, part.number))
+        db.execute("UPDATE meta SET dataset_lines = dataset_lines - ?", (lines,))
+
+
+def compact(db: sqlite3.Connection, change: Compaction, history: History) -> None:
+    """Write all that one compaction changes."""
+    history.note(db, change.at)
+    for part in change.parts:
+        db.execute("UPDATE part SET lines = ?, sha256 = ? WHERE number = ?", (part.lines, part.sha256, part.number))
+        put_cut(db, part.number, part.cuts[-1], change.at)
+    db.executemany("DELETE FROM span WHERE id = ?", [(span.id,) for span in change.taken])
+    _put_spans(db, change.spans, due=0)
+    count(db, change.spans, change.taken)
+    put_taken_out(db, [span for span in change.spans if span.state is not State.APPENDED], change.at)
+    db.execute("UPDATE meta SET dataset_lines = dataset_lines - ?", (change.lines,))
+    db.execute(
+        f"UPDATE span SET due = 1 WHERE NOT due AND (state = 'duplicate' OR reason LIKE '{CAP}%')"
+        " AND shard IN (SELECT id FROM shard WHERE NOT replaced)"
+    )
+    db.execute(
+        "UPDATE outcome SET withdrawn = 0 WHERE withdrawn AND NOT EXISTS (SELECT 1 FROM span"
+        " WHERE session = outcome.session AND state = 'appended' AND span.outcome = outcome.ref)"
+    )
+    change.also(db)
+    history.changed(db, change.at)
+
+
+def _put_spans(db: sqlite3.Connection, spans: Sequence[Span], due: int) -> None:
+    db.executemany(
+        "INSERT INTO span (shard, start, stop, line, lines, session, state, reason, outcome, first_us,"
+        f" last_us, since, rule, due) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {due})",
+        [msgspec.structs.astuple(span)[:13] for span in spans],
+    )
+
+
+def count(db: sqlite3.Connection, put: Sequence[Span], taken: Sequence[Span]) -> None:
+    """Bring the sums by state and reason up to date."""
+    change: dict[tuple[str, str], int] = {}
+    for sign, spans in ((1, put), (-1, taken)):
+        for span in spans:
+            place = (str(span.state), span.reason)
+            change[place] = change.get(place, 0) + sign * span.lines
+    db.executemany(
+        "INSERT INTO tally (state, reason, lines) VALUES (?, ?, ?)"
+        " ON CONFLICT (state, reason) DO UPDATE SET lines = lines + excluded.lines",
+        [(*place, lines) for place, lines in change.items() if lines],
+    )
+
+
+def tell_dead_again(db: sqlite3.Connection) -> None:
+    """Make lines due that cannot be taken; count those whose bytes are gone as overwritten."""
+    gone = f"state = 'dead_lettered' AND shard IN (SELECT id FROM shard WHERE replaced OR {IS_STREAM})"
+    lost = db.execute(f"SELECT reason, sum(lines) FROM span WHERE {gone} GROUP BY reason").fetchall()
+    db.execute(f"DELETE FROM span WHERE {gone}")
+    db.executemany(
+        "UPDATE tally SET lines = lines - ? WHERE state = 'dead_lettered' AND reason = ?",
+        [(lines, reason) for reason, lines in lost],
+    )
+    db.execute("UPDATE meta SET overwritten = overwritten + ?", (sum(lines for _, lines in lost),))
+    db.execute("UPDATE span SET due = 1 WHERE state = 'dead_lettered'")
+
+
+def take_outcomes(
+    db: sqlite3.Connection, rows: Sequence[Outcome], rule: JoinRule, rewards: Sequence[SessionRewards]
+) -> list[Outcome]:
+    """Remember new and changed outcome rows, and make the lines due that they can change; return those rows."""
+    found = db.execute(f"SELECT {OUTCOME} FROM outcome WHERE id BETWEEN ? AND ?", (rows[0].id, rows[-1].id))
+    known = {(row[0], row[1], row[5]): outcome_of(row) for row in found}
+    fresh = [(row, known.get((row.id, row.session, row.created_at))) for row in rows]
+    fresh = [(row, old) for row, old in fresh if old is None or not _same(row, old)]
+    _add_outcomes(db, [row for row, old in fresh if old is None], rule)
+    _change_outcomes(db, [(row, old) for row, old in fresh if old is not None], rule)
+    # Lines that waited for these rows under the present condition have waited long enough.
+    if db.execute("SELECT 1 FROM span WHERE reason = 'rule_changed' LIMIT 1").fetchone():
+        db.executemany(
+            "UPDATE span SET due = 1 WHERE session = ? AND reason = 'rule_changed' AND NOT due",
+            [(row.session,) for row in rows],
+        )
+    take_rewards(db, rewards)
+    return [row for row, _ in fresh]
+
+
+def _add_outcomes(db: sqlite3.Connection, rows: Sequence[Outcome], rule: JoinRule) -> None:
+    db.executemany(
+        "INSERT INTO outcome (id, session, total_reward, achievements_count, total_steps, created_at,"
+        " created_us, qualifies, rule, metadata) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [(*msgspec.structs.astuple(row)[:9], row.metadata) for row in rows],
+    )
+    _wake_open(db, rows)
+    if rule is not JoinRule.AS_OF:
+        _wake_below(db, rows)
+        return
+    # Only a row older than the one chosen, or any one for records without a time, can change a verdict.
+    db.executemany(
+        "UPDATE span SET due = 1 WHERE session = ? AND state = 'below_bar' AND (first_us IS NULL OR"
+        " (SELECT coalesce(created_us, ?) FROM outcome WHERE ref = span.outcome) > ?)",
+        [(row.session, _LAST_US, _LAST_US if row.created_us is None else row.created_us) for row in rows],
+    )
+
+
+def _change_outcomes(db: sqlite3.Connection, rows: Sequence[tuple[Outcome, Outcome]], rule: JoinRule) -> None:
+    db.executemany(
+        "UPDATE outcome SET total_reward = ?, achievements_count = ?, total_steps = ?, qualifies = ?, rule = ?,"
+        " metadata = ? WHERE ref = ?",
+        [(*_facts(row), row.qualifies, row.rule, row.metadata, old.ref) for row, old in rows],
+    )
+    _wake_open(db, [row for row, _ in rows])
+    # Where only the condition changed, not the rollout, what was judged stays judged.
+    corrected = [(row, old) for row, old in rows if row.rule == old.rule or _facts(row) != _facts(old)]
+    if rule is JoinRule.MAX:
+        _wake_below(db, [row for row, _ in corrected])
+    refs = [(row.session, old.ref) for row, old in corrected]
+    db.executemany("UPDATE span SET due = 1 WHERE session = ? AND state = 'below_bar' AND outcome = ?", refs)
+    db.executemany(
+        "UPDATE outcome SET withdrawn = (NOT qualifies AND EXISTS (SELECT 1 FROM span WHERE session = ?"
+        " AND state = 'appended' AND span.outcome = outcome.ref)) WHERE ref = ?",
+        refs,
+    )
+
+
+def _wake_open(db: sqlite3.Connection, rows: Sequence[Outcome]) -> None:
+    db.executemany(
+        "UPDATE span SET due = 1 WHERE session = ? AND state IN (?, ?)",
+        [(row.session, *OPEN_STATES) for row in rows],
+    )
+
+
+def _wake_below(db: sqlite3.Connection, rows: Sequence[Outcome]) -> None:
+    db.executemany(
+        "UPDATE span SET due = 1 WHERE session = ? AND state = 'below_bar'", [(row.session,) for row in rows]
+    )
+
+
+def _facts(row: Outcome) -> tuple[Any, ...]:
+    return row.total_reward, row.achievements_count, row.total_steps
+
+
+def _same(row: Outcome, old: Outcome) -> bool:
+    return (_facts(row), row.qualifies, row.rule, row.metadata) == (_facts(old), old.qualifies, old.rule, old.metadata)

@@ -1,0 +1,1 @@
+"""The files of a dataset: their names, their order, and positions in them."""

@@ -1,0 +1,1 @@
+"""Read-only views of a ledger and its dataset: snapshot, explain, compare."""

@@ -1,0 +1,326 @@
+"""A look at a ledger from outside, with the daemon up or down: short reads, nothing written or locked."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from streamer.base.errors import RefusedError, UnavailableError
+from streamer.base.lock import Holder, holder, lock_file
+from streamer.core.records.model import State
+from streamer.fleet.stream_path import IS_STREAM
+from streamer.store.ledger.cuts import cut_bytes, cuts_in
+from streamer.store.ledger.delivery import Delivery, delivery
+from streamer.store.ledger.paths import IS_APART, IS_SESSION
+from streamer.store.ledger.schema import APPLICATION_ID, SCHEMA_VERSION
+from streamer.store.parts.cuts import Places
+from streamer.store.parts.parts import Piece, part_path
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """What a ledger says at one moment, and who holds the dataset.
+
+    ``counts`` are lines by state and ``reasons`` the same split by reason; ``read`` is their sum.
+    ``sessions`` are those that were read from the trace database, ``streams`` buckets of a fleet's stream, and
+    ``shards`` the files. ``delivery`` says of a collector's dataset how much of it writers hold.
+    ``unfinished`` are shards whose last line has no newline yet. Ages are seconds. ``overwritten`` are
+    lines whose bytes the producer replaced before their outcome came; they are not part of ``read``.
+    ``adopted`` are dataset lines that no shard line has been found behind. Lines and bytes are those of the live file
+    and of the ``parts`` that are there; ``removed_lines`` were in parts that are not kept any more.
+    """
+
+    counts: dict[str, int]
+    reasons: dict[str, dict[str, int]]
+    dataset: str
+    dataset_lines: int = 0
+    dataset_bytes: int = 0
+    parts: int = 0
+    removed_lines: int = 0
+    shards: int = 0
+    sessions: int = 0
+    streams: int = 0
+    unfinished: int = 0
+    waiting_rollouts: int = 0
+    oldest_waiting_seconds: float | None = None
+    appended_rollouts: int = 0
+    withdrawn_rollouts: int = 0
+    outcomes: int = 0
+    overwritten: int = 0
+    adopted: int = 0
+    last_append_seconds: float | None = None
+    shard_folder: str = ""
+    pattern: str = "*.jsonl"
+    follow_symlinks: bool = False
+    database: str = ""
+    daemon: Holder | None = None
+    ledger: bool = False
+    delivery: Delivery | None = None
+
+    @property
+    def read(self) -> int:
+        """Lines read: the sum of the six states."""
+        return sum(self.counts.values())
+
+    @property
+    def pid(self) -> int | None:
+        """The daemon's process, if one is alive."""
+        return self.daemon.pid if self.daemon else None
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """The part of a ledger that takes no longer to read as it grows, but for the lines that wait.
+
+    ``reasons`` are lines by state and reason, for every state. ``appended_at`` and ``waiting_since`` are wall-clock
+    seconds, of the last append and of the line that has waited longest.
+    """
+
+    reasons: dict[str, dict[str, int]]
+    dataset_lines: int = 0
+    dataset_bytes: int = 0
+    parts: int = 0
+    removed_lines: int = 0
+    overwritten: int = 0
+    appended_at: float | None = None
+    waiting_rollouts: int = 0
+    waiting_since: float | None = None
+    delivery: Delivery | None = None
+
+
+def standing(ledger: Path) -> Standing:
+    """Return how the lines of a ledger stand now; all zero where there is none yet.
+
+    Raises:
+        UnavailableError: the ledger is there and cannot be read.
+        RefusedError: the file is damaged or no ledger of this version.
+    """
+    with open_ledger(ledger) as db:
+        if db is None:
+            return Standing({state: {} for state in State})
+        db.execute("BEGIN")  # one moment for all that follows
+        return _standing(db)
+
+
+def snapshot(dataset: Path, ledger: Path | None = None) -> Snapshot:
+    """Return what the ledger of ``dataset`` says now; all zero where there is none yet.
+
+    Raises:
+        UnavailableError: the ledger is there and cannot be read.
+        RefusedError: the file is damaged or no ledger of this version.
+    """
+    daemon = holder(lock_file(dataset))
+    with open_ledger(ledger or ledger_of(dataset)) as db:
+        if db is None:
+            return Snapshot(dict.fromkeys(State, 0), {}, str(dataset), daemon=daemon)
+        return _read(db, dataset, daemon)
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What a dataset was made with: every condition that was in force, the oldest first, and ``dedup.by``."""
+
+    where: list[str] = []
+    dedup_by: str = ""
+
+
+def settings(ledger: Path) -> Settings:
+    """Return what a ledger remembers of the settings; nothing where there is no ledger.
+
+    Raises:
+        UnavailableError: it cannot be read now.
+        RefusedError: it is damaged, or no ledger of this version.
+    """
+    with open_ledger(ledger) as db:
+        if db is None:
+            return Settings()
+        where = [sql for (sql,) in db.execute("SELECT sql FROM condition ORDER BY rowid")]
+        return Settings(where, str(_one(db, "SELECT keys FROM meta")).partition("/")[0])
+
+
+def ledger_of(dataset: Path) -> Path:
+    """Return where the ledger of a dataset is unless configured otherwise."""
+    return dataset.with_name(f"{dataset.name}.ledger")
+
+
+@contextmanager
+def open_ledger(path: Path) -> Iterator[sqlite3.Connection | None]:
+    """Open a ledger for reading only; None if there is none.
+
+    Raises:
+        UnavailableError: it cannot be read now.
+        RefusedError: it is damaged, or no ledger of this version.
+    """
+    if not path.exists():
+        yield None
+        return
+    try:
+        with closing(_connect(path)) as db:
+            yield db if _is_ledger(db, path) else None
+    except sqlite3.OperationalError as error:
+        raise UnavailableError("read the ledger", str(path), str(error), "see its rights, or try again") from error
+    except sqlite3.DatabaseError as error:
+        raise RefusedError("read the ledger", str(path), str(error), "`streamer doctor` says more") from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+    # Without a daemon there is no -shm, and where we may not create one the file is at rest anyway.
+    at_rest = not path.with_name(f"{path.name}-wal").exists() and not os.access(path.parent, os.W_OK)
+    return sqlite3.connect(f"{uri}&immutable=1" if at_rest else uri, uri=True, timeout=2.0, isolation_level=None)
+
+
+def _is_ledger(db: sqlite3.Connection, path: Path) -> bool:
+    if not _one(db, "SELECT count(*) FROM sqlite_master"):
+        return False  # a daemon is just creating it
+    version = _one(db, "PRAGMA user_version")
+    if _one(db, "PRAGMA application_id") != APPLICATION_ID or version != SCHEMA_VERSION:
+        raise RefusedError(
+            "read the ledger", str(path), "it is no ledger of this version", "is this the right dataset?"
+        )
+    return True
+
+
+def _standing(db: sqlite3.Connection) -> Standing:
+    reasons: dict[str, dict[str, int]] = {str(state): {} for state in State}
+    for state, reason, lines in db.execute("SELECT state, reason, lines FROM tally WHERE lines"):
+        reasons.setdefault(state, {})[reason] = lines
+    lines, length, overwritten, appended_at = _row(
+        db, "SELECT dataset_lines, dataset_length, overwritten, appended_at FROM meta"
+    )
+    parts, removed_lines, removed_bytes = _parts(db)
+    waiting = _row(db, "SELECT count(DISTINCT session), min(since) FROM span WHERE state = 'waiting'")
+    return Standing(
+        reasons=reasons,
+        dataset_lines=lines - removed_lines,
+        dataset_bytes=length - removed_bytes - cut_bytes(db),
+        parts=parts,
+        removed_lines=removed_lines,
+        overwritten=overwritten,
+        appended_at=appended_at,
+        waiting_rollouts=waiting[0],
+        waiting_since=waiting[1],
+        delivery=delivery(db),
+    )
+
+
+def _read(db: sqlite3.Connection, dataset: Path, daemon: Holder | None) -> Snapshot:
+    db.execute("BEGIN")  # one moment for all that follows
+    now = time.time()
+    stand = _standing(db)
+    meta = _row(db, "SELECT shards, database, pattern, follow_symlinks FROM meta")
+    return Snapshot(
+        counts={state: sum(split.values()) for state, split in stand.reasons.items()},
+        reasons={state: split for state, split in stand.reasons.items() if split},
+        dataset=str(dataset),
+        dataset_lines=stand.dataset_lines,
+        dataset_bytes=stand.dataset_bytes,
+        parts=stand.parts,
+        removed_lines=stand.removed_lines,
+        shards=_one(db, f"SELECT count(*) FROM shard WHERE NOT replaced AND NOT {IS_APART}"),
+        streams=_one(db, f"SELECT count(*) FROM shard WHERE NOT replaced AND {IS_STREAM}"),
+        sessions=_one(db, f"SELECT count(*) FROM shard WHERE NOT replaced AND {IS_SESSION}"),
+        unfinished=_one(db, "SELECT count(*) FROM shard WHERE NOT replaced AND scanned > offset"),
+        waiting_rollouts=stand.waiting_rollouts,
+        oldest_waiting_seconds=_age(now, stand.waiting_since),
+        appended_rollouts=_one(db, "SELECT count(DISTINCT session) FROM span WHERE state = 'appended'"),
+        withdrawn_rollouts=_one(db, "SELECT count(*) FROM outcome WHERE withdrawn"),
+        outcomes=_one(db, "SELECT count(*) FROM outcome"),
+        overwritten=stand.overwritten,
+        adopted=_one(db, "SELECT count(*) FROM record WHERE NOT claimed"),
+        last_append_seconds=_age(now, stand.appended_at),
+        shard_folder=meta[0],
+        pattern=meta[2],
+        follow_symlinks=bool(meta[3]),
+        database=meta[1],
+        daemon=daemon,
+        ledger=True,
+        delivery=stand.delivery,
+    )
+
+
+def file_at(db: sqlite3.Connection, dataset: Path, place: int) -> tuple[Path, int | None] | None:
+    """Return the file of a dataset that holds a place, and the offset in it; None if that part is not kept any more.
+
+    There is no offset where the line was taken out of the file.
+
+    Args:
+        db: the dataset's ledger.
+        dataset: the live file.
+        place: where a line begins, as the ledger remembers it.
+    """
+    if not _knows_parts(db):
+        return dataset, place
+    closed = db.execute(
+        "SELECT number, start, removed FROM part WHERE stop > ? AND start <= ?", (place, place)
+    ).fetchone()
+    if closed is None:
+        return dataset, place - _one(db, "SELECT coalesce(max(stop), 0) FROM part")
+    number, start, removed = closed
+    if removed:
+        return None
+    places = Places(start, cuts_in(db).get(number, ()))
+    return part_path(dataset, number), places.offset(place) if places.has(place) else None
+
+
+def committed_in(db: sqlite3.Connection, pieces: Sequence[Piece]) -> int:
+    """Return how many bytes of the files of a dataset its ledger ``db`` has committed: of closed parts, all of them."""
+    length = int(_one(db, "SELECT dataset_length FROM meta"))
+    known = _starts(db)
+    stop = int(_one(db, "SELECT coalesce(max(stop), 0) FROM part")) if known else 0
+    closed = (piece.file.fileno() for piece in pieces if piece.number in known)
+    return sum(os.fstat(fd).st_size for fd in closed) + max(0, length - stop)
+
+
+def places_of(db: sqlite3.Connection, pieces: Sequence[Piece]) -> list[Places]:
+    """Return which places the files of a dataset hold, as its ledger ``db`` counts."""
+    starts, cuts = _starts(db), cuts_in(db)
+    following = int(_one(db, "SELECT coalesce(max(stop), 0) FROM part")) if starts else 0
+    found: list[Places] = []
+    for piece in pieces:
+        start = starts.get(piece.number)
+        if start is not None and piece.number is not None:
+            found.append(Places(start, cuts.get(piece.number, ())))
+            continue
+        found.append(Places(following))  # the live file, or one that the ledger has not heard of
+        following += os.fstat(piece.file.fileno()).st_size
+    return found
+
+
+def _starts(db: sqlite3.Connection) -> dict[int | None, int]:
+    """Return the place at which each closed part begins, by its number."""
+    return dict(db.execute("SELECT number, start FROM part WHERE stop")) if _knows_parts(db) else {}
+
+
+def _knows_parts(db: sqlite3.Connection) -> bool:
+    """Say whether this is no ledger of 0.1.0 that no daemon has opened since."""
+    return bool(_one(db, "SELECT count(*) FROM sqlite_master WHERE name = 'part'"))
+
+
+def _parts(db: sqlite3.Connection) -> tuple[int, int, int]:
+    """Return how many closed parts there are, and the lines and bytes of those that were removed."""
+    if not _knows_parts(db):
+        return 0, 0, 0
+    return _row(
+        db,
+        "SELECT coalesce(sum(NOT removed), 0), coalesce(sum(lines * removed), 0),"
+        " coalesce(sum((stop - start) * removed), 0) FROM part WHERE stop",
+    )
+
+
+def _age(now: float, since: float | None) -> float | None:
+    return None if since is None else max(0.0, now - since)
+
+
+def _one(db: sqlite3.Connection, sql: str, values: Sequence[Any] = ()) -> Any:
+    return _row(db, sql, values)[0]
+
+
+def _row(db: sqlite3.Connection, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:
+    row: tuple[Any, ...] = db.execute(sql, values).fetchone()
+    return row

@@ -1,0 +1,142 @@
+"""``streamer replay``: other rules over the same lines, and what that changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from streamer.base.errors import ConfigError
+from streamer.store.views.compare import Comparison, Records, compare
+from tests.helpers.producer import add_outcome, jsonl, make_traces, messages, settings, work_off, written
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from streamer.config import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """Return the settings by which a folder was worked off: good and better rollouts, a bad one, one that waits."""
+    folder = tmp_path / "work"
+    (folder / "shards").mkdir(parents=True)
+    traces = make_traces(folder / "traces.db")
+    for session, reward in (("good", 1), ("better", 5), ("bad", 0)):
+        add_outcome(traces, session, reward, 99)
+    for session in ("good", "better", "bad", "waits"):
+        lines = [messages(session, turn, f"{session} {turn}") for turn in range(3)]
+        shared = messages(session, 3, "the same everywhere")
+        (folder / "shards" / f"{session}.jsonl").write_bytes(jsonl(*lines, shared) + b"nonsense\n")
+    config = settings(folder)
+    work_off(config)
+    return config
+
+
+def replayed(config: Config, *options: str) -> tuple[int, str, str]:
+    """Run the command beside the dataset; return exit code, output and errors."""
+    out = config.dataset.path.with_name("other.jsonl")
+    command = [sys.executable, "-m", "streamer", "replay", str(config.dataset.path), "--out", str(out), *options]
+    environ = {
+        name: value for name, value in os.environ.items() if not name.startswith(("STREAMER_", "SFT_", "TURSO_"))
+    }
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+def runs(dataset: Path) -> set[str]:
+    """Return the rollouts of which a dataset holds records."""
+    return {json.loads(line)["metadata"]["run_id"] for line in written(dataset).splitlines()}
+
+
+def test_a_stricter_condition_leaves_records_out_and_says_which(config: Config) -> None:
+    """Folder and database are those that the dataset was made of; the dataset itself is not touched."""
+    before = config.dataset.path.read_bytes()
+    code, output, errors = replayed(config, "--where", "total_reward >= 5")
+    assert code == 0, errors
+    assert runs(config.dataset.path.with_name("other.jsonl")) == {"better"}
+    assert config.dataset.path.read_bytes() == before
+    assert "4 records in both" in output
+    assert "3 only in good.jsonl" in output
+    assert "0 only in other.jsonl" in output
+    assert "appended -> below the bar (where): 3 lines of 1 rollout" in output
+    assert "such as good.jsonl:1" in output
+
+
+def test_a_looser_condition_lets_records_in(config: Config) -> None:
+    """The same in JSON, for programs; every line is in the sums."""
+    code, output, errors = replayed(config, "--where", "total_reward >= 0", "--json")
+    assert code == 0, errors
+    found = json.loads(output)
+    assert found["records"] == {"both": 7, "only_old": 0, "only_new": 3}
+    changed = {(change["old"]["state"], change["new"]["state"]): change["lines"] for change in found["changes"]}
+    # What all rollouts say alike comes from the first shard now.
+    assert changed == {("below the bar", "appended"): 4, ("appended", "duplicate"): 1}
+    assert found["unchanged"] + sum(changed.values()) == 20
+    assert "20 lines read" in errors
+
+
+def test_equal_rules_change_nothing(config: Config) -> None:
+    """Wherever a shard was read by then."""
+    assert replayed(config)[0] == 0
+    found = compare(config.dataset.ledger, config.dataset.path.with_name("other.jsonl.ledger"))
+    assert found == Comparison(Records(7, 0, 0), 20, [])
+
+
+def test_other_keys_cannot_be_compared_but_lines_can(config: Config, tmp_path: Path) -> None:
+    """What equals one another is another question then."""
+    file = tmp_path / "rules.toml"
+    file.write_text(
+        f'[source]\nshards = "{config.source.shards}"\ndatabase = "{config.source.database}"\n[dedup]\nby = "prompt"\n'
+    )
+    code, output, errors = replayed(config, "--config", str(file))
+    assert code == 0, errors
+    assert "records cannot be compared" in output
+
+
+def test_lines_that_only_one_of_them_has_read_are_told(config: Config) -> None:
+    """A shard that is gone, one that came later, and one that grew."""
+    shards = config.source.shards
+    (shards / "bad.jsonl").unlink()
+    (shards / "new.jsonl").write_bytes(jsonl(messages("good", 9, "new")))
+    with (shards / "good.jsonl").open("ab") as shard:
+        shard.write(jsonl(messages("good", 10, "more")))
+    assert replayed(config)[0] == 0
+    found = compare(config.dataset.ledger, config.dataset.path.with_name("other.jsonl.ledger"))
+    by_fate = {(str(change.old), str(change.new)): (change.lines, change.examples) for change in found.changes}
+    assert by_fate[("below the bar (where)", "not read")] == (4, ["bad.jsonl:1"])
+    assert by_fate[("not read", "appended")] == (2, ["good.jsonl:6"])
+
+
+def test_a_replay_can_be_repeated(config: Config) -> None:
+    """It goes on where it was, and says the same."""
+    assert replayed(config, "--where", "total_reward >= 5")[1] == replayed(config, "--where", "total_reward >= 5")[1]
+
+
+@pytest.mark.parametrize(
+    ("out", "dataset", "words"),
+    [("good.jsonl", "good.jsonl", "to be compared with"), ("other.jsonl", "stranger.jsonl", "there is no such ledger")],
+)
+def test_a_dataset_is_not_compared_with_itself_or_with_nothing(
+    config: Config, out: str, dataset: str, words: str
+) -> None:
+    """Exit code 2, with the remedy."""
+    folder = config.dataset.path.parent
+    command: Sequence[str | Path] = [
+        sys.executable, "-m", "streamer", "replay", folder / dataset, "--out", folder / out
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, words in done.stderr) == (2, True)
+
+
+def test_without_a_ledger_there_is_nothing_to_compare(config: Config, tmp_path: Path) -> None:
+    """The error names it."""
+    with pytest.raises(ConfigError, match="there is no such ledger"):
+        compare(config.dataset.ledger, tmp_path / "none.ledger")

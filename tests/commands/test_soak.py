@@ -1,0 +1,365 @@
+"""The command ``streamer soak``, and whether its validator sees what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from streamer.commands.cli import COMMANDS
+from streamer.commands.soak import oracle, validate
+from streamer.commands.soak.agenda import Agenda
+from streamer.commands.soak.journal import Journal, Journals
+from streamer.commands.soak.place import Place
+from streamer.commands.soak.problem import Problem
+from streamer.commands.soak.producer import Producer
+from streamer.commands.soak.report import Report, as_text
+from streamer.commands.soak.trace import Trace
+from streamer.commands.soak.watcher import Watcher
+from tests.helpers.producer import FakeClock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from streamer.commands.soak.agenda import Script
+
+COMMAND = [sys.executable, "-m", "streamer"]
+SECONDS = 60
+
+
+# -- the command -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_short_soak_is_clean_and_says_what_it_injected(tmp_path: Path) -> None:
+    """Exit code 0, mishaps that really happened, records that really came through, and nothing left behind."""
+    done = _soak("--minutes", "0.12", "--seed", "7", "--folder", str(tmp_path), "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert report["clean"]
+    assert report["problems"] == []
+    assert report["seed"] == 7
+    assert min(report["injected"].values()) > 0
+    assert any(what.startswith(("daemon", "ledger", "half", "second", "trace")) for what in report["injected"])
+    assert report["injected"]["rollouts"] > 20
+    assert report["came_out"]["conversations that must be in: in"] > 20
+    assert report["came_out"]["conversations that must not be in: out"] > 0
+    assert report["came_out"]["lines in the dataset"] > 0
+    assert list(tmp_path.iterdir()) == []
+    assert "settling" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for children in /proc")
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+def test_no_child_survives_a_soak(tmp_path: Path, ending: signal.Signals) -> None:
+    """However a soak ends, its daemon and its producer end with it."""
+    with subprocess.Popen(
+        [*COMMAND, "soak", "--minutes", "5", "--folder", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as soak:
+        # Each of them may be between two of its lives at any moment.
+        _wait_for(lambda: any(tmp_path.glob("*/journals/producer-*")) and len(_mentioning(tmp_path)) >= 3)
+        soak.send_signal(ending)
+        assert soak.wait(SECONDS) == (130 if ending is signal.SIGINT else -ending)
+    _wait_for(lambda: not _mentioning(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_broken_promise_ends_the_soak_and_is_told(tmp_path: Path) -> None:
+    """Someone truncates the dataset: exit code 1, what and where, the seed, and everything is kept."""
+    command = [*COMMAND, "soak", "--minutes", "5", "--seed", "3", "--folder", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as soak:
+        _wait_for(lambda: _lines(tmp_path) > 5)
+        (dataset,) = tmp_path.glob("*/good.jsonl")
+        os.truncate(dataset, 0)
+        stdout, _ = soak.communicate(timeout=SECONDS)
+    assert soak.returncode == 1, stdout
+    assert "BROKEN" in stdout
+    assert str(dataset) in stdout
+    assert "--seed 3" in stdout
+    assert dataset.exists()
+    assert not _mentioning(tmp_path)
+
+
+def test_help_has_an_example() -> None:
+    """The command is registered, and its help shows how it is called."""
+    assert "soak" in COMMANDS
+    done = subprocess.run([*COMMAND, "soak", "--help"], capture_output=True, text=True, timeout=SECONDS, check=True)
+    assert "Example: streamer soak --minutes" in " ".join(done.stdout.split())
+
+
+def test_a_report_cannot_steer_the_terminal() -> None:
+    """A file name may hold anything; a problem that quotes it stays on its line."""
+    problem = Problem("missing", "a\x1b[2J\nb", "first\nsecond \x9b line")
+    report = Report(False, 1, 0.5, "/tmp/\x1b]0;x", {}, {}, 0.0, {"missing": 1}, [problem])  # noqa: FBT003
+    lines = list(as_text(report))
+    assert all(line.isprintable() for line in lines)
+    assert any("a\\x1b[2J\\nb" in line for line in lines)
+
+
+# -- the validator -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def soaked(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """Return what a producer wrote in five seconds of its own time, and what a daemon made of it."""
+    place = Place(tmp_path_factory.mktemp("soak"))
+    place.make()
+    clock = FakeClock()
+    agenda = Agenda(clock.monotonic)
+    with Journal(place.journals, "producer-00000") as journal, Trace(place.database) as trace:
+        agenda.add(Producer(place, 7, 0, journal, trace, agenda).rollouts())
+        while clock.passed < 5:
+            clock.advance(agenda.act())
+    _work_off(place)
+    return place
+
+
+@pytest.fixture
+def place(soaked: Place, tmp_path: Path) -> Place:
+    """Return a copy that a test may damage."""
+    return Place(Path(shutil.copytree(soaked.folder, tmp_path / "soak")))
+
+
+def _work_off(place: Place) -> None:
+    paths = ["--shards", str(place.shards), "--database", str(place.database), "--dataset", str(place.dataset)]
+    place.config.write_text("[source]\nmax_line_bytes = 1048576\n", "utf-8")
+    subprocess.run(
+        [*COMMAND, "run", "--once", "--config", str(place.config), *paths],
+        capture_output=True,
+        timeout=SECONDS,
+        check=True,
+    )
+
+
+def _kinds(place: Place) -> Counter[str]:
+    """Return what the validator finds, without what the ledger says: a doctored dataset never fits that."""
+    found = validate.validate(place, oracle.expect(place)).problems
+    return Counter(problem.kind for problem in found if problem.kind not in ("accounts", "verify"))
+
+
+@pytest.mark.slow
+def test_an_honest_dataset_has_no_problem(place: Place) -> None:
+    """Whatever the validator finds elsewhere is not there of itself, and there was something to find."""
+    verdict = validate.validate(place, oracle.expect(place))
+    assert verdict.problems == []
+    for fate in ("must be in: in", "must not be in: out"):
+        assert verdict.counts[f"conversations that {fate}"] > 20
+    assert verdict.counts["accounts: dead_lettered"] > 0
+    assert verdict.counts["accounts: duplicate"] > 0
+
+
+def test_a_line_that_was_removed_is_missing(place: Place) -> None:
+    """Every record that must be in has to be in."""
+    _doctor(place, lambda lines: lines[:3] + lines[4:])
+    assert _kinds(place) == {"missing": 1}
+
+
+def test_a_line_that_was_doubled_is_twice(place: Place) -> None:
+    """Exactly once."""
+    _doctor(place, lambda lines: [*lines, lines[5]])
+    assert _kinds(place) == {"twice": 1}
+
+
+@pytest.mark.parametrize(
+    ("alter", "kind"),
+    [
+        (lambda value: value["messages"][-1].update(content="something else"), "altered"),
+        (lambda value: value["messages"].pop(0), "altered"),
+        (lambda value: value["metadata"].update(run_id="another"), "altered"),
+        (lambda value: value["metadata"].update(total_reward=99), "wrong_reward"),
+        (lambda value: value["metadata"].update(shard="elsewhere.jsonl"), "wrong_shard"),
+    ],
+)
+def test_a_line_that_was_altered_is_noticed(place: Place, alter: Callable[[Any], object], kind: str) -> None:
+    """What the producer wrote has to come out as it was, with the outcome that it had."""
+
+    def altered(line: bytes) -> bytes:
+        value = json.loads(line)
+        alter(value)
+        return json.dumps(value).encode() + b"\n"
+
+    _doctor(place, lambda lines: [altered(lines[0]), *lines[1:]])
+    assert _kinds(place) == {kind: 1}
+
+
+def test_a_record_that_never_qualified_is_noticed(place: Place) -> None:
+    """A line that the producer did write, of a rollout whose reward was 0."""
+    expected = oracle.expect(place)
+    never = {mark for mark, records in expected.records.items() if not any(record.rewards for record in records)}
+    _doctor(place, lambda lines: [*lines, _as_dataset_line(place, never)])
+    assert _kinds(place) == {"never_qualified": 1}
+
+
+def test_a_line_of_no_one_and_a_torn_one_are_noticed(place: Place) -> None:
+    """The dataset holds whole records and nothing else."""
+    _doctor(place, lambda lines: [*lines, b'{"hello": 1}\n', b"\n", b'{"messages": ['])
+    assert _kinds(place) == {"foreign": 2, "unterminated": 1}
+
+
+def test_accounts_that_do_not_fit_the_dataset_are_noticed(place: Place) -> None:
+    """A line more than the ledger knows."""
+    _doctor(place, lambda lines: [*lines, lines[0]])
+    problems = validate.validate(place, oracle.expect(place)).problems
+    assert {problem.kind for problem in problems} == {"twice", "accounts", "verify"}
+
+
+def test_a_dead_letter_that_is_gone_or_of_a_good_line_is_noticed(place: Place) -> None:
+    """Each bad line has one, no good line has one, and each has a reason."""
+    first, *rest = place.dead_letters.read_bytes().splitlines(keepends=True)
+    place.dead_letters.write_bytes(b"".join(rest) + first.replace(b"soak-bad", b"soak"))
+    assert _kinds(place) == {"dead_letters": 2}
+    place.dead_letters.write_bytes(b"".join(rest) + first.replace(b'"reason"', b'"because"'))
+    assert _kinds(place) == {"dead_letters": 1}
+
+
+def test_a_line_that_was_never_read_is_noticed(place: Place) -> None:
+    """A shard grows by a copy of one of its lines after the daemon has ended."""
+    shard = next(path for path in sorted(place.shards.glob("*.jsonl")) if path.read_bytes().endswith(b"\n"))
+    shard.write_bytes(shard.read_bytes() + shard.read_bytes().splitlines(keepends=True)[0])
+    assert _kinds(place) == {"lines_lost": 1}
+
+
+def test_a_shard_that_does_not_hold_what_was_written_is_noticed(place: Place) -> None:
+    """The file system lied: that is no fault of the daemon, and it is told apart."""
+    shard = next(path for path in sorted(place.shards.glob("*.jsonl")) if path.read_bytes().endswith(b"\n"))
+    shard.write_bytes(shard.read_bytes() + b'{"soak": 1}\n')
+    assert _kinds(place)["shards_changed"] == 1
+
+
+def _doctor(place: Place, change: Callable[[list[bytes]], list[bytes]]) -> None:
+    lines = place.dataset.read_bytes().splitlines(keepends=True)
+    place.dataset.write_bytes(b"".join(change(lines)))
+
+
+def _as_dataset_line(place: Place, marks: set[str]) -> bytes:
+    """Return a line of a shard as the daemon would have written it."""
+    for shard in sorted(place.shards.glob("run-*.jsonl")):
+        for line in shard.read_bytes().splitlines():
+            if any(mark.encode() in line for mark in marks) and b'"dialogue_text"' in line:
+                value = json.loads(line)
+                reply = {key: part for key, part in value["assistant"].items() if key[-4:] not in ("text", "mage")}
+                messages = [*value["dialogue"], {"role": "assistant", **{k: v for k, v in reply.items() if v != []}}]
+                metadata = {"run_id": value["run_id"], "turn": value["turn"], "total_reward": 1, "shard": shard.name}
+                return json.dumps({"messages": messages, "metadata": metadata}).encode() + b"\n"
+    raise AssertionError("every rollout qualified")
+
+
+# -- the watcher, the journal, the agenda ------------------------------------------------------------------
+
+
+def _watched(path: Path, change: Callable[[], object]) -> list[str]:
+    """Return what a watcher says of a change after it has seen the file."""
+    problems: list[Problem] = []
+    with Watcher(path, problems.append) as watcher:
+        watcher.look()
+        change()
+        watcher.look()
+        watcher.look_at_all()
+    return [problem.what for problem in problems]
+
+
+def test_a_watcher_lets_a_dataset_grow_and_a_torn_tail_be_cut(tmp_path: Path) -> None:
+    """Only whole lines are promised."""
+    path = tmp_path / "dataset"
+    path.write_bytes(b"one\n" * 600_000 + b"torn")
+    assert _watched(path, lambda: path.write_bytes(b"one\n" * 600_000 + b"two\n" * 600_000)) == []
+
+
+@pytest.mark.parametrize("at", [0, 1_500_000, 2_399_990])
+def test_a_watcher_sees_one_changed_byte(tmp_path: Path, at: int) -> None:
+    """In a block that is full, and in the last one."""
+    path = tmp_path / "dataset"
+    path.write_bytes(b"one\n" * 600_000)
+    (what,) = _watched(path, lambda: path.write_bytes(_with_byte(path.read_bytes(), at)))
+    assert "have changed" in what
+
+
+def _with_byte(data: bytes, at: int) -> bytes:
+    return data[:at] + b"X" + data[at + 1 :]
+
+
+def test_a_watcher_sees_lines_that_went_away(tmp_path: Path) -> None:
+    """Shortened, replaced, removed: each is told once."""
+    path = tmp_path / "dataset"
+    for change in (lambda: os.truncate(path, 4), lambda: _replace(path), path.unlink):
+        path.write_bytes(b"one\ntwo\n")
+        assert len(_watched(path, change)) == 1
+
+
+def _replace(path: Path) -> None:
+    copy = path.with_name("copy")
+    shutil.copy(path, copy)
+    copy.rename(path)
+
+
+def test_journals_tell_whole_entries_once(tmp_path: Path) -> None:
+    """An entry that a kill cut off told of an act that had not begun."""
+    journals = Journals(tmp_path)
+    with Journal(tmp_path, "one") as journal:
+        journal.did("this")
+        assert len(list(journals.news())) == 1
+        journal.did("that", 0)
+        journal.did("that", 2)
+    with (tmp_path / "one.jsonl").open("ab") as file:
+        file.write(b'{"type":"did"')
+    assert [repr(entry) for entry in journals.news()] == ["Did(what='that', times=2)"]
+    assert list(journals.news()) == []
+
+
+def test_an_agenda_lets_scripts_act_when_they_are_due() -> None:
+    """Each pause counts from the act before it."""
+    clock, acts = FakeClock(), list[str]()
+    agenda = Agenda(clock.monotonic)
+
+    def script(name: str, pause: float) -> Script:
+        for number in range(2):
+            acts.append(f"{name}{number}")
+            yield pause
+
+    agenda.add(script("a", 2.0))
+    agenda.add(script("b", 5.0), 1.0)
+    for _ in range(5):
+        clock.advance(agenda.act())
+    assert acts == ["a0", "b0", "a1", "b1"]
+
+
+# -- tools -------------------------------------------------------------------------------------------------
+
+
+def _soak(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, "soak", *options], capture_output=True, text=True, timeout=SECONDS, check=False)
+
+
+def _lines(folder: Path) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob("*/good.jsonl"))
+
+
+def _mentioning(folder: Path) -> list[int]:
+    """Return the processes that have the folder in their command line."""
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and _mentions(path, folder)]
+
+
+def _mentions(process: Path, folder: Path) -> bool:
+    try:
+        return os.fsencode(folder) in (process / "cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

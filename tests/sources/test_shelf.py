@@ -1,0 +1,172 @@
+"""Shards are read once for datasets that are equally far; the others read for themselves, and nothing depends on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import anyio
+import msgspec
+import pytest
+
+from streamer.base.files import Files
+from streamer.core.records.model import Cursor, Line, Span, State
+from streamer.daemon.daemon import Daemon
+from streamer.daemon.observers.systemd import Notifier
+from streamer.sources.reader import Budget
+from streamer.sources.shards import ShardFolder
+from streamer.sources.shelf import Kept, Shelf, of_read, of_span
+from tests.helpers.producer import FakeClock, accounts, add_outcome, dialogue, jsonl, make_traces, records, settings
+
+if TYPE_CHECKING:
+    from os import PathLike
+    from pathlib import Path
+
+    from streamer.config import Config
+
+SHARDS, LINES = 40, 12
+
+
+class CountingFiles(Files):
+    """Real files, which count what is opened and how many bytes are read of shards."""
+
+    def __init__(self) -> None:
+        self.opened = Counter[str]()
+        self.bytes = 0
+        self._shards: set[int] = set()
+
+    def open_beneath(self, root: str | PathLike[str], path: str, flags: int) -> int:
+        """Open a shard, and count that."""
+        self.opened[path] += 1
+        fd = super().open_beneath(root, path, flags)
+        self._shards.add(fd)
+        return fd
+
+    def close(self, fd: int) -> None:
+        """Close a file."""
+        self._shards.discard(fd)
+        super().close(fd)
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        """Read, and count the bytes of shards."""
+        data = super().pread(fd, size, offset)
+        self.bytes += len(data) if fd in self._shards else 0
+        return data
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with shards of rollouts, every other of them good."""
+    make_traces(tmp_path / "traces.db")
+    (tmp_path / "shards").mkdir()
+    for run in range(SHARDS):
+        add_outcome(tmp_path / "traces.db", f"run-{run}", run % 2, 9)
+        values = (dialogue(f"run-{run}", turn, f"r{run}t{turn}") for turn in range(LINES))
+        (tmp_path / "shards" / f"run-{run:02}.jsonl").write_bytes(jsonl(*values))
+    return tmp_path
+
+
+def config_of(folder: Path, name: str, where: str = "total_reward > 0") -> Config:
+    """Return the configuration for one of several datasets, with small batches."""
+    config = settings(folder, where=where, batch=100)
+    path = folder / name / "good.jsonl"
+    dataset = msgspec.structs.replace(config.dataset, path=path, ledger=path.with_name("good.jsonl.ledger"))
+    return msgspec.structs.replace(config, dataset=dataset)
+
+
+def once(*configs: Config) -> CountingFiles:
+    """Work off what is there, for all datasets by one daemon; return what it took."""
+    files = CountingFiles()
+    daemon = Daemon(
+        configs, emit=lambda _event: None, reload=lambda: configs, notifier=Notifier({}), files=files, clock=FakeClock()
+    )
+    anyio.run(daemon.once)
+    for config in configs:
+        accounts(config)
+    return files
+
+
+def test_three_datasets_read_as_much_as_one(folder: Path) -> None:
+    """Each shard is opened as often, and no byte of it is read more; each dataset has what its own daemon gives it."""
+    alone = once(config_of(folder, "alone"))
+    wheres = {"a": "total_reward > 0", "b": "total_reward = 0", "c": "1"}
+    together = once(*(config_of(folder, name, where) for name, where in wheres.items()))
+    assert alone.opened.total() >= SHARDS
+    assert together.opened == alone.opened
+    assert together.bytes == alone.bytes
+    for name, where in wheres.items():
+        other = config_of(folder, f"{name}-alone", where)
+        once(other)
+        assert records(config_of(folder, name)) == records(other)
+    assert [len(records(config_of(folder, name))) for name in wheres] == [240, 240, 480]
+
+
+def test_waiting_lines_that_are_due_are_read_again_once(folder: Path) -> None:
+    """All datasets wait for the same outcomes."""
+    for run in range(SHARDS, SHARDS + 6):
+        (folder / "shards" / f"run-{run}.jsonl").write_bytes(jsonl(dialogue(f"run-{run}", 0, f"late {run}")))
+    configs = [config_of(folder, name) for name in "ab"]
+    alone = config_of(folder, "alone")
+    once(*configs)
+    once(alone)
+    for run in range(SHARDS, SHARDS + 6):
+        add_outcome(folder / "traces.db", f"run-{run}", 3, 9)
+    assert once(*configs).opened == once(alone).opened
+    assert len(records(configs[0])) == len(records(configs[1])) == len(records(alone)) == 246
+
+
+def test_a_dataset_that_is_added_later_catches_up_alone(folder: Path) -> None:
+    """It reads all; the one that was there reads nothing for it, and from then on they read together."""
+    first, later = config_of(folder, "first"), config_of(folder, "later")
+    clean = config_of(folder, "clean")
+    once(first)
+    once(clean)
+    files = once(first, later)
+    assert files.opened.keys() == {f"run-{run:02}.jsonl" for run in range(SHARDS)}
+    assert records(later) == records(first)
+    (folder / "shards" / "run-99.jsonl").write_bytes(jsonl(dialogue("run-1", 50, "new")))
+    assert once(first, later).opened == once(clean).opened
+    assert len(records(later)) == len(records(first)) == len(records(clean)) == 241
+
+
+def line(number: int, size: int = 10) -> Line:
+    """Return some line."""
+    return Line("a.jsonl", number, 0, size + 1, b"x" * size)
+
+
+class TestWhatIsKept:
+    """Of bounded size, for one round, and only for whoever asks the very same."""
+
+    def test_another_place_or_budget_is_another_question(self) -> None:
+        """The number that a ledger has for a shard is no part of it."""
+        shelf = Shelf()
+        cursor, budget = Cursor("a.jsonl", id=7, offset=5, lines=1), Budget(10, 1000)
+        shelf.keep(of_read(cursor, budget), Kept([line(1)], [], cursor))
+        found = shelf.find(of_read(msgspec.structs.replace(cursor, id=8), Budget(10, 1000)), budget)
+        assert found is not None
+        assert (budget.lines, budget.size) == (9, 990)
+        for other in ({"offset": 6}, {"path": "b"}, {"fingerprint": b"x"}, {"stat": (1, 1, 1, 1, 1)}, {"scanned": 9}):
+            assert shelf.find(of_read(msgspec.structs.replace(cursor, **other), Budget(10, 1000)), budget) is None
+        assert shelf.find(of_read(cursor, Budget(9, 1000)), budget) is None
+        span = Span(7, 5, 9, 2, 1, "run", State.WAITING)
+        assert shelf.find(of_span(cursor, span, Budget(10, 1000)), budget) is None
+        shelf.clear()
+        assert shelf.find(of_read(cursor, Budget(10, 1000)), budget) is None
+
+    def test_no_more_than_a_batch_is_kept(self) -> None:
+        """What is read after that is read by each."""
+        shelf = Shelf()
+        budget = Budget(1000, 1 << 30)
+        for number in range(4):
+            shelf.keep(number, Kept([line(1, 4 << 20)], []))
+        assert [shelf.find(number, budget) is not None for number in range(4)] == [True, True, False, False]
+
+    def test_a_folder_is_listed_once_a_round(self, folder: Path) -> None:
+        """And again in the next one."""
+        shelf = Shelf()
+        shards = ShardFolder(folder / "shards", "*.jsonl", lambda _name, _path: False)
+        before = list(shelf.listed(shards))
+        (folder / "shards" / "new.jsonl").write_bytes(b"")
+        assert list(shelf.listed(shards)) == before
+        shelf.clear()
+        assert len(list(shelf.listed(shards))) == len(before) + 1

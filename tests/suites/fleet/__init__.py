@@ -1,0 +1,1 @@
+"""Many hosts, one dataset: with real nats-servers. `make test-fleet` runs them."""
