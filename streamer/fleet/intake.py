@@ -29,6 +29,7 @@ from streamer.base.files import Clock
 from streamer.base.troubles import Troubles
 from streamer.config import Config
 from streamer.config.fleet_names import Names, bucket_of, host_name
+from streamer.core.records.arrived import ArrivedRecord
 from streamer.core.records.dataset_line import keys_meaning
 from streamer.core.records.layouts import MalformedError
 from streamer.core.records.model import Cursor, Line, Span
@@ -46,14 +47,14 @@ from streamer.fleet.connection import (
     stream_of,
     unexpected,
 )
-from streamer.fleet.message import Message, Place, Record, read, record, unpack
+from streamer.fleet.message import Message, Place, read, record, unpack
 from streamer.fleet.origins import Held
 from streamer.fleet.owners import Holding, Moved, Owners
 from streamer.fleet.receipts import Ask, Receipt, read_ask
-from streamer.fleet.stream_path import stream_path
 from streamer.sources.inbox import Work
 from streamer.sources.reader import Budget
 from streamer.store.ledger.ledger import Ledger
+from streamer.store.ledger.paths import stream_path
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -98,7 +99,7 @@ class _Read(msgspec.Struct, frozen=True):
 
     pulled: Pulled
     message: Message | None
-    content: Record | MalformedError | None
+    content: ArrivedRecord | MalformedError | None
 
 
 class Intake:
@@ -233,7 +234,7 @@ class Intake:
             if one.content is not None:
                 line = Line(path, cursor.lines + 1, start, sequence + 1, one.pulled.body)
                 content = one.content
-                if isinstance(content, Record):
+                if isinstance(content, ArrivedRecord):
                     content = msgspec.structs.replace(content, again=is_again)
                 items.append(Item(line, cursor.id, since, content))
             cursors[path] = msgspec.structs.replace(

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from streamer.core.records.arrived import ArrivedRecord
 from streamer.core.records.dataset_line import LINE_ENDS, line_key
 from streamer.core.records.key import KEY_BYTES, DedupBy
 from streamer.core.records.layouts import MalformedError
@@ -62,19 +63,6 @@ class Message(msgspec.Struct, frozen=True):
     def is_record(self) -> bool:
         """Say whether there is a line in it, or in its object."""
         return bool(self.body or self.object)
-
-
-class Record(msgspec.Struct, frozen=True, gc=False):
-    """A line that is to go into the dataset as it is, with its key, and the rollout that it is of.
-
-    ``again`` says that it was taken before, from the same collector.
-    """
-
-    key: bytes
-    line: bytes
-    session: str
-    time_us: int | None = None
-    again: bool = False
 
 
 class _Metadata(msgspec.Struct):
@@ -147,7 +135,7 @@ def read(found: Mapping[str, Any] | None, body: bytes) -> Message:
     return message
 
 
-def record(line: bytes, by: DedupBy) -> Record:
+def record(line: bytes, by: DedupBy) -> ArrivedRecord:
     """Return what a line is, if it is one that a collector writes.
 
     Raises:
@@ -156,7 +144,7 @@ def record(line: bytes, by: DedupBy) -> Record:
     if line.find(b"\n") != len(line) - 1 or b"\0" in line or any(end in line for end, _ in LINE_ENDS):
         raise MalformedError("not_a_record", "it is not one line")
     try:
-        return Record(line_key(line, by), line, _decode(line).metadata.run_id)
+        return ArrivedRecord(line_key(line, by), line, _decode(line).metadata.run_id)
     except (ValueError, RecursionError) as error:  # of msgspec and of the conversation, too
         raise MalformedError("not_a_record", str(error)) from None
 

@@ -15,10 +15,11 @@ from streamer.base.events import Emit, ShardMoved, ShardOverwritten, ShardUnread
 from streamer.base.files import Clock
 from streamer.core.records.model import Cursor, Line, Span, State
 from streamer.core.verdicts.judge import Item, parse
+from streamer.core.verdicts.reasons import UNREADABLE
 from streamer.sources.reader import Budget, Overwritten, ShardRead, ShardReader, Unreadable
 from streamer.sources.shards import Found, ShardFolder
 from streamer.sources.shelf import Kept, Shelf, items_for, of_read, of_span
-from streamer.store.ledger.ledger import UNREADABLE, Ledger, mark
+from streamer.store.ledger.ledger import Ledger, mark
 
 _CHUNK = 200
 """Shards looked up in the ledger at once."""

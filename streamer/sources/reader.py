@@ -23,9 +23,9 @@ import msgspec
 from blake3 import blake3
 
 from streamer.base.files import Clock, Files
+from streamer.core.records.dead_letter import HEAD_BYTES
 from streamer.core.records.model import Cursor, Line, Span
 from streamer.sources.shards import Stat, stat_of
-from streamer.store.dataset.dead_letters import HEAD_BYTES
 
 _BLOCK = 1 << 20
 _WHOLE = 8 << 20

@@ -16,7 +16,7 @@ from streamer.config import Config
 from streamer.config.fleet_names import host_name, shown_buckets
 from streamer.config.fleet_table import SinkKind
 from streamer.core.records.model import State
-from streamer.core.verdicts.judge import SENT_AGAIN
+from streamer.core.verdicts.reasons import SENT_AGAIN
 from streamer.fleet import origins, owners
 from streamer.fleet.connection import CONNECT, LOOK_UP, USE
 from streamer.fleet.intake import TAKE

@@ -29,7 +29,8 @@ from streamer.core.records.key import DedupBy
 from streamer.core.verdicts.caps import Cap
 from streamer.core.verdicts.near.rules import Near, Scope
 from streamer.core.verdicts.qualify import RecordRules
-from streamer.core.verdicts.turns import NO_REWARD, Turns
+from streamer.core.verdicts.reasons import NO_REWARD
+from streamer.core.verdicts.turns import Turns
 from streamer.reader.follow import follow
 from streamer.reader.tail import Follower
 from streamer.sources.folder import shard_folder

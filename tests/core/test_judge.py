@@ -15,18 +15,9 @@ from streamer.core.records.key import DedupBy
 from streamer.core.records.layouts import Envelope, time_us
 from streamer.core.records.model import Line, Outcome, Span, State
 from streamer.core.verdicts.join import JoinRule
-from streamer.core.verdicts.judge import (
-    DUE_AFTER_OUTCOMES,
-    RULE_CHANGED,
-    Item,
-    Rules,
-    count,
-    judge,
-    parse,
-    sessions,
-    settle,
-)
+from streamer.core.verdicts.judge import Item, Rules, count, judge, parse, sessions, settle
 from streamer.core.verdicts.qualify import RecordRules
+from streamer.core.verdicts.reasons import DUE_AFTER_OUTCOMES, RULE_CHANGED
 from tests.helpers.producer import DEEP, EPOCH, GOOD, conversation, dialogue, iso, jsonl, messages, put
 
 RULES = Rules("now", JoinRule.AS_OF, RecordRules(), DedupBy.CONVERSATION)

@@ -10,18 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.core.records.model import Outcome
+from streamer.core.records.worth import Worth
 from streamer.core.verdicts.join import JoinRule
+from streamer.core.verdicts.reasons import AFTER_LAST_REWARD, NO_REWARD
 from streamer.core.verdicts.turns import (
-    AFTER_LAST_REWARD,
     LONGEST_ACHIEVEMENT,
     MOST_ACHIEVEMENTS,
-    NO_REWARD,
     RolloutWorth,
     TurnBook,
     TurnReward,
     TurnRules,
     Turns,
-    Worth,
     achievements_in,
 )
 

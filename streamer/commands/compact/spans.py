@@ -14,11 +14,11 @@ import msgspec
 
 from streamer.commands.compact import doomed
 from streamer.commands.compact.doomed import Gone
+from streamer.core.records.arrived import ArrivedRecord
 from streamer.core.records.key import DedupBy, record_key
 from streamer.core.records.layouts import Envelope, MalformedError, record_of
 from streamer.core.records.model import Cursor, Span, State, Verdict
 from streamer.core.verdicts.judge import Item, spans_of
-from streamer.fleet.message import Record as Arrived
 from streamer.sources.inbox import Inbox
 from streamer.sources.null import NoRollouts
 from streamer.sources.reader import Budget
@@ -123,7 +123,7 @@ def _key(item: Item, by: DedupBy) -> bytes:
     line = item.content
     if isinstance(line, MalformedError):
         return b""
-    if isinstance(line, Arrived):
+    if isinstance(line, ArrivedRecord):
         return line.key
     try:
         record = record_of(line) if isinstance(line, Envelope) else line.record()

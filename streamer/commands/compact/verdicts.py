@@ -16,10 +16,8 @@ from streamer.core.records.model import Outcome, State, Verdict
 from streamer.core.verdicts.join import choose
 from streamer.core.verdicts.judge import Rules
 from streamer.core.verdicts.qualify import below_bar
+from streamer.core.verdicts.reasons import WITHDRAWN
 from streamer.core.verdicts.turns import TurnBook
-
-WITHDRAWN = "withdrawn"
-"""Reason of lines below the bar whose rollout met the condition until its outcome row was corrected."""
 
 NOT_OURS = "no record of streamer"
 NO_OUTCOME = "no outcome known"

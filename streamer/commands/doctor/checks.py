@@ -31,8 +31,8 @@ from streamer.config.fleet_names import Names
 from streamer.config.fleet_table import SinkKind
 from streamer.core.records import layouts
 from streamer.core.records.layouts import MalformedError
-from streamer.core.verdicts.judge import DUE_AFTER_OUTCOMES
 from streamer.core.verdicts.near.signature import Signer
+from streamer.core.verdicts.reasons import DUE_AFTER_OUTCOMES
 from streamer.fleet.connection import Stream, check_dedup, connected, stream_of
 from streamer.reader.scan import length_of
 from streamer.sources.conversations import Conversations, Pages

@@ -12,7 +12,7 @@ from streamer.base.text import invalid_utf8
 from streamer.core.records.conversation import from_messages, of_messages
 from streamer.core.records.key import KEY_VERSION, DedupBy, record_key
 from streamer.core.records.model import Outcome, Record
-from streamer.core.verdicts.turns import Worth
+from streamer.core.records.worth import Worth
 
 
 class _Line(msgspec.Struct, gc=False):

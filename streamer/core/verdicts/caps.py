@@ -8,8 +8,6 @@ import msgspec
 
 PROMPT = "prompt"
 METADATA = "metadata."
-REASON = "cap "
-"""Every reason of a line that a cap keeps out begins so; what the cap counts by follows."""
 
 
 class Cap(msgspec.Struct, frozen=True):

@@ -12,25 +12,18 @@ from typing import Protocol
 import msgspec
 
 from streamer.core.records import layouts
+from streamer.core.records.arrived import ArrivedRecord
 from streamer.core.records.dataset_line import encode_line
+from streamer.core.records.dead_letter import encode_dead_letter
 from streamer.core.records.key import DedupBy, record_key
 from streamer.core.records.layouts import Envelope, MalformedError, record_of
 from streamer.core.records.model import Line, Outcome, Record, Span, State, Verdict
 from streamer.core.records.trace_messages import Decision
+from streamer.core.records.worth import Worth
 from streamer.core.verdicts.join import JoinRule, choose
 from streamer.core.verdicts.qualify import RecordRules, below_bar
-from streamer.core.verdicts.turns import REWARDS_UNREAD, TurnBook, TurnReward, Worth
-from streamer.fleet.message import Record as Arrived
-from streamer.store.dataset.dead_letters import encode_dead_letter
-
-DUE_AFTER_OUTCOMES = "after_last_outcome"
-"""Reason of waiting lines whose session has outcomes, all of them older than the record."""
-
-SENT_AGAIN = "sent_again"
-"""Reason of duplicates that had arrived from the same collector before."""
-
-RULE_CHANGED = "rule_changed"
-"""Reason of waiting lines whose outcome has not been read under the present condition yet."""
+from streamer.core.verdicts.reasons import DUE_AFTER_OUTCOMES, REWARDS_UNREAD, RULE_CHANGED, SENT_AGAIN
+from streamer.core.verdicts.turns import TurnBook, TurnReward
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -52,7 +45,7 @@ class Item(msgspec.Struct, frozen=True):
     line: Line
     shard_id: int
     since: float
-    content: Envelope | Decision | Arrived | MalformedError
+    content: Envelope | Decision | ArrivedRecord | MalformedError
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -128,13 +121,13 @@ def judge(
     turns = TurnBook(rewards or {}, outcomes, rules.join, turn_rules) if turn_rules else None
     return [
         _arrived(item, item.content)
-        if isinstance(item.content, Arrived)
+        if isinstance(item.content, ArrivedRecord)
         else _judge(item, item.content, outcomes, rules, turns)
         for item in items
     ]
 
 
-def _arrived(item: Item, record: Arrived) -> Judged:
+def _arrived(item: Item, record: ArrivedRecord) -> Judged:
     """Judge a record of a collector: it has qualified there."""
     again = SENT_AGAIN if record.again else ""
     return Judged(item, Verdict(State.APPENDED), Offer(record.key, record.line, again))

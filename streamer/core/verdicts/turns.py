@@ -13,12 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
 import msgspec
 
 from streamer.core.records.model import Outcome
+from streamer.core.records.worth import Worth
 from streamer.core.verdicts.join import JoinRule, choose
+from streamer.core.verdicts.reasons import AFTER_LAST_REWARD, NO_REWARD
 
 DEFAULT_REWARD_TYPE = "achievement_delta"
 """What is read if nothing else is asked for: the one type of the task app that has a row for each turn, also for those
@@ -29,18 +31,6 @@ MOST_ACHIEVEMENTS = 64
 
 LONGEST_ACHIEVEMENT = 200
 """Characters of a name that is kept."""
-
-NO_REWARD = "turn_reward"
-"""Reason of lines whose turn has no reward, or one that is too small."""
-
-AFTER_LAST_REWARD = "after_last_reward"
-"""Reason of lines whose turn comes after the last one of its rollout that has a reward."""
-
-REWARDS_UNREAD = "turn_rewards_unread"
-"""Reason of waiting lines whose rollout qualifies, and whose event rewards have not been read yet."""
-
-MAY_STILL_COME = (NO_REWARD, AFTER_LAST_REWARD)
-"""Reasons of lines below the bar that a later reward can let in."""
 
 
 class Turns(StrEnum):
@@ -87,13 +77,6 @@ class SessionRewards(msgspec.Struct, frozen=True):
     session: str
     type: str
     rewards: Sequence[TurnReward]
-
-
-class Worth(NamedTuple):
-    """What a turn was worth: the sum of its rewards, None if it has none, and what it achieved."""
-
-    reward: float | None = None
-    achievements: Sequence[str] = ()
 
 
 _NOTHING = Worth()

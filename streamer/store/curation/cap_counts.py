@@ -17,7 +17,8 @@ from streamer.base.text import invalid_utf8, printable
 from streamer.core.records.dataset_line import line_key
 from streamer.core.records.key import KEY_VERSION, DedupBy
 from streamer.core.records.model import State, Verdict
-from streamer.core.verdicts.caps import REASON, Cap
+from streamer.core.verdicts.caps import Cap
+from streamer.core.verdicts.reasons import CAP
 
 _LONGEST_SHOWN = 120
 _SCHEMA = """
@@ -52,7 +53,7 @@ class Full(NamedTuple):
     @property
     def verdict(self) -> Verdict:
         """Return the verdict on the record."""
-        return Verdict(State.BELOW_BAR, f"{REASON}{self.cap.by}")
+        return Verdict(State.BELOW_BAR, f"{CAP}{self.cap.by}")
 
 
 Values = Sequence[Sequence[Value]]
@@ -112,12 +113,12 @@ class Caps:
     @property
     def parts(self) -> dict[str, str]:
         """Return, for each cap, the name under which the ledger knows how far it has counted, and what counts mean."""
-        return {f"{REASON}{cap.by}": f"1/{KEY_VERSION}" if cap.key is None else "1" for cap in self._caps}
+        return {f"{CAP}{cap.by}": f"1/{KEY_VERSION}" if cap.key is None else "1" for cap in self._caps}
 
     def prepare(self, db: sqlite3.Connection, *, forget: Iterable[str]) -> None:
         """Make the table if there is none yet, and empty what is of no use any more."""
         db.execute(_SCHEMA)
-        db.executemany("DELETE FROM cap_count WHERE cap = ?", [(part.removeprefix(REASON),) for part in forget])
+        db.executemany("DELETE FROM cap_count WHERE cap = ?", [(part.removeprefix(CAP),) for part in forget])
 
     def values_of(self, line: bytes) -> Values:
         """Return the values of a dataset line for each cap."""
@@ -165,7 +166,7 @@ class Caps:
             parts: how far each part has counted, while lines are counted that were written before.
         """
         for cap, of in zip(self._caps, values, strict=True):
-            if parts is not None and parts[f"{REASON}{cap.by}"] > offset:
+            if parts is not None and parts[f"{CAP}{cap.by}"] > offset:
                 continue
             for value in of:
                 place = cap.by, value.digest

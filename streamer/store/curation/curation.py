@@ -27,8 +27,9 @@ from anyio import to_thread
 from streamer.core.records.model import State, Verdict
 from streamer.core.verdicts.caps import Cap
 from streamer.core.verdicts.judge import Item, Judged
-from streamer.core.verdicts.near.rules import NEAR, Near
+from streamer.core.verdicts.near.rules import Near
 from streamer.core.verdicts.near.signature import Signature
+from streamer.core.verdicts.reasons import NEAR
 from streamer.store.curation import refusals
 from streamer.store.curation.cap_counts import Caps, Full, Values
 from streamer.store.curation.near_index import Kept, NearIndex, Resemblance

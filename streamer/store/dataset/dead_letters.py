@@ -10,34 +10,9 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-import msgspec
-
 from streamer.base.append_file import digest_before, write_all
 from streamer.base.errors import UnavailableError
 from streamer.base.files import Files, sync_folder
-from streamer.core.records.model import Line
-
-HEAD_BYTES = 200
-"""How much of a line a dead letter quotes."""
-
-
-def encode_dead_letter(line: Line, reason: str, detail: str) -> bytes:
-    """Return the dead letter of one line, newline included."""
-    head = line.head if line.data is None else line.data[:HEAD_BYTES]
-    return (
-        msgspec.json.encode(
-            {
-                "shard": os.fsencode(line.shard).decode("utf-8", "backslashreplace"),
-                "line": line.number,
-                "offset": line.start,
-                "bytes": line.stop - line.start - 1,
-                "reason": reason,
-                "detail": detail,
-                "head": head.decode("utf-8", "backslashreplace"),
-            }
-        )
-        + b"\n"
-    )
 
 
 def dead_letters_path(dataset: Path) -> Path:

@@ -26,6 +26,7 @@ from anyio import to_thread
 from streamer.base.files import Files
 from streamer.core.records.model import OPEN_STATES, Cursor, Outcome, Span, State
 from streamer.core.verdicts.join import JoinRule
+from streamer.core.verdicts.reasons import UNREADABLE
 from streamer.core.verdicts.turns import SessionRewards, TurnReward, TurnRules
 from streamer.store.ledger import transactions as writes
 from streamer.store.ledger.cuts import cuts_in
@@ -49,9 +50,6 @@ from streamer.store.ledger.schema import create_or_check, explained
 from streamer.store.ledger.transactions import Batch, Compaction
 from streamer.store.ledger.turn_rewards import describe_rules, rewards_in
 from streamer.store.parts.parts import Live, Part
-
-UNREADABLE = "unreadable"
-"""Reason of waiting lines whose shard could not be read when their outcome came."""
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 
 from streamer.core.records.model import OPEN_STATES, Cursor, Outcome, Span, State
-from streamer.core.verdicts.caps import REASON as CAP
 from streamer.core.verdicts.join import JoinRule
+from streamer.core.verdicts.reasons import CAP
 from streamer.core.verdicts.turns import SessionRewards
-from streamer.fleet.stream_path import IS_STREAM
 from streamer.store.ledger.cuts import put_cut, put_taken_out
 from streamer.store.ledger.history import History
+from streamer.store.ledger.paths import IS_STREAM
 from streamer.store.ledger.rows import (
     OUTCOME,
     PARKED,

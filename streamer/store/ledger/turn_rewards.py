@@ -16,7 +16,8 @@ import msgspec
 
 from streamer.core.records.model import OPEN_STATES, State
 from streamer.core.verdicts.join import JoinRule
-from streamer.core.verdicts.turns import MAY_STILL_COME, REWARDS_UNREAD, SessionRewards, TurnReward, TurnRules, Turns
+from streamer.core.verdicts.reasons import MAY_STILL_COME, REWARDS_UNREAD
+from streamer.core.verdicts.turns import SessionRewards, TurnReward, TurnRules, Turns
 
 _REWARDS = """
 CREATE TABLE IF NOT EXISTS turn_reward (

@@ -16,22 +16,26 @@ from typing import Any
 import msgspec
 
 from streamer.base.text import printable
-from streamer.commands.compact.verdicts import WITHDRAWN
 from streamer.core.records import layouts
 from streamer.core.records.key import DedupBy, record_key
 from streamer.core.records.layouts import MalformedError
 from streamer.core.records.model import Record, State
-from streamer.core.verdicts.caps import REASON as CAP
-from streamer.core.verdicts.judge import DUE_AFTER_OUTCOMES, RULE_CHANGED, SENT_AGAIN
-from streamer.core.verdicts.near.rules import NEAR
-from streamer.core.verdicts.turns import MAY_STILL_COME, REWARDS_UNREAD
-from streamer.fleet.stream_path import is_stream
+from streamer.core.verdicts.reasons import (
+    CAP,
+    DUE_AFTER_OUTCOMES,
+    MAY_STILL_COME,
+    NEAR,
+    REWARDS_UNREAD,
+    RULE_CHANGED,
+    SENT_AGAIN,
+    UNREADABLE,
+    WITHDRAWN,
+)
 from streamer.store.curation.refusals import Refused, refused
 from streamer.store.dataset.dead_letters import dead_letters_path
 from streamer.store.ledger.cuts import taken_out_at
 from streamer.store.ledger.delivery import undeliverable
-from streamer.store.ledger.ledger import UNREADABLE
-from streamer.store.ledger.paths import IS_APART, is_apart, session_path
+from streamer.store.ledger.paths import IS_APART, is_apart, is_stream, session_path
 from streamer.store.views.explain_turns import TurnReasons
 from streamer.store.views.snapshot import file_at, open_ledger
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from streamer.base.text import counted
 from streamer.core.verdicts.join import JoinRule
-from streamer.core.verdicts.turns import AFTER_LAST_REWARD, RolloutWorth, TurnRules, by_rollout, is_turn
+from streamer.core.verdicts.reasons import AFTER_LAST_REWARD
+from streamer.core.verdicts.turns import RolloutWorth, TurnRules, by_rollout, is_turn
 from streamer.store.ledger.ledger import outcomes_in
 from streamer.store.ledger.turn_rewards import rewards_in, rules_in
 

@@ -16,10 +16,9 @@ import msgspec
 from streamer.base.errors import RefusedError, UnavailableError
 from streamer.base.lock import Holder, holder, lock_file
 from streamer.core.records.model import State
-from streamer.fleet.stream_path import IS_STREAM
 from streamer.store.ledger.cuts import cut_bytes, cuts_in
 from streamer.store.ledger.delivery import Delivery, delivery
-from streamer.store.ledger.paths import IS_APART, IS_SESSION
+from streamer.store.ledger.paths import IS_APART, IS_SESSION, IS_STREAM
 from streamer.store.ledger.schema import APPLICATION_ID, SCHEMA_VERSION
 from streamer.store.parts.cuts import Places
 from streamer.store.parts.parts import Piece, part_path

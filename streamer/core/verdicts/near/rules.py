@@ -6,9 +6,6 @@ from enum import StrEnum
 
 import msgspec
 
-NEAR = "near"
-"""Reason of duplicates that only resemble a record of the dataset."""
-
 SIGNATURE_VERSION = 1
 """Part of every ledger with signatures: with another number, all of them are computed again from the dataset."""
 
