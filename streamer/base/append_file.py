@@ -183,7 +183,7 @@ class LogFile:
                 unsure = self._files.fstat(fd).st_size - _UNSURE
                 while block := self._files.pread(fd, _BLOCK, position):
                     if position + len(block) > unsure:
-                        write_all_at(self._files, fd, block, position)
+                        _write_all_at(self._files, fd, block, position)
                     position += len(block)
                     offset = position - len(block) - len(carry)
                     *whole, carry = (carry + block).split(b"\n")
@@ -241,7 +241,7 @@ def write_all(files: Files, fd: int, data: bytes) -> None:
         rest = rest[files.write(fd, rest) :]
 
 
-def write_all_at(files: Files, fd: int, data: bytes, offset: int) -> None:
+def _write_all_at(files: Files, fd: int, data: bytes, offset: int) -> None:
     """Write all of ``data`` at ``offset``."""
     done = 0
     while done < len(data):

@@ -10,7 +10,7 @@ import msgspec
 if TYPE_CHECKING:
     from streamer.base.spill_counts import Tally
 
-DISTINCT = 20
+_DISTINCT = 20
 """With more different values than that, they are put into bins of equal width."""
 
 _BINS = 10
@@ -37,7 +37,7 @@ def bins(tally: Tally, what: str, *, tail: int = 0, whole: bool = False, count: 
         whole: the values are whole numbers, and the bins begin at such.
         count: how many bins there are if the values are many.
     """
-    if tally.distinct(what) <= DISTINCT:
+    if tally.distinct(what) <= _DISTINCT:
         return [Bin(value, value, records) for value, records in tally.in_order(what)]
     low, highest = tally.range(what)
     high = quantile(tally, what, 100 - tail, 100) if tail else highest

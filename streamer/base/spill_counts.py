@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Name = str | bytes | float
+_Name = str | bytes | float
 """What is counted. Names of one ``what`` are of one type."""
 
 _SCHEMA = """
@@ -42,7 +42,7 @@ class Tally:
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)
         self._db.executescript(_SCHEMA)
-        self._pending: Counter[tuple[str, Name]] = Counter()
+        self._pending: Counter[tuple[str, _Name]] = Counter()
 
     def __enter__(self) -> Self:
         return self
@@ -50,7 +50,7 @@ class Tally:
     def __exit__(self, *_: object) -> None:
         self._db.close()
 
-    def add(self, what: str, name: Name) -> None:
+    def add(self, what: str, name: _Name) -> None:
         """Count one more ``name``."""
         self._pending[what, name] += 1
         if len(self._pending) >= _PENDING:
@@ -82,7 +82,7 @@ class Tally:
         query = "SELECT name, times FROM tally WHERE what = ? ORDER BY times DESC, name LIMIT ?"
         return dict(self._db.execute(query, (what, most)))
 
-    def times(self, what: str, name: Name) -> int:
+    def times(self, what: str, name: _Name) -> int:
         """Return how often a name was counted."""
         self._flush()
         query = "SELECT coalesce(sum(times), 0) FROM tally WHERE what = ? AND name = ?"

@@ -32,7 +32,7 @@ COMMANDS = {
 }
 """Sub-commands, and the module of each in ``streamer.commands``."""
 
-EXIT_CODES = """
+_EXIT_CODES = """
 Exit codes: 0 done; 1 something was found (verify, doctor, explain) or nothing was (filter, export);
 2 wrong usage or configuration; 3 something needed is not there; 4 another daemon holds the dataset;
 5 a person has to decide how to go on; 130 interrupted.
@@ -58,7 +58,7 @@ def _app(first: list[str]) -> typer.Typer:
     """Build the command line. Only the command that is called is imported: it should answer at once."""
     app = typer.Typer(
         name="streamer",
-        help="Turn the rollouts of a running evaluation into one deduplicated high-reward dataset.\n" + EXIT_CODES,
+        help="Turn the rollouts of a running evaluation into one deduplicated high-reward dataset.\n" + _EXIT_CODES,
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,

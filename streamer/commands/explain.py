@@ -14,7 +14,7 @@ from streamer.store.ledger.paths import is_session
 from streamer.store.views.explain import Explanation, Reason
 from streamer.store.views.explain import explain as explain_subject
 
-NOTHING_KNOWN = 1
+_NOTHING_KNOWN = 1
 """Exit code when neither a session nor a shard of that name is known."""
 
 
@@ -39,7 +39,7 @@ def explain(
             " outcome row. `streamer status` says how far the daemon is, `streamer doctor` what is missing.",
             err=True,
         )
-        raise typer.Exit(NOTHING_KNOWN)
+        raise typer.Exit(_NOTHING_KNOWN)
     if as_json:
         # ASCII, so that no character of a path or id reaches a terminal as it is
         text = msgspec.json.format(msgspec.json.encode(found), indent=2).decode()

@@ -178,7 +178,7 @@ def run_once(read: Callable[[], Sequence[Config]]) -> list[str]:
         each = anyio.run(daemon.once)
     lines: list[str] = []
     for accounts, config in zip(each, configs, strict=True):
-        lines += [*([""] if lines else []), *summary(accounts, config.dataset.path)]
+        lines += [*([""] if lines else []), *_summary(accounts, config.dataset.path)]
     return lines
 
 
@@ -200,7 +200,7 @@ def _require_inputs(config: Config) -> None:
         )
 
 
-def summary(accounts: Accounts, dataset: Path) -> list[str]:
+def _summary(accounts: Accounts, dataset: Path) -> list[str]:
     """Return the accounts as lines of text: what was read, and where all of it is."""
     lines = accounts.lines
     width = len(f"{sum(lines.values()):,}")

@@ -22,8 +22,8 @@ from streamer.store.views.snapshot import Snapshot, snapshot
 if TYPE_CHECKING:
     from rich.text import Text
 
-Look = Callable[[], list[str]]
-Files = Sequence[Dataset]
+_Look = Callable[[], list[str]]
+_Files = Sequence[Dataset]
 
 _SECONDS = 2.0
 _LEAST_SECONDS = 0.1
@@ -67,7 +67,7 @@ def status(
             _show_for_ever(partial(_text_or_trouble, files), seconds or _SECONDS)
 
 
-def _show_for_ever(look: Look, seconds: float) -> None:
+def _show_for_ever(look: _Look, seconds: float) -> None:
     from streamer.commands.tail.terminal import Terminal, can_draw  # noqa: PLC0415 - loading it takes longer than the answer
 
     if not can_draw():
@@ -80,7 +80,7 @@ def _show_for_ever(look: Look, seconds: float) -> None:
             terminal.rest(pause)
 
 
-def _print_for_ever(look: Look, seconds: float, between: str = "") -> None:
+def _print_for_ever(look: _Look, seconds: float, between: str = "") -> None:
     lines, pause = _timed(look, seconds)
     _print(lines)
     while True:
@@ -93,7 +93,7 @@ def _print(lines: list[str]) -> None:
     typer.echo("\n".join(lines))
 
 
-def _timed(look: Look, seconds: float) -> tuple[list[str], float]:
+def _timed(look: _Look, seconds: float) -> tuple[list[str], float]:
     """Return what is seen, and how long to wait before the next look."""
     start = time.monotonic()
     lines = look()
@@ -108,7 +108,7 @@ def _drawn(lines: list[str], width: int, height: int) -> "list[Text]":
     return [Text(fitted(line, width)) for line in lines[:height]]
 
 
-def _text_or_trouble(files: Files) -> list[str]:
+def _text_or_trouble(files: _Files) -> list[str]:
     """Return the answer; while one looks on, a ledger that cannot be read now is an answer, too."""
     try:
         return _text(files)
@@ -116,30 +116,30 @@ def _text_or_trouble(files: Files) -> list[str]:
         return [printable(line) for line in str(error).splitlines()]
 
 
-def _json_or_trouble(files: Files) -> list[str]:
+def _json_or_trouble(files: _Files) -> list[str]:
     try:
         return [msgspec.json.encode(_values(files)).decode()]
     except StreamerError as error:
         return [msgspec.json.encode({"error": str(error)}).decode()]
 
 
-def _text(files: Files) -> list[str]:
+def _text(files: _Files) -> list[str]:
     lines: list[str] = []
     for one in files:
         lines += [*([""] if lines else []), *status_text.lines(*_look(one, files))]
     return lines
 
 
-def _json(files: Files) -> list[str]:
+def _json(files: _Files) -> list[str]:
     return [msgspec.json.format(msgspec.json.encode(_values(files)), indent=2).decode()]
 
 
-def _values(files: Files) -> dict[str, Any]:
+def _values(files: _Files) -> dict[str, Any]:
     values = [_as_json(*_look(one, files)) for one in files]
     return values[0] if len(values) == 1 else {"datasets": values}
 
 
-def _look(one: Dataset, files: Files) -> tuple[Snapshot, Lag]:
+def _look(one: Dataset, files: _Files) -> tuple[Snapshot, Lag]:
     seen = snapshot(one.path, one.ledger)
     return seen, measure(one.ledger, seen, files)
 

@@ -23,7 +23,7 @@ FORMAT = "1"
 META_FORMAT, META_BUCKETS, META_DEDUP = "streamer-format", "streamer-buckets", "streamer-dedup"
 """Keys of the stream's metadata: the version, how many buckets there are, and ``dedup.by`` of the whole fleet."""
 
-RESERVED = frozenset({"ask", "receipt", "alive"})
+_RESERVED = frozenset({"ask", "receipt", "alive"})
 """No dataset has one of these names: they stand where its name would."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -32,7 +32,7 @@ _NO_NAME = re.compile(r"[^A-Za-z0-9_-]+", re.ASCII)
 
 def is_name(text: str) -> bool:
     """Say whether a text can be the name of a prefix, a dataset, or a host."""
-    return _NAME.fullmatch(text) is not None and text not in RESERVED
+    return _NAME.fullmatch(text) is not None and text not in _RESERVED
 
 
 def host_name(text: str) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-DEFAULT_PREFIX = "streamer"
-DEFAULT_BUCKETS = 32
+_DEFAULT_PREFIX = "streamer"
+_DEFAULT_BUCKETS = 32
 MOST_BUCKETS = 4096
 
 
@@ -40,10 +40,10 @@ class Fleet(msgspec.Struct, frozen=True):
     """
 
     servers: tuple[str, ...] = ()
-    prefix: str = DEFAULT_PREFIX
+    prefix: str = _DEFAULT_PREFIX
     dataset: str = ""
     name: str = ""
-    buckets: int = DEFAULT_BUCKETS
+    buckets: int = _DEFAULT_BUCKETS
     credentials: Path | None = None
     nkey: Path | None = None
     tls_ca: Path | None = None

@@ -19,7 +19,7 @@ from streamer.config.tokens import with_token, without_token
 from streamer.config.values import UnfitError, seconds, shown_value
 from streamer.core.records.key import DedupBy
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def load(config_file: Path | None, environ: Mapping[str, str], flags: Flags) -> Config:
@@ -129,7 +129,7 @@ def fleet(config_file: Path | None, environ: Mapping[str, str], *needed: str) ->
     return Fleet(**settings.table("fleet")), Dedup(**settings.table("dedup")).by
 
 
-def _only(found: list[T], dataset_of: Callable[[T], Dataset]) -> T:
+def _only(found: list[_T], dataset_of: Callable[[_T], Dataset]) -> _T:
     if len(found) == 1:
         return found[0]
     names = ", ".join(printable(str(dataset_of(one).path)) for one in found)

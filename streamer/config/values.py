@@ -44,7 +44,7 @@ def boolean(raw: object, _folder: Path) -> bool:
     raise UnfitError("true or false")
 
 
-def text_of(raw: object, allowed: str) -> str:
+def _text_of(raw: object, allowed: str) -> str:
     """Return a text that is not blank and that the operating system and SQLite can take."""
     if isinstance(raw, str) and raw.strip() and "\0" not in raw:
         return raw
@@ -53,7 +53,7 @@ def text_of(raw: object, allowed: str) -> str:
 
 def path_of(raw: object, folder: Path) -> Path:
     """Take a path; "~" is the home folder."""
-    return folder / os.path.expanduser(text_of(raw, "a path"))
+    return folder / os.path.expanduser(_text_of(raw, "a path"))
 
 
 def file_of(raw: object, folder: Path) -> Path:
@@ -66,7 +66,7 @@ def file_of(raw: object, folder: Path) -> Path:
 
 def database_of(raw: object, folder: Path) -> str:
     """Take the path or the URL of a trace database."""
-    text = text_of(raw, "the path or the URL of a trace database")
+    text = _text_of(raw, "the path or the URL of a trace database")
     try:
         server_of(text)
     except ConfigError as error:
@@ -77,7 +77,7 @@ def database_of(raw: object, folder: Path) -> str:
 def pattern_of(raw: object, _folder: Path) -> str:
     """Take a pattern for file names."""
     allowed = 'a pattern for file names such as "*.jsonl", without "/": sub-folders are always searched'
-    text = text_of(raw, allowed)
+    text = _text_of(raw, allowed)
     if "/" in text:
         raise UnfitError(allowed)
     return text
@@ -86,7 +86,7 @@ def pattern_of(raw: object, _folder: Path) -> str:
 def where_of(raw: object, _folder: Path) -> str:
     """Take an SQL condition, without looking into it."""
     allowed = f'an SQL condition such as "{DEFAULT_WHERE}", in UTF-8 and without NUL'
-    text = text_of(raw, allowed).strip()
+    text = _text_of(raw, allowed).strip()
     # An undecodable byte of the environment is a lone surrogate here, and SQLite takes none.
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise UnfitError(allowed)
@@ -98,7 +98,7 @@ def models_of(raw: object, _folder: Path) -> tuple[str, ...]:
     allowed = 'a list of model names such as ["gpt-5-nano"]'
     if not isinstance(raw, list):
         raise UnfitError(allowed)
-    return tuple(text_of(item, allowed) for item in raw)
+    return tuple(_text_of(item, allowed) for item in raw)
 
 
 def servers_of(raw: object, _folder: Path) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ def monitors_of(raw: object, _folder: Path) -> tuple[str, ...]:
 def _urls(raw: object, schemes: tuple[str, ...], allowed: str) -> tuple[str, ...]:
     if not isinstance(raw, list) or not raw:
         raise UnfitError(allowed)
-    urls = tuple(text_of(item, allowed) for item in raw)
+    urls = tuple(_text_of(item, allowed) for item in raw)
     for url in urls:
         try:
             found = urlsplit(url)
@@ -144,7 +144,7 @@ def buckets_of(raw: object, _folder: Path) -> frozenset[int]:
 def reward_type_of(raw: object, _folder: Path) -> str:
     """Take a reward_type of event_rewards."""
     allowed = f'a reward_type of event_rewards such as "{DEFAULT_REWARD_TYPE}"'
-    text = text_of(raw, allowed)
+    text = _text_of(raw, allowed)
     if not text.isprintable():
         raise UnfitError(allowed)
     return text
@@ -190,7 +190,7 @@ def share(low: float) -> Reader:
 def counted_by(raw: object, _folder: Path) -> str:
     """Take what a cap counts by."""
     allowed = '"prompt", "run_id", or a key of the metadata such as "metadata.env_seed"'
-    by = text_of(raw, allowed)
+    by = _text_of(raw, allowed)
     if by in (PROMPT, "run_id") or (by.startswith(METADATA) and by != METADATA and by.isprintable()):
         return by
     raise UnfitError(allowed)

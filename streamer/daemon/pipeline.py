@@ -64,8 +64,8 @@ from streamer.store.ledger.paths import is_session
 from streamer.store.ledger.transactions import Batch
 from streamer.store.parts.parts import part_path
 
-T = TypeVar("T")
-P = ParamSpec("P")
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 _BATCH_BYTES = 8 << 20
 """Bytes of lines in one batch: what a batch holds in memory, a few times over."""
@@ -79,7 +79,7 @@ _RUNS_TOLD = 100
 """Rollouts that one event names at most."""
 
 
-async def _quickly(lines: int, judge: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
+async def _quickly(lines: int, judge: Callable[_P, _T], *args: _P.args, **more: _P.kwargs) -> _T:
     """Call a pure function: at once for a few lines, in a thread for many."""
     if lines <= _FEW:
         return judge(*args, **more)
@@ -126,7 +126,7 @@ def _uplink(
     return Uplink(config, ledger, files, clock, emit, troubles.fleet)
 
 
-class Sources(NamedTuple):
+class _Sources(NamedTuple):
     """Where lines and outcomes come from, and what does not work of that; and where records go from the dataset."""
 
     inbox: Inbox
@@ -145,7 +145,7 @@ class Pipeline:
         ledger: Ledger,
         dataset: Dataset,
         dead: DeadLetters,
-        sources: Sources,
+        sources: _Sources,
         clock: Clock,
         emit: Emit,
         at: Callable[[str], None],
@@ -214,7 +214,7 @@ class Pipeline:
                     )
                 else:
                     inbox, rollouts = Intake(config, ledger, clock, emit, troubles.fleet, news), NoRollouts()
-                sources = Sources(inbox, rollouts, outcomes, troubles, uplink)
+                sources = _Sources(inbox, rollouts, outcomes, troubles, uplink)
                 pipeline = cls(config, ledger, dataset, dead, sources, clock, emit, at)
                 with closing(pipeline.rollouts):
                     await pipeline.recover()

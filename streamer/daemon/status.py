@@ -133,12 +133,12 @@ class Stands:
 
         def take(stand: Stand) -> None:
             self._known[dataset] = stand
-            self._tell(text(stand) if len(self._known) == 1 else text_of_several(self._known))
+            self._tell(_text(stand) if len(self._known) == 1 else _text_of_several(self._known))
 
         return take
 
 
-def text_of_several(stands: Mapping[Path, Stand | None]) -> str:
+def _text_of_several(stands: Mapping[Path, Stand | None]) -> str:
     """Return how several datasets stand in words: the records of all, the longest wait, and what does not work.
 
     All of them wait for the same outcomes, so what waits is not added up.
@@ -160,7 +160,7 @@ def text_of_several(stands: Mapping[Path, Stand | None]) -> str:
     return "; ".join(parts)
 
 
-def text(stand: Stand) -> str:
+def _text(stand: Stand) -> str:
     """Return how a dataset stands in words."""
     if stand.accounts is not None:
         return status(stand.accounts, stand.behind, stand.error, stand.undelivered)

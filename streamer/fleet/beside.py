@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-Run = Callable[[], Coroutine[Any, Any, None]]
+_Run = Callable[[], Coroutine[Any, Any, None]]
 
 
 _AGAIN = 1.0
@@ -18,7 +18,7 @@ _AGAIN = 1.0
 
 
 @asynccontextmanager
-async def beside(run: Run) -> AsyncIterator[None]:
+async def beside(run: _Run) -> AsyncIterator[None]:
     """Let something run for as long as the block is open."""
     task = asyncio.create_task(run())
     try:
@@ -27,7 +27,7 @@ async def beside(run: Run) -> AsyncIterator[None]:
         await _end(task)
 
 
-async def until_first(*runs: Run) -> None:
+async def until_first(*runs: _Run) -> None:
     """Run all of these until one of them ends, then end the others; raise what it raised."""
     tasks = [asyncio.create_task(run()) for run in runs]
     try:
@@ -56,7 +56,7 @@ async def _end(*tasks: asyncio.Task[None]) -> None:
         raise asyncio.CancelledError
 
 
-async def to_its_end(run: Run) -> None:
+async def to_its_end(run: _Run) -> None:
     """Let something run to its end, which has to come by itself, whoever ends us meanwhile; that comes after."""
     task = asyncio.create_task(run())
     cancelled = False

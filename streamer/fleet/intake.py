@@ -83,7 +83,7 @@ _MOST_ASKS = 10_000
 _NO_INODE = -1
 
 
-class Pulled(msgspec.Struct, frozen=True):
+class _Pulled(msgspec.Struct, frozen=True):
     """A message as it came: its bucket, its sequence in the stream of that incarnation, and what acknowledges it."""
 
     bucket: int
@@ -97,7 +97,7 @@ class Pulled(msgspec.Struct, frozen=True):
 class _Read(msgspec.Struct, frozen=True):
     """What a message holds: what it says, if it can be read, and its line, or why that cannot be taken."""
 
-    pulled: Pulled
+    pulled: _Pulled
     message: Message | None
     content: ArrivedRecord | MalformedError | None
 
@@ -140,8 +140,8 @@ class Intake:
         self._news = news
         self._troubles = troubles
         self._names = Names(config.fleet.prefix, config.fleet.dataset)
-        self._pulled: deque[Pulled] = deque()
-        self._judged: list[Pulled] = []
+        self._pulled: deque[_Pulled] = deque()
+        self._judged: list[_Pulled] = []
         self._session: _Session | None = None
         self._buckets = 0
         self.error: UnavailableError | None = None
@@ -166,7 +166,7 @@ class Intake:
 
     async def new(self, budget: Budget) -> Work | None:
         """Return records that have come; None if there are none."""
-        pulled: list[Pulled] = []
+        pulled: list[_Pulled] = []
         while self._pulled and not budget.spent:
             pulled.append(self._pulled.popleft())
             budget.lines -= 1
@@ -198,10 +198,10 @@ class Intake:
 
         return Work(items, cursors, also=also, done=done)
 
-    def _read(self, pulled: Sequence[Pulled], fetched: Mapping[str, bytes | None]) -> list[_Read]:
+    def _read(self, pulled: Sequence[_Pulled], fetched: Mapping[str, bytes | None]) -> list[_Read]:
         return [self._read_one(one, fetched) for one in pulled]
 
-    def _read_one(self, one: Pulled, fetched: Mapping[str, bytes | None]) -> _Read:
+    def _read_one(self, one: _Pulled, fetched: Mapping[str, bytes | None]) -> _Read:
         message = None
         try:
             message = read(one.headers, one.body)
@@ -298,7 +298,7 @@ class Intake:
         """The buckets to have; None for all."""
         return self._wanted
 
-    def take(self, pulled: Pulled) -> None:
+    def take(self, pulled: _Pulled) -> None:
         """Take a message in, to be judged with the next batch."""
         self._pulled.append(pulled)
         self._news()
@@ -465,7 +465,7 @@ class _Session:
         else:
             self._idle.add(int(bucket))
         self._held += 1
-        self._intake.take(Pulled(int(bucket), sequence, self._stream.incarnation, msg.headers, msg.data, msg.reply))
+        self._intake.take(_Pulled(int(bucket), sequence, self._stream.incarnation, msg.headers, msg.data, msg.reply))
 
     def _on_status(self, msg: Msg) -> None:
         """See to a request that has ended, or whose consumer is not there."""
@@ -489,7 +489,7 @@ class _Session:
 
     # -- objects ---------------------------------------------------------------------------------------------
 
-    async def fetch(self, pulled: Sequence[Pulled]) -> dict[str, bytes | None]:
+    async def fetch(self, pulled: Sequence[_Pulled]) -> dict[str, bytes | None]:
         """Return the objects that messages name; None for one that is not there."""
         found: dict[str, bytes | None] = {}
         for one in pulled:
@@ -509,7 +509,7 @@ class _Session:
         self._link.lost.set()
 
     async def done(
-        self, pulled: Sequence[Pulled], fetched: Sequence[str], taken: Mapping[tuple[str, int, str], int]
+        self, pulled: Sequence[_Pulled], fetched: Sequence[str], taken: Mapping[tuple[str, int, str], int]
     ) -> None:
         """Acknowledge what was committed, and tell collectors."""
         self._held -= len(pulled)

@@ -20,7 +20,7 @@ from streamer.core.records.dataset_line import LINE_ENDS, line_key
 from streamer.core.records.key import KEY_BYTES, DedupBy
 from streamer.core.records.layouts import MalformedError
 
-MSG_ID, EXPECTED = "Nats-Msg-Id", "Nats-Expected-Stream"
+MSG_ID, _EXPECTED = "Nats-Msg-Id", "Nats-Expected-Stream"
 ORIGIN, LIFE, NUMBER = "Streamer-Origin", "Streamer-Life", "Streamer-Number"
 ENCODING, OBJECT, HOLDS, SKIPPED = "Streamer-Encoding", "Streamer-Object", "Streamer-Holds", "Streamer-Skipped"
 
@@ -90,7 +90,7 @@ def headers(message: Message, stream: str, message_id: str) -> dict[str, str]:
     """Return the headers under which a message travels."""
     found = {
         MSG_ID: message_id,
-        EXPECTED: stream,
+        _EXPECTED: stream,
         ORIGIN: message.place.origin,
         LIFE: message.place.life,
         NUMBER: str(message.place.number),

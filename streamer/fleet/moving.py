@@ -26,7 +26,7 @@ from streamer.fleet import origins
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT = 1
+_FORMAT = 1
 ELSEWHERE = -1
 """The place of a record that is in the dataset of another writer."""
 
@@ -64,7 +64,7 @@ def export(ledger: Path, wanted: Iterable[int], buckets: int, folder: Path) -> d
         found = {bucket: folder / f"{bucket}.keys" for bucket in wanted}
         counts = _sort_out((key for (key,) in db.execute("SELECT key FROM record ORDER BY key")), found, buckets)
         heads = {
-            bucket: Head(FORMAT, bucket, buckets, dedup, counts[bucket], tuple(origins.rows_of(db, bucket)))
+            bucket: Head(_FORMAT, bucket, buckets, dedup, counts[bucket], tuple(origins.rows_of(db, bucket)))
             for bucket in found
         }
     return {bucket: _complete(found[bucket], heads[bucket]) for bucket in found}
@@ -75,7 +75,7 @@ def write_keys(keys: Iterable[bytes], wanted: Iterable[int], buckets: int, dedup
     found = {bucket: folder / f"{bucket}.keys" for bucket in wanted}
     counts = _sort_out(keys, found, buckets)
     return {
-        bucket: _complete(path, Head(FORMAT, bucket, buckets, dedup, counts[bucket])) for bucket, path in found.items()
+        bucket: _complete(path, Head(_FORMAT, bucket, buckets, dedup, counts[bucket])) for bucket, path in found.items()
     }
 
 
@@ -120,7 +120,7 @@ def read_head(file: BinaryIO, bucket: int, buckets: int, dedup: str) -> Head:
         head = msgspec.json.decode(line, type=Head)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _refused(bucket, f"they do not begin as they should: {error}") from None
-    expected = (FORMAT, bucket, buckets, dedup)
+    expected = (_FORMAT, bucket, buckets, dedup)
     found = (head.format, head.bucket, head.buckets, head.dedup)
     if found != expected:
         raise _refused(bucket, f"(format, bucket, buckets, dedup) are {found}, and should be {expected}")

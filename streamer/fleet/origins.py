@@ -47,7 +47,7 @@ class Held(msgspec.Struct, frozen=True):
     key: bytes | None = None
 
 
-class Heard(msgspec.Struct, frozen=True):
+class _Heard(msgspec.Struct, frozen=True):
     """A collector: when something of it came last, in seconds since 1970, and how many records it brought.
 
     Those are of its latest lives in each bucket, as many as are remembered.
@@ -60,10 +60,10 @@ class Heard(msgspec.Struct, frozen=True):
 
 def extended(ranges: Ranges, numbers: Iterable[int]) -> Ranges:
     """Return ranges that hold these numbers as well; those that do not fit are forgotten, the highest first."""
-    return united(ranges, ((number, number) for number in numbers))
+    return _united(ranges, ((number, number) for number in numbers))
 
 
-def united(ranges: Ranges, more: Iterable[tuple[int, int]]) -> Ranges:
+def _united(ranges: Ranges, more: Iterable[tuple[int, int]]) -> Ranges:
     """Return ranges that hold what both hold; those that do not fit are forgotten, the highest first."""
     pieces = sorted([*ranges, *more])
     merged: list[tuple[int, int]] = []
@@ -161,7 +161,7 @@ def take_over(db: sqlite3.Connection, bucket: int, rows: Iterable[tuple[str, str
             theirs = msgspec.json.decode(numbers, type=Ranges)
         except msgspec.MsgspecError:
             continue
-        held = united(_ranges(db, origin, bucket, life), theirs)
+        held = _united(_ranges(db, origin, bucket, life), theirs)
         db.execute(
             "INSERT INTO origin (origin, bucket, life, numbers, records, seen) VALUES (?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (origin, bucket, life) DO UPDATE SET numbers = excluded.numbers,"
@@ -193,7 +193,7 @@ def called(db: sqlite3.Connection) -> str:
     return "" if row is None else str(row[0])
 
 
-def heard(db: sqlite3.Connection, most: int) -> list[Heard]:
+def heard(db: sqlite3.Connection, most: int) -> list[_Heard]:
     """Return the collectors of which something came, the latest first, and no more than some."""
     if not _has(db, "origin"):
         return []
@@ -203,7 +203,7 @@ def heard(db: sqlite3.Connection, most: int) -> list[Heard]:
         " GROUP BY origin ORDER BY max(seen) DESC, origin LIMIT ?",
         (LONGEST_ORIGIN, most),
     )
-    return [Heard(*row) for row in rows]
+    return [_Heard(*row) for row in rows]
 
 
 def count(db: sqlite3.Connection, before: float) -> tuple[int, int]:

@@ -28,7 +28,7 @@ class OutboxLine(msgspec.Struct, frozen=True, gc=False):
     data: bytes
 
 
-class Read(msgspec.Struct, frozen=True):
+class _Read(msgspec.Struct, frozen=True):
     """Some lines, and the place that follows them. ``missing`` are bytes before that which are not there any more.
 
     There are none where nothing was left of a part behind the place that was asked for.
@@ -62,7 +62,7 @@ class Outbox:
         self._ledger = ledger
         self._files = files
 
-    async def read(self, place: int, stop: int) -> Read:
+    async def read(self, place: int, stop: int) -> _Read:
         """Return some lines from ``place`` on, of those before ``stop``, and not much more than a MiB of them.
 
         Raises:
@@ -71,7 +71,7 @@ class Outbox:
         file = await self._ledger.look(partial(_file_at, place=place))
         return await to_thread.run_sync(self._read, file, place, stop)
 
-    def _read(self, file: _File, place: int, stop: int) -> Read:
+    def _read(self, file: _File, place: int, stop: int) -> _Read:
         end = stop if file.stop is None else min(stop, file.stop)
         places = Places(file.start, file.cuts)
         offset = places.offset(place)
@@ -84,14 +84,14 @@ class Outbox:
         except FileNotFoundError:
             if file.stop is None:
                 raise self._unavailable("it is not there") from None
-            return Read((), file.stop, missing=file.stop - place)
+            return _Read((), file.stop, missing=file.stop - place)
         except OSError as error:
             raise self._unavailable(error.strerror or str(error)) from error
         lines: list[OutboxLine] = []
         for line in data.split(b"\n")[:-1]:
             lines.append(OutboxLine(places.place(offset), line + b"\n"))
             offset += len(line) + 1
-        return Read(lines, lines[-1].place + len(lines[-1].data) if lines else end)
+        return _Read(lines, lines[-1].place + len(lines[-1].data) if lines else end)
 
     def _open(self, file: _File) -> int:
         """Open a file of the dataset, whether or not it has been closed since the ledger was asked."""

@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from streamer.base.files import Files
     from streamer.config.fleet_names import Names
 
-CLIENTS, MONITORING, ROUTES = 4222, 8222, 6222
+CLIENTS, MONITORING, _ROUTES = 4222, 8222, 6222
 """The usual ports: for clients, for monitoring, and between the servers."""
 
-MOST_PAYLOAD = 8 << 20
+_MOST_PAYLOAD = 8 << 20
 """``max_payload`` of the servers: the bytes that NATS recommends at most."""
 
 _OP = "write configurations of servers"
@@ -104,7 +104,7 @@ class Plan(msgspec.Struct, frozen=True):
     data: str = "/var/lib/nats"
 
 
-class User(NamedTuple):
+class _User(NamedTuple):
     """A user of the fleet's account, by its public key."""
 
     role: Role
@@ -137,11 +137,6 @@ def write(folder: Path, plan: Plan, names: Names, files: Files, now: float) -> l
     for holder in (*(f"servers/{host}" for host in plan.servers), *map(_folder, users)):
         desk.put(f"{holder}/ca.pem", authority)
     return desk.written
-
-
-def user_folders(plan: Plan) -> list[str]:
-    """Return the folders, below that of everything, of what users need."""
-    return [_folder(User(role, name, "")) for role, name in _who(plan)]
 
 
 def _check(plan: Plan) -> None:
@@ -210,11 +205,11 @@ def _who(plan: Plan) -> Iterator[tuple[Role, str]]:
     yield Role.ADMIN, ""
 
 
-def _folder(user: User) -> str:
+def _folder(user: _User) -> str:
     return f"{user.role}s/{user.name}" if user.name else str(user.role)
 
 
-def _users(desk: _Desk, plan: Plan) -> list[User]:
+def _users(desk: _Desk, plan: Plan) -> list[_User]:
     nkeys = _nkeys()
 
     def new_seed() -> bytes:
@@ -222,7 +217,7 @@ def _users(desk: _Desk, plan: Plan) -> list[User]:
 
     found = []
     for role, name in _who(plan):
-        user = User(role, name, "")
+        user = _User(role, name, "")
         seed = desk.once(f"{_folder(user)}/fleet.nk", new_seed)
         try:
             public = nkeys.from_seed(seed.strip()).public_key.decode("ascii")
@@ -278,29 +273,29 @@ def _pair_files(host: str) -> tuple[str, str]:
 # ---- the text -----------------------------------------------------------------------------------------------
 
 
-def _server(host: str, plan: Plan, names: Names, users: Sequence[User]) -> str:
+def _server(host: str, plan: Plan, names: Names, users: Sequence[_User]) -> str:
     here = host if _is_address(host) else "0.0.0.0"  # noqa: S104 - a name may be that of another interface
-    routes = [f"nats-route://{address(other, ROUTES)}" for other in plan.servers]
+    routes = [f"nats-route://{address(other, _ROUTES)}" for other in plan.servers]
     return _TEXT.format(
         name=_quoted(host_name(host)),
         listen=_quoted(address(here, CLIENTS)),
         advertise=_quoted(address(host, CLIENTS)),
         monitoring=_quoted(address(here, MONITORING)),
-        payload=MOST_PAYLOAD,
+        payload=_MOST_PAYLOAD,
         cert=_quoted(f"{plan.etc}/server.pem"),
         key=_quoted(f"{plan.etc}/server.key"),
         ca=_quoted(f"{plan.etc}/ca.pem"),
         store=_quoted(plan.data),
         cluster=_quoted(names.stream),
-        cluster_listen=_quoted(address(here, ROUTES)),
-        cluster_advertise=_quoted(address(host, ROUTES)),
+        cluster_listen=_quoted(address(here, _ROUTES)),
+        cluster_advertise=_quoted(address(host, _ROUTES)),
         routes=json.dumps(routes),
         account=_quoted(names.stream),
         users="\n".join(_user(user, names) for user in users),
     )
 
 
-def _user(user: User, names: Names) -> str:
+def _user(user: _User, names: Names) -> str:
     may = permissions(user.role, names, user.name, inbox_of(user.public))
     told = f"{user.role} {user.name}".strip()
     return f"      {{ nkey: {user.public}, permissions: {_permissions(may)} }}    # {told}"

@@ -29,20 +29,20 @@ from streamer.fleet.owners import declare_free, owners_of, read_all
 if TYPE_CHECKING:
     from nats.js.api import ConsumerConfig, StreamConfig
 
-OP = "set up the fleet"
-REPLICAS = 3
-STREAM_BYTES = 8 << 30
-OBJECT_BYTES = 2 << 30
-DUPLICATE_SECONDS = 120.0
+_OP = "set up the fleet"
+_REPLICAS = 3
+_STREAM_BYTES = 8 << 30
+_OBJECT_BYTES = 2 << 30
+_DUPLICATE_SECONDS = 120.0
 """For so long the stream itself takes a record once: a saving, as the writer's keys decide."""
 
-BEAT_SECONDS, BEAT_BYTES = 30 * 86_400.0, 4 << 20
+_BEAT_SECONDS, _BEAT_BYTES = 30 * 86_400.0, 4 << 20
 """For so long it is known when a collector was heard of, and in so much room."""
 
-ACK_SECONDS = 30.0
+_ACK_SECONDS = 30.0
 """After so long a record that no writer has acknowledged is given out again."""
 
-ACK_PENDING = 8192
+_ACK_PENDING = 8192
 """Records of a bucket that are given out and not acknowledged."""
 
 
@@ -118,7 +118,7 @@ async def _owners(link: Link, names: Names, buckets: int) -> Finding:
 
 async def _bucket_count(link: Link, names: Names, wanted: Wanted) -> int:
     """Return how many buckets there are: those of the stream, whatever is wanted."""
-    with answered(link, OP, names.stream):
+    with answered(link, _OP, names.stream):
         info = await link.js.stream_info(names.stream)
     said = (info.config.metadata or {}).get(META_BUCKETS, "")
     return int(said) if said.isascii() and said.isdigit() else wanted.buckets
@@ -142,12 +142,12 @@ def _streams(names: Names, wanted: Wanted) -> list[StreamConfig]:
     from nats.js import api  # noqa: PLC0415 - an extra
 
     store = api.StorageType.FILE, api.DiscardPolicy.NEW
-    replicas = wanted.replicas or REPLICAS
+    replicas = wanted.replicas or _REPLICAS
     metadata = {META_FORMAT: FORMAT, META_BUCKETS: str(wanted.buckets), META_DEDUP: wanted.dedup}
     records = api.StreamConfig(
         name=names.stream, subjects=[names.records], retention=api.RetentionPolicy.WORK_QUEUE, storage=store[0],
-        discard=store[1], max_bytes=wanted.stream_bytes or STREAM_BYTES, num_replicas=replicas,
-        duplicate_window=DUPLICATE_SECONDS, metadata=metadata,
+        discard=store[1], max_bytes=wanted.stream_bytes or _STREAM_BYTES, num_replicas=replicas,
+        duplicate_window=_DUPLICATE_SECONDS, metadata=metadata,
     )  # fmt: skip
     owners = api.StreamConfig(
         name=f"KV_{names.owners}", subjects=[f"$KV.{names.owners}.>"], storage=store[0], discard=store[1],
@@ -155,7 +155,7 @@ def _streams(names: Names, wanted: Wanted) -> list[StreamConfig]:
     )  # fmt: skip
     beats = api.StreamConfig(
         name=names.beats, subjects=[names.alive("*.*")], storage=store[0], discard=api.DiscardPolicy.OLD,
-        max_msgs_per_subject=1, max_age=BEAT_SECONDS, max_bytes=BEAT_BYTES, num_replicas=replicas,
+        max_msgs_per_subject=1, max_age=_BEAT_SECONDS, max_bytes=_BEAT_BYTES, num_replicas=replicas,
     )  # fmt: skip
     return [records, owners, *(_store(name, wanted) for name in (names.objects, names.keys)), beats]
 
@@ -166,14 +166,14 @@ def _store(name: str, wanted: Wanted) -> StreamConfig:
 
     return api.StreamConfig(
         name=f"OBJ_{name}", subjects=[f"$O.{name}.C.>", f"$O.{name}.M.>"], storage=api.StorageType.FILE,
-        discard=api.DiscardPolicy.NEW, max_bytes=wanted.object_bytes or OBJECT_BYTES, allow_rollup_hdrs=True,
-        num_replicas=wanted.replicas or REPLICAS, allow_direct=False,
+        discard=api.DiscardPolicy.NEW, max_bytes=wanted.object_bytes or _OBJECT_BYTES, allow_rollup_hdrs=True,
+        num_replicas=wanted.replicas or _REPLICAS, allow_direct=False,
     )  # fmt: skip
 
 
 async def _stream(link: Link, config: StreamConfig, wanted: Wanted, *, fix: bool) -> Finding:
     what = f"stream {config.name}"
-    with answered(link, OP, what, "see --replicas and --stream-bytes, and the disks of the servers"):
+    with answered(link, _OP, what, "see --replicas and --stream-bytes, and the disks of the servers"):
         there = await _looked_up(link, partial(link.js.stream_info, config.name), partial(link.js.add_stream, config))
         if there is None:
             return Finding(what, State.MADE)
@@ -249,15 +249,15 @@ def _consumer_config(names: Names, bucket: int) -> ConsumerConfig:
         durable_name=names.consumer(bucket),
         filter_subject=names.subject(bucket),
         ack_policy=api.AckPolicy.EXPLICIT,
-        ack_wait=ACK_SECONDS,
-        max_ack_pending=ACK_PENDING,
+        ack_wait=_ACK_SECONDS,
+        max_ack_pending=_ACK_PENDING,
     )
 
 
 async def _consumer(link: Link, names: Names, bucket: int, *, fix: bool) -> Finding:
     config = _consumer_config(names, bucket)
     what, js = names.consumer(bucket), link.js
-    with answered(link, OP, what):
+    with answered(link, _OP, what):
         look, make = partial(js.consumer_info, names.stream, what), partial(js.add_consumer, names.stream, config)
         there = await _looked_up(link, look, make)
         if there is None:
@@ -265,7 +265,7 @@ async def _consumer(link: Link, names: Names, bucket: int, *, fix: bool) -> Find
         unfit = _different(config, there, ["ack_policy", "filter_subject"])
         unlike = _different(config, there, ["max_ack_pending"])
         if fix and unlike and not unfit:
-            await link.js.add_consumer(names.stream, there.evolve(max_ack_pending=ACK_PENDING))
+            await link.js.add_consumer(names.stream, there.evolve(max_ack_pending=_ACK_PENDING))
             return Finding(what, State.FIXED, tuple(unlike.values()))
     return _compared(what, [*unfit.values(), *unlike.values()])
 

@@ -20,12 +20,12 @@ from streamer.fleet.owners import State, owners_of, read_all
 if TYPE_CHECKING:
     from nats.js.api import ConsumerInfo, StreamInfo
 
-OP = "look at the fleet"
-SILENT_SECONDS = 35.0
+_OP = "look at the fleet"
+_SILENT_SECONDS = 35.0
 """Three beats and a bit: a collector that was not heard of for so long is silent."""
 
 
-class Bucket(msgspec.Struct, frozen=True):
+class _Bucket(msgspec.Struct, frozen=True):
     """One bucket: who writes it, records that wait in the stream, and those given out and not acknowledged yet.
 
     ``taken`` is the sequence up to which everything of it was taken.
@@ -39,7 +39,7 @@ class Bucket(msgspec.Struct, frozen=True):
     taken: int
 
 
-class Host(msgspec.Struct, frozen=True):
+class _Host(msgspec.Struct, frozen=True):
     """A collector: seconds since it was heard of, records that no writer holds yet, bytes not sent yet."""
 
     origin: str
@@ -48,7 +48,7 @@ class Host(msgspec.Struct, frozen=True):
     unsent_bytes: int
 
 
-class Look(msgspec.Struct, frozen=True):
+class _Look(msgspec.Struct, frozen=True):
     """The whole fleet at one time, ``at`` seconds since 1970 of this machine's clock."""
 
     at: float
@@ -60,8 +60,8 @@ class Look(msgspec.Struct, frozen=True):
     leader: str
     replicas: int
     replicas_current: int
-    buckets: tuple[Bucket, ...]
-    hosts: tuple[Host, ...]
+    buckets: tuple[_Bucket, ...]
+    hosts: tuple[_Host, ...]
 
     @property
     def taken(self) -> int:
@@ -69,7 +69,7 @@ class Look(msgspec.Struct, frozen=True):
         return self.last - self.messages
 
 
-class Rates(msgspec.Struct, frozen=True):
+class _Rates(msgspec.Struct, frozen=True):
     """Records a second that came into the stream, and that writers took out of it."""
 
     sent: float
@@ -81,7 +81,7 @@ class _Beat(msgspec.Struct):
     unsent_bytes: int = 0
 
 
-async def look(link: Link, names: Names, stream: Stream, now: float) -> Look:
+async def look(link: Link, names: Names, stream: Stream, now: float) -> _Look:
     """Ask the servers.
 
     Args:
@@ -95,7 +95,7 @@ async def look(link: Link, names: Names, stream: Stream, now: float) -> Look:
     """
     missing = "there is no such thing: `streamer fleet init` makes it"
     buckets = range(stream.buckets)
-    with answered(link, OP, names.stream, missing=missing):
+    with answered(link, _OP, names.stream, missing=missing):
         info = await link.js.stream_info(names.stream)
         consumers = [await link.js.consumer_info(names.stream, names.consumer(bucket)) for bucket in buckets]
         hosts = await _hosts(link, names, now)
@@ -109,10 +109,10 @@ async def look(link: Link, names: Names, stream: Stream, now: float) -> Look:
     return _look(info, found, hosts, names, now)
 
 
-def _look(info: StreamInfo, buckets: tuple[Bucket, ...], hosts: tuple[Host, ...], names: Names, now: float) -> Look:
+def _look(info: StreamInfo, buckets: tuple[_Bucket, ...], hosts: tuple[_Host, ...], names: Names, now: float) -> _Look:
     cluster, config = info.cluster, info.config
     others: Sequence[Any] = (cluster.replicas or ()) if cluster else ()
-    return Look(
+    return _Look(
         at=now,
         stream=names.stream,
         messages=info.state.messages,
@@ -127,12 +127,12 @@ def _look(info: StreamInfo, buckets: tuple[Bucket, ...], hosts: tuple[Host, ...]
     )
 
 
-def _bucket(bucket: int, consumer: ConsumerInfo, state: str, writer: str) -> Bucket:
+def _bucket(bucket: int, consumer: ConsumerInfo, state: str, writer: str) -> _Bucket:
     floor = consumer.ack_floor.stream_seq if consumer.ack_floor else 0
-    return Bucket(bucket, state, writer, consumer.num_pending or 0, consumer.num_ack_pending or 0, floor)
+    return _Bucket(bucket, state, writer, consumer.num_pending or 0, consumer.num_ack_pending or 0, floor)
 
 
-async def _hosts(link: Link, names: Names, now: float) -> tuple[Host, ...]:
+async def _hosts(link: Link, names: Names, now: float) -> tuple[_Host, ...]:
     """Return the collectors that ever beat, as long as the stream of beats remembers them."""
     info = await link.js.stream_info(names.beats, subjects_filter=names.alive("*.*"))
     found = []
@@ -144,27 +144,27 @@ async def _hosts(link: Link, names: Names, now: float) -> tuple[Host, ...]:
     return tuple(found)
 
 
-def _host(origin: str, data: bytes, at: datetime | None, now: float) -> Host:
+def _host(origin: str, data: bytes, at: datetime | None, now: float) -> _Host:
     try:
         beat = msgspec.json.decode(data, type=_Beat)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         beat = _Beat()  # that it was there is known all the same
     heard = at.astimezone(UTC).timestamp() if at is not None else 0.0
-    return Host(origin, max(0.0, now - heard), max(0, beat.waits), max(0, beat.unsent_bytes))
+    return _Host(origin, max(0.0, now - heard), max(0, beat.waits), max(0, beat.unsent_bytes))
 
 
-def rates(before: Look, after: Look) -> Rates | None:
+def rates(before: _Look, after: _Look) -> _Rates | None:
     """Return what happened between two looks; None if no time passed, or the stream was made anew."""
     seconds = after.at - before.at
     if seconds <= 0 or after.last < before.last:
         return None
-    return Rates((after.last - before.last) / seconds, max(0, after.taken - before.taken) / seconds)
+    return _Rates((after.last - before.last) / seconds, max(0, after.taken - before.taken) / seconds)
 
 
 # ---- in words -------------------------------------------------------------------------------------------------
 
 
-def lines(seen: Look, speed: Rates | None) -> Iterator[str]:
+def lines(seen: _Look, speed: _Rates | None) -> Iterator[str]:
     """Return it in words, for people."""
     room = f" of {sized(seen.most_bytes)}" if seen.most_bytes else ""
     led = f"led by {seen.leader}, " if seen.leader else ""
@@ -176,8 +176,8 @@ def lines(seen: Look, speed: Rates | None) -> Iterator[str]:
     yield from _host_lines(seen.hosts)
 
 
-def _bucket_lines(buckets: Sequence[Bucket]) -> Iterator[str]:
-    by_owner: dict[tuple[str, str], list[Bucket]] = {}
+def _bucket_lines(buckets: Sequence[_Bucket]) -> Iterator[str]:
+    by_owner: dict[tuple[str, str], list[_Bucket]] = {}
     for one in buckets:
         by_owner.setdefault((one.state, one.writer), []).append(one)
     for (state, writer), its in sorted(by_owner.items(), key=lambda one: one[1][0].bucket):
@@ -196,10 +196,10 @@ _WHOSE: Mapping[str, str] = {
 }
 
 
-def _host_lines(hosts: Sequence[Host]) -> Iterator[str]:
+def _host_lines(hosts: Sequence[_Host]) -> Iterator[str]:
     if not hosts:
         yield "hosts     no collector has been heard of"
     for one in hosts:
-        heard = f"silent for {age(one.silent)}" if one.silent > SILENT_SECONDS else f"heard {age(one.silent)} ago"
+        heard = f"silent for {age(one.silent)}" if one.silent > _SILENT_SECONDS else f"heard {age(one.silent)} ago"
         waits = f"{counted(one.waits, 'record')} wait, {sized(one.unsent_bytes)} not sent"
         yield f"host      {one.origin}: {heard}; {waits}"

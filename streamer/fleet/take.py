@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from streamer.fleet.connection import Link
     from streamer.fleet.owners import Entry
 
-OP = "take buckets from a writer"
+_OP = "take buckets from a writer"
 
 
 class Taken(NamedTuple):
@@ -63,10 +63,10 @@ async def take(
     """
     if beyond := [bucket for bucket in wanted if bucket >= buckets]:
         cause = f"there is no bucket {beyond[0]}: they are numbered from 0 to {buckets - 1}"
-        raise RefusedError(OP, names.stream, cause)
+        raise RefusedError(_OP, names.stream, cause)
     if dataset is not None and (who := holder(lock_file(dataset))) is not None:
         hint = "its writer runs: give it other source.buckets and restart it, and it hands them over itself"
-        raise RefusedError(OP, printable(str(dataset)), f"{who} holds it", hint)
+        raise RefusedError(_OP, printable(str(dataset)), f"{who} holds it", hint)
     store, objects = await owners_of(link, names), await keys_of(link, names)
     entries = await read_all(link, store, names, wanted)
     with TemporaryDirectory(prefix="streamer-") as name:
@@ -88,7 +88,7 @@ async def take(
             released = Owner(State.RELEASED, had, await put_keys(link, objects, bucket, files[bucket]))
             if not await set_entry(link, store, names, bucket, released, before):
                 cause = "somebody changed its owner meanwhile"
-                raise RefusedError(OP, f"bucket {bucket}", cause, "see `streamer fleet status`")
+                raise RefusedError(_OP, f"bucket {bucket}", cause, "see `streamer fleet status`")
             taken.append(Taken(bucket, had, moving.count(files[bucket])))
     return taken
 
@@ -132,7 +132,7 @@ def _keys_of_lines(dataset: Path, wanted: frozenset[int], buckets: int, by: Dedu
                         yield key
     except OSError as error:
         where, cause = printable(str(dataset)), error.strerror or str(error)
-        raise UnavailableError(OP, where, cause, "name the live file of a copy of the writer's dataset") from None
+        raise UnavailableError(_OP, where, cause, "name the live file of a copy of the writer's dataset") from None
 
 
 def _key(line: bytes, by: DedupBy, where: str) -> bytes:
@@ -140,7 +140,7 @@ def _key(line: bytes, by: DedupBy, where: str) -> bytes:
         return line_key(line, by)
     except ValueError as error:
         hint = "see `streamer verify`"
-        raise RefusedError(OP, printable(where), f"it is no line of streamer's: {error}", hint) from None
+        raise RefusedError(_OP, printable(where), f"it is no line of streamer's: {error}", hint) from None
 
 
 def shown(taken: Collection[Taken]) -> Iterator[str]:

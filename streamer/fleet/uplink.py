@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 SEND = "send records to the fleet"
 """What is being done while the stream does not take them."""
 
-TOO_LARGE, REFUSED = "too_large", "refused"
+_TOO_LARGE, _REFUSED = "too_large", "refused"
 """Reasons of lines that cannot travel: too large for a message, and for the object store; or for the stream."""
 
 _MOST_FLYING = 512
@@ -75,7 +75,7 @@ _ALIVE_SECONDS = 10.0
 _TOO_LARGE_FOR_STREAM = 10054
 
 
-class Flight(msgspec.Struct):
+class _Flight(msgspec.Struct):
     """A message that was published and is not acknowledged yet; ``failed`` if the stream did not take it."""
 
     bucket: int
@@ -94,23 +94,23 @@ class Flight(msgspec.Struct):
         return f"{self.key.hex()}{again}" if self.message.is_record else f"{where}{again}"
 
 
-class Flights(dict[str, Flight]):
+class _Flights(dict[str, _Flight]):
     """All of them by token; ``bytes`` is how much they hold."""
 
     bytes = 0
 
-    def __setitem__(self, token: str, flight: Flight) -> None:
+    def __setitem__(self, token: str, flight: _Flight) -> None:
         """Add one."""
         self.bytes += len(flight.message.body)
         super().__setitem__(token, flight)
 
-    def land(self, token: str) -> Flight:
+    def land(self, token: str) -> _Flight:
         """Take one away that is there, and return it."""
         flight = super().pop(token)
         self.bytes -= len(flight.message.body)
         return flight
 
-    def land_all(self) -> list[Flight]:
+    def land_all(self) -> list[_Flight]:
         """Take all of them away, and return them."""
         return [self.land(token) for token in list(self)]
 
@@ -142,7 +142,7 @@ class Uplink:
         self._clock = clock
         self._troubles = troubles
         self._news = anyio.Event()
-        self._flights = Flights()
+        self._flights = _Flights()
         self._origin = ""
         self.emit = emit
         self.names = Names(config.fleet.prefix, config.fleet.dataset)
@@ -224,7 +224,9 @@ class Uplink:
 class _Session:
     """What an uplink does while one link stands."""
 
-    def __init__(self, uplink: Uplink, link: Link, stream: Stream, origin: str, flights: Flights, clock: Clock) -> None:
+    def __init__(
+        self, uplink: Uplink, link: Link, stream: Stream, origin: str, flights: _Flights, clock: Clock
+    ) -> None:
         self._uplink = uplink
         self._backlog = uplink.backlog
         self._names = uplink.names
@@ -286,7 +288,7 @@ class _Session:
         message = await self._message(one, place, attempt)
         # From here to the flight's place among the others nothing waits: a lost link leaves all of it or nothing.
         self._backlog.take(one)
-        await self._publish(Flight(one.bucket, one.line.place, one.key, attempt, message))
+        await self._publish(_Flight(one.bucket, one.line.place, one.key, attempt, message))
 
     async def _until_room(self) -> None:
         while self._blocked_until is not None or self._is_full:
@@ -310,14 +312,14 @@ class _Session:
         if cause is None:
             return Message(place, packed=True, object=name, holds=one.key)
         cause = f"more than max_payload ({self._link.most_bytes}) allows, and {cause}"
-        await self._set_aside(one.bucket, one.line.place, len(line), TOO_LARGE, cause)
+        await self._set_aside(one.bucket, one.line.place, len(line), _TOO_LARGE, cause)
         return Message(place, skipped=True)
 
     async def _set_aside(self, bucket: int, place: int, size: int, reason: str, cause: str) -> None:
         if await self._backlog.set_aside(Undeliverable(place, bucket, size, reason)):
             self._uplink.emit(SetAside(place, size, reason, cause))
 
-    async def _publish(self, flight: Flight) -> None:
+    async def _publish(self, flight: _Flight) -> None:
         self._tokens += 1
         token = str(self._tokens)
         flight.since, flight.failed = self._clock.monotonic(), False
@@ -351,7 +353,7 @@ class _Session:
             )
             await self._publish(flight)
         elif said.code == _TOO_LARGE_FOR_STREAM and flight.message.is_record:
-            await self._set_aside(flight.bucket, flight.place, len(flight.message.body), REFUSED, said.cause)
+            await self._set_aside(flight.bucket, flight.place, len(flight.message.body), _REFUSED, said.cause)
             self._flights.land(token)
             flight.message = Message(flight.message.place, skipped=True)
             await self._publish(flight)
@@ -359,7 +361,7 @@ class _Session:
             flight.failed = True
             self._refused(said.cause)
 
-    def _taken(self, flight: Flight, sequence: int) -> None:
+    def _taken(self, flight: _Flight, sequence: int) -> None:
         if flight.message.place.life == self._backlog.life:
             number, place = flight.message.place.number, flight.place
             self._backlog.acknowledged(flight.bucket, number, place, sequence, self._incarnation, flight.attempt)

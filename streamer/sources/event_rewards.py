@@ -24,7 +24,7 @@ _SESSIONS = 8
 _PAGE = 1000
 """Rows of one read."""
 
-MOST_ROWS = 100_000
+_MOST_ROWS = 100_000
 """Rows of one session that are looked at, the oldest: what memory they take is bounded, whatever is there."""
 
 _LONGEST_ANNOTATION = 16 << 10
@@ -109,7 +109,7 @@ class EventRewards:
         )
         rewards: dict[str, list[TurnReward]] = {session: [] for session in sessions}
         last, is_all = 0, False
-        for _ in range(0, MOST_ROWS, _PAGE):
+        for _ in range(0, _MOST_ROWS, _PAGE):
             rows = await self._db.fetch(sql, (*sessions, self._type, last, _PAGE))
             for row in rows:
                 self._take(rewards, row)

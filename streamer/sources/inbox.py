@@ -87,7 +87,7 @@ class Inbox(Protocol):
         """Return lines that were not read before; None when there are none."""
 
 
-class ToRead(NamedTuple):
+class _ToRead(NamedTuple):
     """A cursor from which to read, and what the ledger knows of the shard (another path, or nothing)."""
 
     known: Cursor | None
@@ -95,7 +95,7 @@ class ToRead(NamedTuple):
 
 
 _SpanResult = tuple[Span, list[Line] | Overwritten | Unreadable, list[Item]]
-_Result = tuple[ToRead, ShardRead | Overwritten | Unreadable, list[Item]]
+_Result = tuple[_ToRead, ShardRead | Overwritten | Unreadable, list[Item]]
 
 
 class ShardInbox:
@@ -278,22 +278,22 @@ class ShardInbox:
                 break
         return chunk
 
-    async def _look_up(self, chunk: Sequence[Found]) -> list[ToRead]:
+    async def _look_up(self, chunk: Sequence[Found]) -> list[_ToRead]:
         """Return the cursors from which to read; shards without news leave the inbox."""
         known, elsewhere = await self._ledger.cursors({found.path: found.stat[1] for found in chunk})
         if elsewhere:
             strangers = [found for found in chunk if found.path not in known]
             known |= await to_thread.run_sync(self._moved, strangers, elsewhere)
         await self._ledger.revive([cursor.id for cursor in known.values()])
-        todo: list[ToRead] = []
+        todo: list[_ToRead] = []
         for found in chunk:
             cursor = known.get(found.path)
             if cursor is None:
-                todo.append(ToRead(None, Cursor(found.path, id=self._ledger.new_shard_id())))
+                todo.append(_ToRead(None, Cursor(found.path, id=self._ledger.new_shard_id())))
             elif cursor.stat == found.stat and cursor.path == found.path:
                 self._leave(found.path, found.stat)
             else:
-                todo.append(ToRead(cursor, msgspec.structs.replace(cursor, path=found.path)))
+                todo.append(_ToRead(cursor, msgspec.structs.replace(cursor, path=found.path)))
         return todo
 
     def _moved(self, strangers: Sequence[Found], elsewhere: Sequence[Cursor]) -> dict[str, Cursor]:
@@ -309,7 +309,7 @@ class ShardInbox:
     def _was_moved(self, cursor: Cursor, found: Found) -> bool:
         return self._folder.find(cursor.path) is None and self._reader.recognises(cursor, found.path)
 
-    def _read(self, todo: Sequence[ToRead], budget: Budget) -> list[_Result]:
+    def _read(self, todo: Sequence[_ToRead], budget: Budget) -> list[_Result]:
         since = self._clock.now()
         results: list[_Result] = []
         for one in todo:

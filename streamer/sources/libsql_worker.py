@@ -22,7 +22,7 @@ _FRESH = 5.0
 _AT_ONCE = 16
 """Rows between two looks at their size."""
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class _Connection:
@@ -67,7 +67,7 @@ def _rows(cursor: Any, characters: int | None) -> Answer:
     return Answer(rows, full=True)
 
 
-def _read(source: IO[bytes], kind: type[T]) -> T | None:
+def _read(source: IO[bytes], kind: type[_T]) -> _T | None:
     """Return the next message; None when whoever asks is gone."""
     head = source.read(HEAD)
     data = source.read(int.from_bytes(head, "big"))

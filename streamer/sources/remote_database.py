@@ -25,7 +25,7 @@ from streamer.sources.pace import Pace
 from streamer.sources.trace_database import Opened, StatementError
 from streamer.sources.wire import is_refusal
 
-STATEMENT_SECONDS = 10.0
+_STATEMENT_SECONDS = 10.0
 """How long one statement may take."""
 
 _OP = "read outcomes"
@@ -59,7 +59,7 @@ class RemoteDatabase:
     keeps_positions = True
 
     def __init__(
-        self, server: Server, clock: Clock, random: Callable[[], float], seconds: float = STATEMENT_SECONDS
+        self, server: Server, clock: Clock, random: Callable[[], float], seconds: float = _STATEMENT_SECONDS
     ) -> None:
         self.path = server
         self._process = LibsqlProcess(server, seconds, _OP)

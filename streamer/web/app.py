@@ -30,8 +30,8 @@ from streamer.web.pictures import Picture
 from streamer.web.state import StateReader
 from streamer.web.stream import Publisher
 
-T = TypeVar("T")
-P = ParamSpec("P")
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 _READINGS = 2
 """Readings that run at the same time: what they hold in memory, so many times."""
@@ -44,7 +44,7 @@ _PICTURE = {
     "cache-control": "private, max-age=300",
 }
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+_Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Api:
@@ -63,10 +63,10 @@ class Api:
         self._limiter = CapacityLimiter(_READINGS)
         self.publisher = Publisher(lambda: self._thread(state.read))
 
-    async def _thread(self, work: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
+    async def _thread(self, work: Callable[_P, _T], *args: _P.args, **more: _P.kwargs) -> _T:
         return await to_thread.run_sync(partial(work, *args, **more), limiter=self._limiter, abandon_on_cancel=True)
 
-    async def _json(self, work: Callable[P, Any], *args: P.args, **more: P.kwargs) -> Response:
+    async def _json(self, work: Callable[_P, Any], *args: _P.args, **more: _P.kwargs) -> Response:
         """Read and encode off the event loop: a record may be megabytes."""
         body = await self._thread(lambda: encode(work(*args, **more)))
         return Response(body, media_type=_JSON)
@@ -155,7 +155,7 @@ def create_app(apis: Mapping[str, Api], emit: Emit, more: Sequence[BaseRoute] = 
 
 
 def _api_routes(prefix: str, api: Api, emit: Emit) -> list[Route]:
-    endpoints: dict[str, Endpoint] = {
+    endpoints: dict[str, _Endpoint] = {
         "/api/state": api.state,
         "/api/events": api.events,
         "/api/history": api.history,
@@ -172,7 +172,7 @@ def _api_routes(prefix: str, api: Api, emit: Emit) -> list[Route]:
     return [Route(f"{prefix}{path}", _answered(path, endpoint, emit)) for path, endpoint in endpoints.items()]
 
 
-def _answered(path: str, endpoint: Endpoint, emit: Emit) -> Endpoint:
+def _answered(path: str, endpoint: _Endpoint, emit: Emit) -> _Endpoint:
     """Return an endpoint whose errors are answered in words."""
 
     async def answer(request: Request) -> Response:
@@ -213,7 +213,7 @@ def _static_routes(prefixes: Iterable[str]) -> list[Route]:
     return [*routes, *(Route(f"{prefix}{path}", _static(index)) for prefix in prefixes for path in pages)]
 
 
-def _static(file: StaticFile) -> Endpoint:
+def _static(file: StaticFile) -> _Endpoint:
     headers = {"etag": file.etag, "cache-control": "no-cache"}
 
     async def answer(request: Request) -> Response:

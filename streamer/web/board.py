@@ -12,7 +12,7 @@ import msgspec
 
 from streamer.base.events import Committed, Event
 
-LATENCIES_KEPT = 1000
+_LATENCIES_KEPT = 1000
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -38,14 +38,14 @@ class Board:
         self._now = now
         self._on_change = on_change
         self._lock = threading.Lock()
-        self._latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
+        self._latencies: deque[float] = deque(maxlen=_LATENCIES_KEPT)
 
     def __call__(self, event: Event) -> None:
         """Take note of an event."""
         if isinstance(event, Committed):
             self.last_batch = self._now()
             with self._lock:
-                self._latencies.extend(islice(event.latencies, LATENCIES_KEPT))
+                self._latencies.extend(islice(event.latencies, _LATENCIES_KEPT))
         self._on_change()
 
     def latency(self) -> Latency | None:

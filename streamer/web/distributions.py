@@ -26,7 +26,7 @@ from streamer.web.errors import RefusedRequestError
 from streamer.web.lines import file_stretch, line_at
 from streamer.web.seldom import Seldom
 
-MODELS_COVER = 2000
+_MODELS_COVER = 2000
 """Newest outcomes of which the model is told."""
 
 _LOOKED_UP = 100
@@ -44,7 +44,7 @@ _Row = tuple[Any, Any, int, int]
 """total_reward, achievements_count, whether it qualifies, how many rollouts."""
 
 
-class Bin(msgspec.Struct, frozen=True):
+class _Bin(msgspec.Struct, frozen=True):
     """Rollouts with a value from ``low`` to below ``high`` (the last bin: to ``high``); equal for a single value."""
 
     low: float
@@ -53,29 +53,29 @@ class Bin(msgspec.Struct, frozen=True):
     below: int
 
 
-class Histogram(msgspec.Struct, frozen=True):
+class _Histogram(msgspec.Struct, frozen=True):
     """Bins in order. Values that are no numbers are in none."""
 
-    bins: list[Bin]
+    bins: list[_Bin]
 
 
-class ModelHistograms(msgspec.Struct, frozen=True):
+class _ModelHistograms(msgspec.Struct, frozen=True):
     """The histograms of one model; None for rollouts whose model is not known."""
 
     model: str | None
     rollouts: int
-    reward: Histogram
-    achievements: Histogram
+    reward: _Histogram
+    achievements: _Histogram
 
 
-class Distributions(msgspec.Struct, frozen=True):
+class _Distributions(msgspec.Struct, frozen=True):
     """Histograms of all outcomes, and of the newest ones by model."""
 
     at: float
     rollouts: int
-    reward: Histogram
-    achievements: Histogram
-    models: list[ModelHistograms]
+    reward: _Histogram
+    achievements: _Histogram
+    models: list[_ModelHistograms]
     models_cover: int
     models_unknown: int
     bars: list[Bar]
@@ -94,7 +94,7 @@ class DistributionReader:
         self._models: OrderedDict[str, str | None] = OrderedDict()
         self._found = Seldom(self._find, time.monotonic, pause=2.0)
 
-    def read(self) -> Distributions:
+    def read(self) -> _Distributions:
         """Return them as they are, or were a short while ago.
 
         Raises:
@@ -102,18 +102,18 @@ class DistributionReader:
         """
         return self._found.get()
 
-    def _find(self) -> Distributions:
+    def _find(self) -> _Distributions:
         where = self.config.qualify.where
         with open_ledger(self.config.dataset.ledger) as db:
             rows, by_model = ([], {}) if db is None else (_all(db), self._by_model(db))
         models = sorted(by_model, key=lambda model: (model is None, -len(by_model[model]), model or ""))
-        return Distributions(
+        return _Distributions(
             at=time.time(),
             rollouts=sum(row[3] for row in rows),
             reward=histogram((row[0], row[2], row[3]) for row in rows),
             achievements=histogram((row[1], row[2], row[3]) for row in rows),
             models=[_of_model(model, by_model[model]) for model in models[:_MODELS_SHOWN]],
-            models_cover=MODELS_COVER,
+            models_cover=_MODELS_COVER,
             models_unknown=len(by_model.get(None, ())),
             bars=bars(where),
             where=where,
@@ -122,7 +122,7 @@ class DistributionReader:
     def _by_model(self, db: sqlite3.Connection) -> dict[str | None, list[_Row]]:
         newest = db.execute(
             "SELECT session, total_reward, achievements_count, qualifies FROM outcome ORDER BY ref DESC LIMIT ?",
-            (MODELS_COVER,),
+            (_MODELS_COVER,),
         ).fetchall()
         self._look_up(db, [row[0] for row in newest])
         found: dict[str | None, list[_Row]] = {}
@@ -142,18 +142,18 @@ class DistributionReader:
                 looks, read = looks + 1, read + len(data)
             if looks == _LOOKED_UP or read > _LOOKED_UP_BYTES:
                 break
-        while len(self._models) > 2 * MODELS_COVER:
+        while len(self._models) > 2 * _MODELS_COVER:
             self._models.popitem(last=False)
 
 
-def histogram(values: Iterable[tuple[Any, int, int]]) -> Histogram:
+def histogram(values: Iterable[tuple[Any, int, int]]) -> _Histogram:
     """Return the bins of (value, whether it qualifies, how many)."""
     counts: dict[float, list[int]] = {}
     for value, qualifies, rollouts in values:
         if isinstance(value, int | float) and abs(value) < float("inf"):
             counts.setdefault(float(value), [0, 0])[0 if qualifies else 1] += rollouts
     if len(counts) <= _DISTINCT:
-        return Histogram([Bin(value, value, *counts[value]) for value in sorted(counts)])
+        return _Histogram([_Bin(value, value, *counts[value]) for value in sorted(counts)])
     low, high = min(counts), max(counts)
     width = (high - low) / _DISTINCT
     bins = [[0, 0] for _ in range(_DISTINCT)]
@@ -161,7 +161,7 @@ def histogram(values: Iterable[tuple[Any, int, int]]) -> Histogram:
         place = bins[min(_DISTINCT - 1, int((value - low) / width))]
         place[0] += qualifies
         place[1] += below
-    return Histogram([Bin(low + i * width, low + (i + 1) * width, *both) for i, both in enumerate(bins)])
+    return _Histogram([_Bin(low + i * width, low + (i + 1) * width, *both) for i, both in enumerate(bins)])
 
 
 def _all(db: sqlite3.Connection) -> list[_Row]:
@@ -170,8 +170,8 @@ def _all(db: sqlite3.Connection) -> list[_Row]:
     ).fetchall()
 
 
-def _of_model(model: str | None, rows: Sequence[_Row]) -> ModelHistograms:
-    return ModelHistograms(
+def _of_model(model: str | None, rows: Sequence[_Row]) -> _ModelHistograms:
+    return _ModelHistograms(
         model,
         len(rows),
         histogram((row[0], row[2], row[3]) for row in rows),

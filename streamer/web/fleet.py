@@ -33,7 +33,7 @@ _LINK = frozenset({CONNECT, LOOK_UP, USE, SEND, TAKE, owners.OP})
 """What a daemon is doing when its link fails it."""
 
 
-class Collector(msgspec.Struct, frozen=True):
+class _Collector(msgspec.Struct, frozen=True):
     """A collector: its name, and what became of the lines of its outbox (``delivery.Delivery``).
 
     It has a name when it has once tried to reach the servers.
@@ -50,7 +50,7 @@ class Collector(msgspec.Struct, frozen=True):
     again: int
 
 
-class Host(msgspec.Struct, frozen=True):
+class _Host(msgspec.Struct, frozen=True):
     """A collector: when something of it came last, and how many records it brought (``origins.Heard``)."""
 
     origin: str
@@ -58,7 +58,7 @@ class Host(msgspec.Struct, frozen=True):
     records: int
 
 
-class Writer(msgspec.Struct, frozen=True):
+class _Writer(msgspec.Struct, frozen=True):
     """A writer: its name, its buckets and how many they are, and the collectors that were heard of last.
 
     ``known`` are all collectors, ``silent`` those of which nothing came for some minutes, ``again`` records that came
@@ -68,7 +68,7 @@ class Writer(msgspec.Struct, frozen=True):
     name: str = ""
     buckets: str = ""
     owned: int = 0
-    hosts: list[Host] = []
+    hosts: list[_Host] = []
     known: int = 0
     silent: int = 0
     again: int = 0
@@ -83,8 +83,8 @@ class FleetNow(msgspec.Struct, frozen=True):
     dataset: str
     trouble: str
     silent_after: float = SILENT_AFTER
-    collector: Collector | None = None
-    writer: Writer | None = None
+    collector: _Collector | None = None
+    writer: _Writer | None = None
 
 
 class FleetReader:
@@ -104,7 +104,7 @@ class FleetReader:
     ) -> None:
         self._config = config
         self._now = now
-        self._writer: Seldom[Writer] = Seldom(self._find_writer, monotonic)
+        self._writer: Seldom[_Writer] = Seldom(self._find_writer, monotonic)
 
     def read(self, stand: Standing, troubles: Iterable[str]) -> FleetNow | None:
         """Return how it stands; None where this daemon is no part of a fleet.
@@ -126,34 +126,34 @@ class FleetReader:
             return FleetNow(config.fleet.dataset, failing, collector=self._collector(stand))
         return None
 
-    def _find_writer(self) -> Writer:
+    def _find_writer(self) -> _Writer:
         with open_ledger(self._config.dataset.ledger) as db:
             if db is None:
-                return Writer()
+                return _Writer()
             db.execute("BEGIN")  # one moment for all that follows
             return self._writer_in(db)
 
-    def _writer_in(self, db: sqlite3.Connection) -> Writer:
+    def _writer_in(self, db: sqlite3.Connection) -> _Writer:
         now = self._now()
         called, owned = origins.called(db), owners.owned(db)
         known, silent = origins.count(db, before=now - SILENT_AFTER)
-        return Writer(
+        return _Writer(
             name=self._named(called),
             buckets=shown_buckets(owned)[:_LONGEST_BUCKETS],
             owned=len(owned),
             hosts=[
-                Host(one.origin, max(0.0, min(one.seen, now)), one.records) for one in origins.heard(db, HOSTS_SHOWN)
+                _Host(one.origin, max(0.0, min(one.seen, now)), one.records) for one in origins.heard(db, HOSTS_SHOWN)
             ],
             known=known,
             silent=silent,
         )
 
-    def _collector(self, stand: Standing) -> Collector:
+    def _collector(self, stand: Standing) -> _Collector:
         found = stand.delivery
         if found is None:
             lines = stand.dataset_lines + stand.removed_lines
-            return Collector("", lines, 0, lines, stand.dataset_bytes, {}, 0, 0, 0)
-        return Collector(
+            return _Collector("", lines, 0, lines, stand.dataset_bytes, {}, 0, 0, 0)
+        return _Collector(
             origin=self._named(found.collector),
             lines=found.lines,
             delivered=found.delivered,

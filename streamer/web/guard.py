@@ -19,18 +19,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamer.base.address import Address, ip_address
 from streamer.base.secret import Secret
 
-COOKIE = "streamer-token"
+_COOKIE = "streamer-token"
 _OPEN = frozenset({"/healthz", "/readyz"})
 """Paths that need no token: whoever asks them has nothing to keep it in, and they tell nothing of the data."""
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
-PAGE_POLICY = (
+_PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; font-src 'self';"
     " manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = {
-    "content-security-policy": PAGE_POLICY,
+    "content-security-policy": _PAGE_POLICY,
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
@@ -85,7 +85,7 @@ class Guard:
         if not shown or not self._is_token(shown[0]):
             return None
         answer = RedirectResponse("/", status_code=303)
-        answer.set_cookie(COOKIE, self._proof(), httponly=True, samesite="strict", path="/")
+        answer.set_cookie(_COOKIE, self._proof(), httponly=True, samesite="strict", path="/")
         return answer
 
     def _locked(self, headers: Headers) -> Response | None:
@@ -100,7 +100,7 @@ class Guard:
 
     def _has_proof(self, cookies: str) -> bool:
         try:
-            found = SimpleCookie(cookies).get(COOKIE)
+            found = SimpleCookie(cookies).get(_COOKIE)
         except CookieError:
             return False
         return found is not None and _same(found.value, self._proof())

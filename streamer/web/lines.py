@@ -20,7 +20,7 @@ from streamer.store.parts.parts import opened
 from streamer.store.views.snapshot import open_ledger, places_of
 from streamer.web.errors import RefusedRequestError, not_found
 
-LONGEST_LINE = 32 << 20
+_LONGEST_LINE = 32 << 20
 """Bytes. A longer line is not shown."""
 
 _LONGEST_LISTED = 8 << 20
@@ -31,7 +31,7 @@ _BLOCK = 256 << 10
 _SEARCHED = 4 << 20
 
 
-class PlacedLine(msgspec.Struct, frozen=True):
+class _PlacedLine(msgspec.Struct, frozen=True):
     """A line with its newline; ``data`` is None if it is too long to be listed."""
 
     offset: int
@@ -39,7 +39,7 @@ class PlacedLine(msgspec.Struct, frozen=True):
     data: bytes | None
 
 
-class Stretch:
+class _Stretch:
     """Files that are open for reading, as one stretch of bytes, which ends at ``stop``.
 
     Args:
@@ -84,7 +84,7 @@ class Stretch:
 
 
 @contextmanager
-def file_stretch(path: str | Path) -> Iterator[Stretch]:
+def file_stretch(path: str | Path) -> Iterator[_Stretch]:
     """Open one file; a pipe in its place does not block.
 
     Raises:
@@ -98,7 +98,7 @@ def file_stretch(path: str | Path) -> Iterator[Stretch]:
     except OSError as error:
         raise _cannot_read(error) from error
     try:
-        yield Stretch([fd])
+        yield _Stretch([fd])
     except OSError as error:
         raise _cannot_read(error) from error
     finally:
@@ -106,7 +106,7 @@ def file_stretch(path: str | Path) -> Iterator[Stretch]:
 
 
 @contextmanager
-def dataset_stretch(target: Dataset) -> Iterator[Stretch]:
+def dataset_stretch(target: Dataset) -> Iterator[_Stretch]:
     """Open all files of a dataset.
 
     Raises:
@@ -118,7 +118,7 @@ def dataset_stretch(target: Dataset) -> Iterator[Stretch]:
             pieces = stack.enter_context(opened(target.path))
             with open_ledger(target.ledger) as db:
                 places = places_of(db, pieces) if db is not None else []
-            stretch = Stretch([piece.file.fileno() for piece in pieces], places)
+            stretch = _Stretch([piece.file.fileno() for piece in pieces], places)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -133,7 +133,7 @@ def _cannot_read(error: OSError) -> RefusedRequestError:
     return RefusedRequestError(503, f"the file cannot be read: {error.strerror}")
 
 
-def line_at(stretch: Stretch, place: int, longest: int = LONGEST_LINE) -> bytes:
+def line_at(stretch: _Stretch, place: int, longest: int = _LONGEST_LINE) -> bytes:
     """Return the line that begins at ``place``, with its newline.
 
     Raises:
@@ -159,7 +159,7 @@ def line_at(stretch: Stretch, place: int, longest: int = LONGEST_LINE) -> bytes:
     return b"".join(blocks)
 
 
-def lines_before(stretch: Stretch, before: int | None, limit: int) -> list[PlacedLine]:
+def lines_before(stretch: _Stretch, before: int | None, limit: int) -> list[_PlacedLine]:
     """Return up to ``limit`` lines that end at or before a line's start, newest first; fewer if they are long.
 
     Args:
@@ -176,7 +176,7 @@ def lines_before(stretch: Stretch, before: int | None, limit: int) -> list[Place
     return list(_listed(stretch, stop, limit))
 
 
-def lines_with(stretch: Stretch, text: bytes, most: int) -> Iterator[tuple[int, bytes]]:
+def lines_with(stretch: _Stretch, text: bytes, most: int) -> Iterator[tuple[int, bytes]]:
     """Yield the place and the bytes of lines that hold a text, oldest first, within the newest ``most`` bytes."""
     position = max(0, stretch.stop - most)
     rest = b""
@@ -187,11 +187,11 @@ def lines_with(stretch: Stretch, text: bytes, most: int) -> Iterator[tuple[int, 
             if text in line and _is_start(stretch, position):
                 yield stretch.place(position), line
             position += len(line) + 1
-        if len(rest) > LONGEST_LINE:
+        if len(rest) > _LONGEST_LINE:
             return
 
 
-def _listed(stretch: Stretch, stop: int, limit: int) -> Iterator[PlacedLine]:
+def _listed(stretch: _Stretch, stop: int, limit: int) -> Iterator[_PlacedLine]:
     read = 0
     starts = _starts(stretch, stop)
     end = next(starts, 0)  # what lies after it has no newline
@@ -203,11 +203,11 @@ def _listed(stretch: Stretch, stop: int, limit: int) -> Iterator[PlacedLine]:
         if data is not None and not (len(data) == length and data.endswith(b"\n")):
             return  # cut back while it was read
         read += length if data is not None else 0
-        yield PlacedLine(stretch.place(start), length, data)
+        yield _PlacedLine(stretch.place(start), length, data)
         end = start
 
 
-def _starts(stretch: Stretch, stop: int) -> Iterator[int]:
+def _starts(stretch: _Stretch, stop: int) -> Iterator[int]:
     """Yield the ends of the whole lines before ``stop``, the last one first, and the start of all."""
     while stop > 0:
         begin = max(0, stop - _BLOCK)
@@ -220,7 +220,7 @@ def _starts(stretch: Stretch, stop: int) -> Iterator[int]:
     yield 0
 
 
-def _is_start(stretch: Stretch, position: int) -> bool:
+def _is_start(stretch: _Stretch, position: int) -> bool:
     if not 0 <= position < stretch.stop:
         return False
     return position == 0 or stretch.read(1, position - 1) == b"\n"

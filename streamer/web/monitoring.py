@@ -17,10 +17,10 @@ from starlette.routing import Route
 from streamer.daemon.observers.health import Health, Healths
 from streamer.web.together import Together
 
-Collected = CollectorRegistry | Together
+_Collected = CollectorRegistry | Together
 
 
-def routes(metrics: Collected, health: Health | Healths) -> list[Route]:
+def routes(metrics: _Collected, health: Health | Healths) -> list[Route]:
     """Return the three routes; all of them GET and HEAD."""
 
     async def expose(request: Request) -> Response:

@@ -31,7 +31,7 @@ _OWN_KEYS = ("run_id", "turn", "model", "provider", "total_reward", "achievement
 _WHOLE = 1 << 62
 
 
-class Text(msgspec.Struct, frozen=True):
+class _Text(msgspec.Struct, frozen=True):
     """A text, or its beginning; ``length`` is that of the whole, in characters."""
 
     text: str
@@ -39,15 +39,15 @@ class Text(msgspec.Struct, frozen=True):
     cut: bool
 
 
-class TextPart(Text, frozen=True, tag="text"):
+class _TextPart(_Text, frozen=True, tag="text"):
     """A part of a message that is text."""
 
 
-class OtherPart(Text, frozen=True, tag="other"):
+class _OtherPart(_Text, frozen=True, tag="other"):
     """A part of a message of a kind that is not known, as JSON."""
 
 
-class ImagePart(msgspec.Struct, frozen=True, tag="image"):
+class _ImagePart(msgspec.Struct, frozen=True, tag="image"):
     """An image that ``src`` gives, the so manyth of its record."""
 
     image: int
@@ -55,23 +55,23 @@ class ImagePart(msgspec.Struct, frozen=True, tag="image"):
     media: str
 
 
-class RemoteImagePart(msgspec.Struct, frozen=True, tag="remote_image"):
+class _RemoteImagePart(msgspec.Struct, frozen=True, tag="remote_image"):
     """An image that lies elsewhere. It is never fetched."""
 
     url: str
 
 
-class RefusedImagePart(msgspec.Struct, frozen=True, tag="refused_image"):
+class _RefusedImagePart(msgspec.Struct, frozen=True, tag="refused_image"):
     """An image that is not shown, and why; ``length`` is that of what stands in its place, in characters."""
 
     why: str
     length: int
 
 
-Part = TextPart | OtherPart | ImagePart | RemoteImagePart | RefusedImagePart
+_Part = _TextPart | _OtherPart | _ImagePart | _RemoteImagePart | _RefusedImagePart
 
 
-class ToolCall(msgspec.Struct, frozen=True):
+class _ToolCall(msgspec.Struct, frozen=True):
     """A call of a function; ``arguments`` as they stand, which need not be JSON."""
 
     id: str
@@ -81,17 +81,17 @@ class ToolCall(msgspec.Struct, frozen=True):
     cut: bool
 
 
-class Message(msgspec.Struct, frozen=True):
+class _Message(msgspec.Struct, frozen=True):
     """One message of a conversation."""
 
     role: str
-    parts: list[Part]
-    tool_calls: list[ToolCall]
+    parts: list[_Part]
+    tool_calls: list[_ToolCall]
     name: str | None
     tool_call_id: str | None
 
 
-class Entry(msgspec.Struct, frozen=True):
+class _Entry(msgspec.Struct, frozen=True):
     """One key of a record's metadata; what is no text is JSON."""
 
     key: str
@@ -117,12 +117,12 @@ class RecordView(msgspec.Struct, frozen=True):
     achievements: Any
     timestamp: Any
     shard: str | None
-    metadata: list[Entry]
+    metadata: list[_Entry]
     messages_before: int
-    messages: list[Message]
+    messages: list[_Message]
 
 
-class TooLong(msgspec.Struct, frozen=True):
+class _TooLong(msgspec.Struct, frozen=True):
     """A line that is too long for a list."""
 
     offset: int
@@ -130,7 +130,7 @@ class TooLong(msgspec.Struct, frozen=True):
     too_long: bool = True
 
 
-class Unreadable(msgspec.Struct, frozen=True):
+class _Unreadable(msgspec.Struct, frozen=True):
     """A line that holds no record, and why."""
 
     offset: int
@@ -138,21 +138,21 @@ class Unreadable(msgspec.Struct, frozen=True):
     unreadable: str
 
 
-class Page(msgspec.Struct, frozen=True):
+class _Page(msgspec.Struct, frozen=True):
     """Records of the dataset, the newest first; ``next`` is where the older ones end, None if there are none."""
 
-    records: list[RecordView | TooLong | Unreadable]
+    records: list[RecordView | _TooLong | _Unreadable]
     next: int | None
 
 
-class NoRecordError(Exception):
+class _NoRecordError(Exception):
     """A line that holds no record; the argument says why, for people."""
 
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-def newest(dataset: Dataset, before: int | None, limit: int) -> Page:
+def newest(dataset: Dataset, before: int | None, limit: int) -> _Page:
     """Return the newest records before a place in the dataset.
 
     Raises:
@@ -162,9 +162,9 @@ def newest(dataset: Dataset, before: int | None, limit: int) -> Page:
         with dataset_stretch(dataset) as stretch:
             found, oldest = lines_before(stretch, before, min(limit, MOST_LISTED)), stretch.place(0)
     except FileNotFoundError:
-        return Page([], None)
+        return _Page([], None)
     shown = [_listed(line.offset, line.length, line.data) for line in found]
-    return Page(shown, found[-1].offset if found and found[-1].offset > oldest else None)
+    return _Page(shown, found[-1].offset if found and found[-1].offset > oldest else None)
 
 
 def at(dataset: Dataset, offset: int) -> RecordView:
@@ -176,7 +176,7 @@ def at(dataset: Dataset, offset: int) -> RecordView:
     data = _line_of(dataset, offset)
     try:
         return _view(_parsed(data), offset, len(data), _Cut(_WHOLE, _WHOLE, _WHOLE), _of_dataset(offset))
-    except NoRecordError as error:
+    except _NoRecordError as error:
         raise not_found(f"the line at byte {offset} holds no record: {error}") from error
 
 
@@ -189,7 +189,7 @@ def image_of(dataset: Dataset, offset: int, number: int) -> Picture:
     data = _line_of(dataset, offset)
     try:
         line = _parsed(data)
-    except NoRecordError as error:
+    except _NoRecordError as error:
         raise not_found(f"the line at byte {offset} holds no record: {error}") from error
     return _image(_messages(line), number)
 
@@ -225,7 +225,7 @@ def of_session(dataset: Dataset, session: str, most: int) -> list[tuple[int, Any
         for offset, data in lines_with(stretch, _json(session).encode(), most):
             try:
                 line = _parsed(data)
-            except NoRecordError:
+            except _NoRecordError:
                 continue
             about = line.get("metadata")
             if isinstance(about, dict) and about.get("run_id") == session:
@@ -239,7 +239,7 @@ class Preview(msgspec.Struct, frozen=True):
     role: str
     text: str
     cut: bool
-    tool_calls: list[ToolCall]
+    tool_calls: list[_ToolCall]
 
 
 def preview(messages: list[dict[str, Any]]) -> Preview | None:
@@ -260,8 +260,8 @@ class _Cut(msgspec.Struct, frozen=True):
     messages: int
     parts: int
 
-    def text(self, text: str) -> Text:
-        return Text(text[: self.characters], len(text), len(text) > self.characters)
+    def text(self, text: str) -> _Text:
+        return _Text(text[: self.characters], len(text), len(text) > self.characters)
 
 
 def _line_of(dataset: Dataset, offset: int) -> bytes:
@@ -272,14 +272,14 @@ def _line_of(dataset: Dataset, offset: int) -> bytes:
         raise not_found("the dataset is not there") from None
 
 
-def _listed(offset: int, length: int, data: bytes | None) -> RecordView | TooLong | Unreadable:
+def _listed(offset: int, length: int, data: bytes | None) -> RecordView | _TooLong | _Unreadable:
     if data is None:
-        return TooLong(offset, length)
+        return _TooLong(offset, length)
     cut = _Cut(_LISTED_TEXT, _LISTED_MESSAGES, _LISTED_PARTS)
     try:
         return _view(_parsed(data), offset, length, cut, _of_dataset(offset))
-    except NoRecordError as error:
-        return Unreadable(offset, length, str(error))
+    except _NoRecordError as error:
+        return _Unreadable(offset, length, str(error))
 
 
 def _of_dataset(offset: int) -> Callable[[int], str]:
@@ -290,7 +290,7 @@ def _parsed(data: bytes) -> dict[str, Any]:
     try:
         return _decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise NoRecordError("it is no JSON object that can be read") from error
+        raise _NoRecordError("it is no JSON object that can be read") from error
 
 
 def _from_shard(data: bytes, shard: str) -> dict[str, Any]:
@@ -335,20 +335,20 @@ def _view(line: dict[str, Any], offset: int | None, length: int, cut: _Cut, src:
     )
 
 
-def _entry(key: str, value: Any, cut: _Cut) -> Entry:
+def _entry(key: str, value: Any, cut: _Cut) -> _Entry:
     text = cut.text(value if isinstance(value, str) else _json(value))
-    return Entry(key, text.text, text.length, text.cut)
+    return _Entry(key, text.text, text.length, text.cut)
 
 
-def _message(message: dict[str, Any], cut: _Cut, numbers: Iterator[int], src: Callable[[int], str]) -> Message:
+def _message(message: dict[str, Any], cut: _Cut, numbers: Iterator[int], src: Callable[[int], str]) -> _Message:
     content = message.get("content")
     if isinstance(content, str):
-        parts: list[Part] = [_text_part(content, cut)] if content else []
+        parts: list[_Part] = [_text_part(content, cut)] if content else []
     elif isinstance(content, list):
         parts = [_part(part, cut, numbers, src) for part in content][: cut.parts]
     else:
         parts = [] if content is None else [_other(content, cut)]
-    return Message(
+    return _Message(
         role=_text(message.get("role")),
         parts=parts,
         tool_calls=_calls(message, cut),
@@ -357,7 +357,7 @@ def _message(message: dict[str, Any], cut: _Cut, numbers: Iterator[int], src: Ca
     )
 
 
-def _part(part: Any, cut: _Cut, numbers: Iterator[int], src: Callable[[int], str]) -> Part:
+def _part(part: Any, cut: _Cut, numbers: Iterator[int], src: Callable[[int], str]) -> _Part:
     if not isinstance(part, dict):
         return _text_part(part, cut) if isinstance(part, str) else _other(part, cut)
     if _is_image(part):
@@ -367,36 +367,36 @@ def _part(part: Any, cut: _Cut, numbers: Iterator[int], src: Callable[[int], str
     return _other(part, cut)
 
 
-def _image_part(part: dict[str, Any], number: int, src: Callable[[int], str], cut: _Cut) -> Part:
+def _image_part(part: dict[str, Any], number: int, src: Callable[[int], str], cut: _Cut) -> _Part:
     url = remote_url(part)
     if url is not None:
-        return RemoteImagePart(cut.text(url).text)
+        return _RemoteImagePart(cut.text(url).text)
     try:
-        return ImagePart(number, src(number), picture(part).media)
+        return _ImagePart(number, src(number), picture(part).media)
     except NoPictureError as error:
-        return RefusedImagePart(error.why, len(_json(part)))
+        return _RefusedImagePart(error.why, len(_json(part)))
 
 
-def _text_part(text: str, cut: _Cut) -> TextPart:
+def _text_part(text: str, cut: _Cut) -> _TextPart:
     shown = cut.text(text)
-    return TextPart(shown.text, shown.length, shown.cut)
+    return _TextPart(shown.text, shown.length, shown.cut)
 
 
-def _other(value: Any, cut: _Cut) -> OtherPart:
+def _other(value: Any, cut: _Cut) -> _OtherPart:
     shown = cut.text(_json(value))
-    return OtherPart(shown.text, shown.length, shown.cut)
+    return _OtherPart(shown.text, shown.length, shown.cut)
 
 
-def _calls(message: dict[str, Any], cut: _Cut) -> list[ToolCall]:
+def _calls(message: dict[str, Any], cut: _Cut) -> list[_ToolCall]:
     return [_call(call, cut) for call in _list(message.get("tool_calls"))[: cut.parts] if isinstance(call, dict)]
 
 
-def _call(call: dict[str, Any], cut: _Cut) -> ToolCall:
+def _call(call: dict[str, Any], cut: _Cut) -> _ToolCall:
     function = call.get("function")
     about = function if isinstance(function, dict) else {}
     raw = about.get("arguments")
     shown = cut.text(raw if isinstance(raw, str) else "" if raw is None else _json(raw))
-    return ToolCall(_text(call.get("id")), _text(about.get("name")), shown.text, shown.length, shown.cut)
+    return _ToolCall(_text(call.get("id")), _text(about.get("name")), shown.text, shown.length, shown.cut)
 
 
 def _image(messages: list[dict[str, Any]], number: int) -> Picture:

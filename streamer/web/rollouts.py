@@ -49,7 +49,7 @@ _LEDGER_SECONDS = 2.0
 _LAST = "\U0010ffff"
 
 
-class Turn(msgspec.Struct, frozen=True):
+class _Turn(msgspec.Struct, frozen=True):
     """One line of a rollout. ``src`` gives its whole conversation, None where it cannot be read any more."""
 
     shard_id: int
@@ -64,7 +64,7 @@ class Turn(msgspec.Struct, frozen=True):
     preview: Preview | None
 
 
-class EventReward(msgspec.Struct, frozen=True):
+class _EventReward(msgspec.Struct, frozen=True):
     """One row of ``event_rewards``."""
 
     turn: int | None
@@ -76,20 +76,20 @@ class EventReward(msgspec.Struct, frozen=True):
     created_at: str | None
 
 
-class RolloutView(msgspec.Struct, frozen=True):
+class _RolloutView(msgspec.Struct, frozen=True):
     """All that is known of a rollout, or of a shard or a line that was asked for."""
 
     session: str
     outcomes: list[OutcomeRow]
     reasons: list[Reason]
     note: str
-    turns: list[Turn]
+    turns: list[_Turn]
     more_turns: int
-    events: list[EventReward]
+    events: list[_EventReward]
     events_note: str
 
 
-class SessionFound(msgspec.Struct, frozen=True):
+class _SessionFound(msgspec.Struct, frozen=True):
     """A session that a search found, and how many of its lines stand where."""
 
     session: str
@@ -97,7 +97,7 @@ class SessionFound(msgspec.Struct, frozen=True):
     states: dict[str, int]
 
 
-class ShardFound(msgspec.Struct, frozen=True):
+class _ShardFound(msgspec.Struct, frozen=True):
     """A shard that a search found, and how many of its lines that are of no session stand where."""
 
     shard: str
@@ -105,18 +105,18 @@ class ShardFound(msgspec.Struct, frozen=True):
     states: dict[str, int]
 
 
-class Search(msgspec.Struct, frozen=True):
+class _Search(msgspec.Struct, frozen=True):
     """Sessions in order of their ids; ``more`` says that there are others.
 
     ``shards`` are the newest ones with lines that could not be taken, which say no session of their own.
     """
 
-    sessions: list[SessionFound]
-    shards: list[ShardFound]
+    sessions: list[_SessionFound]
+    shards: list[_ShardFound]
     more: bool
 
 
-class Example(msgspec.Struct, frozen=True):
+class _Example(msgspec.Struct, frozen=True):
     """Consecutive lines with one verdict, read first at ``since``."""
 
     shard_id: int
@@ -130,16 +130,16 @@ class Example(msgspec.Struct, frozen=True):
     since: float
 
 
-class Examples(msgspec.Struct, frozen=True):
+class _Examples(msgspec.Struct, frozen=True):
     """Newest examples of one state; not ``complete`` where older ones were not looked for."""
 
     state: str
     reason: str | None
     complete: bool
-    examples: list[Example]
+    examples: list[_Example]
 
 
-def search(config: Config, prefix: str) -> Search:
+def search(config: Config, prefix: str) -> _Search:
     """Return sessions whose id begins with a text, and shards whose name does and that hold lines of no session.
 
     Raises:
@@ -147,14 +147,14 @@ def search(config: Config, prefix: str) -> Search:
     """
     with _reading(config) as db:
         if db is None:
-            return Search([], [], more=False)
+            return _Search([], [], more=False)
         found = sorted({*_sessions(db, "span", prefix), *_sessions(db, "outcome", prefix)})
         shown = [_session(db, session) for session in found[:_FOUND_SHOWN]]
         shards = _shards(db, prefix)
-    return Search(shown, shards, more=len(found) > _FOUND_SHOWN)
+    return _Search(shown, shards, more=len(found) > _FOUND_SHOWN)
 
 
-def rollout(config: Config, subject: str) -> RolloutView:
+def rollout(config: Config, subject: str) -> _RolloutView:
     """Return all that is known of a session, a shard, or ``SHARD:LINE``.
 
     Raises:
@@ -171,7 +171,7 @@ def rollout(config: Config, subject: str) -> RolloutView:
     session = found.subject if found.outcomes or not found.reasons else found.reasons[0].session
     turns = _with_records(turns, config.dataset, session)
     events, note = _events(config, session)
-    return RolloutView(
+    return _RolloutView(
         session=found.subject,
         outcomes=found.outcomes,
         reasons=found.reasons,
@@ -203,7 +203,7 @@ def line_image(config: Config, shard_id: int, number: int, image: int) -> Pictur
     return image_of_shard(data, shard, image)
 
 
-def examples(config: Config, state: State, reason: str | None) -> Examples:
+def examples(config: Config, state: State, reason: str | None) -> _Examples:
     """Return newest examples of lines in a state, if wanted for one reason.
 
     Raises:
@@ -211,18 +211,20 @@ def examples(config: Config, state: State, reason: str | None) -> Examples:
     """
     with _reading(config) as db:
         if db is None:
-            return Examples(state, reason, complete=True, examples=[])
+            return _Examples(state, reason, complete=True, examples=[])
         (last,) = db.execute("SELECT coalesce(max(id), 0) FROM span").fetchone()
         among, values = "span.state = ? AND span.id > ?", [state, last - _EXAMPLES_AMONG]
         if reason is not None:
             among, values = f"{among} AND span.reason = ?", [*values, reason]
         explainer = Explainer(db, config.dataset.path, _EXAMPLES_SHOWN)
         found = [
-            Example(shard_id, why.shard, why.first_line, why.lines, why.session, why.state, why.reason, why.because, at)
+            _Example(
+                shard_id, why.shard, why.first_line, why.lines, why.session, why.state, why.reason, why.because, at
+            )
             for shard_id, at, why in explainer.examples(among, values)
         ]
     complete = len(found) == _EXAMPLES_SHOWN or last <= _EXAMPLES_AMONG
-    return Examples(state, reason, complete=complete, examples=found)
+    return _Examples(state, reason, complete=complete, examples=found)
 
 
 def _sessions(db: sqlite3.Connection, table: str, prefix: str) -> list[str]:
@@ -241,7 +243,7 @@ def _sessions(db: sqlite3.Connection, table: str, prefix: str) -> list[str]:
     return found
 
 
-def _shards(db: sqlite3.Connection, prefix: str) -> list[ShardFound]:
+def _shards(db: sqlite3.Connection, prefix: str) -> list[_ShardFound]:
     """Return the newest shards with lines of no session whose path or name begins with a text."""
     rows = db.execute(
         "SELECT shard.path, span.state, sum(span.lines) FROM span JOIN shard ON shard.id = span.shard"
@@ -253,16 +255,16 @@ def _shards(db: sqlite3.Connection, prefix: str) -> list[ShardFound]:
         shard = os.fsdecode(path)
         if shard.startswith(prefix) or os.path.basename(shard).startswith(prefix):
             found.setdefault(shard, {})[state] = lines
-    return [ShardFound(shard, sum(states.values()), states) for shard, states in list(found.items())[:_FOUND_SHOWN]]
+    return [_ShardFound(shard, sum(states.values()), states) for shard, states in list(found.items())[:_FOUND_SHOWN]]
 
 
-def _session(db: sqlite3.Connection, session: str) -> SessionFound:
+def _session(db: sqlite3.Connection, session: str) -> _SessionFound:
     rows = db.execute("SELECT state, sum(lines) FROM span WHERE session = ? GROUP BY state", (session,))
     states = dict(rows.fetchall())
-    return SessionFound(session, sum(states.values()), states)
+    return _SessionFound(session, sum(states.values()), states)
 
 
-def _turns(explainer: Explainer, subject: str) -> Iterator[Turn]:
+def _turns(explainer: Explainer, subject: str) -> Iterator[_Turn]:
     read = 0
     for shown, found in enumerate(explainer.lines(subject)):
         read += len(found.data or b"")
@@ -271,7 +273,7 @@ def _turns(explainer: Explainer, subject: str) -> Iterator[Turn]:
         yield _turn(found)
 
 
-def _turn(found: LineFound) -> Turn:
+def _turn(found: LineFound) -> _Turn:
     turn, short = None, None
     if found.data is not None:
         try:
@@ -283,13 +285,13 @@ def _turn(found: LineFound) -> Turn:
     src = f"/api/lines/{found.shard_id}/{found.number}" if short is not None else None
     if found.offset is not None and found.state == State.APPENDED:
         src = f"/api/records/{found.offset}"
-    return Turn(
+    return _Turn(
         found.shard_id, found.shard, found.number, turn, found.state, found.reason, found.because, found.offset, src,
         short,
     )  # fmt: skip
 
 
-def _with_records(turns: list[Turn], dataset: Dataset, session: str) -> list[Turn]:
+def _with_records(turns: list[_Turn], dataset: Dataset, session: str) -> list[_Turn]:
     """Return turns of a session that was read from the database with their records: the dataset alone has those here.
 
     They were appended in order, so if there are as many of them, each is that of its turn.
@@ -318,7 +320,7 @@ def _line(config: Config, shard_id: int, number: int) -> tuple[bytes, str]:
     return found.data, found.shard
 
 
-def _events(config: Config, session: str) -> tuple[list[EventReward], str]:
+def _events(config: Config, session: str) -> tuple[list[_EventReward], str]:
     """Return rows of ``event_rewards``, by one short read; or none, and why."""
     place = locate(config.source.database, config.source.token)
     if not isinstance(place, Path):
@@ -338,7 +340,7 @@ def _events(config: Config, session: str) -> tuple[list[EventReward], str]:
         return [], f"the trace database cannot be read now: {error.cause}"
     except sqlite3.Error as error:
         return [], f"they cannot be read now: {error}"
-    return [EventReward(*(_plain(value) for value in row)) for row in rows], "" if rows else "there are none"
+    return [_EventReward(*(_plain(value) for value in row)) for row in rows], "" if rows else "there are none"
 
 
 def _plain(value: Any) -> Any:

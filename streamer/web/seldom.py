@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _SHARE = 500
 """Finding it is followed by a pause of so many times its own duration."""
 
 
-class Seldom(Generic[T]):
+class Seldom(Generic[_T]):
     """The value as it was when it was last found.
 
     Args:
@@ -21,14 +21,14 @@ class Seldom(Generic[T]):
         pause: the shortest seconds between two findings.
     """
 
-    def __init__(self, find: Callable[[], T], monotonic: Callable[[], float], pause: float = 1.0) -> None:
+    def __init__(self, find: Callable[[], _T], monotonic: Callable[[], float], pause: float = 1.0) -> None:
         self._find = find
         self._monotonic = monotonic
         self._pause = pause
         self._lock = threading.Lock()
-        self._found: tuple[T, float] | None = None
+        self._found: tuple[_T, float] | None = None
 
-    def get(self) -> T:
+    def get(self) -> _T:
         """Return the value, found anew if it is time; whoever asks meanwhile waits for it."""
         with self._lock:
             began = self._monotonic()

@@ -25,12 +25,12 @@ from streamer.web.condition import Bar, bars
 from streamer.web.fleet import FleetNow, FleetReader
 from streamer.web.seldom import Seldom
 
-WAITING_SHOWN = 20
-RATE_SECONDS = 60
+_WAITING_SHOWN = 20
+_RATE_SECONDS = 60
 _OUTCOMES = "read outcomes"
 """What the daemon is doing when its trace database fails it."""
 
-ORDER = (
+_ORDER = (
     State.APPENDED,
     State.DUPLICATE,
     State.BELOW_BAR,
@@ -40,7 +40,7 @@ ORDER = (
 )
 
 
-class Daemon(msgspec.Struct, frozen=True):
+class _Daemon(msgspec.Struct, frozen=True):
     """The process. Here as everywhere in the page, times are seconds since 1970."""
 
     pid: int
@@ -49,7 +49,7 @@ class Daemon(msgspec.Struct, frozen=True):
     alive_since: float
 
 
-class DatasetNow(msgspec.Struct, frozen=True):
+class _DatasetNow(msgspec.Struct, frozen=True):
     """The dataset as last committed."""
 
     path: str
@@ -60,7 +60,7 @@ class DatasetNow(msgspec.Struct, frozen=True):
     last_append_at: float | None
 
 
-class Rate(msgspec.Struct, frozen=True):
+class _Rate(msgspec.Struct, frozen=True):
     """Lines read and records appended within the last ``seconds``."""
 
     seconds: int
@@ -68,14 +68,14 @@ class Rate(msgspec.Struct, frozen=True):
     records: int
 
 
-class Flow(msgspec.Struct, frozen=True):
+class _Flow(msgspec.Struct, frozen=True):
     """Lines by state, and by reason within each; ``read`` is their sum."""
 
     read: int
-    states: list[FlowState]
+    states: list[_FlowState]
 
 
-class FlowState(msgspec.Struct, frozen=True):
+class _FlowState(msgspec.Struct, frozen=True):
     """The lines in one state."""
 
     state: State
@@ -83,7 +83,7 @@ class FlowState(msgspec.Struct, frozen=True):
     reasons: dict[str, int]
 
 
-class Sources(msgspec.Struct, frozen=True):
+class _Sources(msgspec.Struct, frozen=True):
     """What is read, and how many shards, sessions of the trace database, and buckets of a fleet that were."""
 
     shards: int
@@ -94,14 +94,14 @@ class Sources(msgspec.Struct, frozen=True):
     conversations: str
 
 
-class LagNow(msgspec.Struct, frozen=True):
+class _LagNow(msgspec.Struct, frozen=True):
     """Bytes that lie in the shard folder and were not read."""
 
     bytes: int
     shards: int
 
 
-class WaitingRollout(msgspec.Struct, frozen=True):
+class _WaitingRollout(msgspec.Struct, frozen=True):
     """A rollout whose outcome is still to come."""
 
     session: str
@@ -109,29 +109,29 @@ class WaitingRollout(msgspec.Struct, frozen=True):
     since: float
 
 
-class Waiting(msgspec.Struct, frozen=True):
+class _Waiting(msgspec.Struct, frozen=True):
     """Rollouts that wait, and those that have waited longest."""
 
     rollouts: int
     oldest_since: float | None
-    oldest: list[WaitingRollout]
+    oldest: list[_WaitingRollout]
 
 
-class Outcomes(msgspec.Struct, frozen=True):
+class _Outcomes(msgspec.Struct, frozen=True):
     """Outcome rows seen, and those that were corrected after their records had been written."""
 
     rows: int
     withdrawn: int
 
 
-class Condition(msgspec.Struct, frozen=True):
+class _Condition(msgspec.Struct, frozen=True):
     """What an outcome has to meet."""
 
     where: str
     bars: list[Bar]
 
 
-class TroubleNow(msgspec.Struct, frozen=True):
+class _TroubleNow(msgspec.Struct, frozen=True):
     """Something that does not work at present."""
 
     op: str
@@ -140,7 +140,7 @@ class TroubleNow(msgspec.Struct, frozen=True):
     hint: str
 
 
-class TraceDatabaseNow(msgspec.Struct, frozen=True):
+class _TraceDatabaseNow(msgspec.Struct, frozen=True):
     """Whether outcomes can be read."""
 
     place: str
@@ -166,23 +166,23 @@ class PageState(msgspec.Struct, frozen=True):
 
     at: float
     revision: str
-    daemon: Daemon
-    dataset: DatasetNow
-    rate: Rate
-    flow: Flow
-    sources: Sources
-    lag: LagNow | None
+    daemon: _Daemon
+    dataset: _DatasetNow
+    rate: _Rate
+    flow: _Flow
+    sources: _Sources
+    lag: _LagNow | None
     latency: Latency | None
-    waiting: Waiting
-    outcomes: Outcomes
-    condition: Condition
-    troubles: list[TroubleNow]
-    trace_database: TraceDatabaseNow
+    waiting: _Waiting
+    outcomes: _Outcomes
+    condition: _Condition
+    troubles: list[_TroubleNow]
+    trace_database: _TraceDatabaseNow
     datasets: list[Link] = []
     fleet: FleetNow | None = None
 
 
-class Columns(msgspec.Struct, frozen=True):
+class _Columns(msgspec.Struct, frozen=True):
     """History as columns, as plots take it; every value holds until the next one."""
 
     at: list[float]
@@ -225,10 +225,10 @@ class StateReader:
         self._now = now
         target = config.dataset
         self._sums: Seldom[Snapshot] = Seldom(lambda: snapshot(target.path, target.ledger), time.monotonic)
-        self._lag: Seldom[LagNow] = Seldom(self._measure, time.monotonic, pause=2.0)
-        self._oldest: Seldom[list[WaitingRollout]] = Seldom(self._longest_waiting, time.monotonic)
+        self._lag: Seldom[_LagNow] = Seldom(self._measure, time.monotonic, pause=2.0)
+        self._oldest: Seldom[list[_WaitingRollout]] = Seldom(self._longest_waiting, time.monotonic)
         self._fleet = FleetReader(config, now)
-        self._daemon = Daemon(os.getpid(), __version__, socket.gethostname(), now())
+        self._daemon = _Daemon(os.getpid(), __version__, socket.gethostname(), now())
 
     def read(self) -> PageState:
         """Return the state now.
@@ -249,16 +249,16 @@ class StateReader:
             sources=self._sources(sums),
             lag=self._lag.get() if config.source.reads_shards else None,
             latency=self._board.latency(),
-            waiting=Waiting(stand.waiting_rollouts, stand.waiting_since, self._oldest.get()),
-            outcomes=Outcomes(sums.outcomes, sums.withdrawn_rollouts),
-            condition=Condition(config.qualify.where, bars(config.qualify.where)),
-            troubles=[TroubleNow(t.op, t.where, t.cause, t.hint) for t in self._health.troubles.values()],
+            waiting=_Waiting(stand.waiting_rollouts, stand.waiting_since, self._oldest.get()),
+            outcomes=_Outcomes(sums.outcomes, sums.withdrawn_rollouts),
+            condition=_Condition(config.qualify.where, bars(config.qualify.where)),
+            troubles=[_TroubleNow(t.op, t.where, t.cause, t.hint) for t in self._health.troubles.values()],
             trace_database=_database(config, self._health.troubles),
             datasets=self._links,
             fleet=self._fleet.read(stand, self._health.troubles),
         )
 
-    def history(self, since: float) -> Columns:
+    def history(self, since: float) -> _Columns:
         """Return how the dataset grew after ``since``, and how it is now.
 
         Raises:
@@ -280,43 +280,43 @@ class StateReader:
             past.append(msgspec.structs.replace(present, at=last))
         return _columns([*past, present])
 
-    def _rate(self, read: int, records: int, now: float) -> Rate:
-        begin = now - RATE_SECONDS
+    def _rate(self, read: int, records: int, now: float) -> _Rate:
+        begin = now - _RATE_SECONDS
         last = self._board.last_batch
         if last is None or last <= begin:
-            return Rate(RATE_SECONDS, 0, 0)
+            return _Rate(_RATE_SECONDS, 0, 0)
         with open_ledger(self.config.dataset.ledger) as db:
             then = held_at(db, begin) if db is not None else None
         if then is None:
-            return Rate(RATE_SECONDS, 0, 0)
+            return _Rate(_RATE_SECONDS, 0, 0)
         lines = sum(then.lines.values())
-        return Rate(RATE_SECONDS, max(0, read - lines), max(0, records - then.records))
+        return _Rate(_RATE_SECONDS, max(0, read - lines), max(0, records - then.records))
 
-    def _sources(self, sums: Snapshot) -> Sources:
+    def _sources(self, sums: Snapshot) -> _Sources:
         source = self.config.source
         folder = str(source.shards.absolute()) if source.reads_shards else ""
-        return Sources(sums.shards, sums.sessions, sums.streams, folder, _place(self.config), source.conversations)
+        return _Sources(sums.shards, sums.sessions, sums.streams, folder, _place(self.config), source.conversations)
 
-    def _measure(self) -> LagNow:
+    def _measure(self) -> _LagNow:
         target = self.config.dataset
         found: Lag = measure(target.ledger, self._sums.get(), self.config.others)
-        return LagNow(found.unread_bytes, found.unread_shards)
+        return _LagNow(found.unread_bytes, found.unread_shards)
 
-    def _longest_waiting(self) -> list[WaitingRollout]:
+    def _longest_waiting(self) -> list[_WaitingRollout]:
         with open_ledger(self.config.dataset.ledger) as db:
             if db is None:
                 return []
             rows: list[tuple[Any, ...]] = db.execute(
                 "SELECT session, sum(lines), min(since) FROM span WHERE state = 'waiting'"
                 " GROUP BY session ORDER BY min(since), session LIMIT ?",
-                (WAITING_SHOWN,),
+                (_WAITING_SHOWN,),
             ).fetchall()
-        return [WaitingRollout(*row) for row in rows]
+        return [_WaitingRollout(*row) for row in rows]
 
 
-def _columns(found: list[Point]) -> Columns:
+def _columns(found: list[Point]) -> _Columns:
     counts = {str(state): [point.lines[state] for point in found] for state in State}
-    return Columns(
+    return _Columns(
         at=[point.at for point in found],
         records=[point.records for point in found],
         rollouts=[point.rollouts for point in found],
@@ -325,21 +325,21 @@ def _columns(found: list[Point]) -> Columns:
     )
 
 
-def _dataset(path: Path, stand: Standing, rollouts: int) -> DatasetNow:
-    return DatasetNow(
+def _dataset(path: Path, stand: Standing, rollouts: int) -> _DatasetNow:
+    return _DatasetNow(
         str(path.absolute()), path.name, stand.dataset_lines, stand.dataset_bytes, rollouts, stand.appended_at
     )
 
 
-def _flow(stand: Standing) -> Flow:
-    states = [FlowState(state, sum(stand.reasons[state].values()), stand.reasons[state]) for state in ORDER]
-    return Flow(sum(state.lines for state in states), states)
+def _flow(stand: Standing) -> _Flow:
+    states = [_FlowState(state, sum(stand.reasons[state].values()), stand.reasons[state]) for state in _ORDER]
+    return _Flow(sum(state.lines for state in states), states)
 
 
-def _database(config: Config, troubles: Mapping[str, Failure]) -> TraceDatabaseNow:
+def _database(config: Config, troubles: Mapping[str, Failure]) -> _TraceDatabaseNow:
     trouble = troubles.get(_OUTCOMES)
 
-    return TraceDatabaseNow(_place(config), "trouble" if trouble else "ok", trouble.cause if trouble else "")
+    return _TraceDatabaseNow(_place(config), "trouble" if trouble else "ok", trouble.cause if trouble else "")
 
 
 def _place(config: Config) -> str:

@@ -21,8 +21,8 @@ from streamer.web.encoding import encode
 from streamer.web.errors import RefusedRequestError
 from streamer.web.state import PageState
 
-MOST_CLIENTS = 32
-PAUSE = 1.0
+_MOST_CLIENTS = 32
+_PAUSE = 1.0
 """Seconds between two messages, at least."""
 
 _REFRESH = 5.0
@@ -40,7 +40,7 @@ class Publisher:
         pause: seconds between two readings.
     """
 
-    def __init__(self, read: Callable[[], Awaitable[PageState]], pause: float = PAUSE) -> None:
+    def __init__(self, read: Callable[[], Awaitable[PageState]], pause: float = _PAUSE) -> None:
         self._read = read
         self._pause = pause
         self._lock = anyio.Lock()
@@ -98,8 +98,8 @@ class Publisher:
         Raises:
             RefusedRequestError: there are too many clients.
         """
-        if self._clients >= MOST_CLIENTS:
-            raise RefusedRequestError(503, f"{MOST_CLIENTS} pages are open already; close one")
+        if self._clients >= _MOST_CLIENTS:
+            raise RefusedRequestError(503, f"{_MOST_CLIENTS} pages are open already; close one")
         return self._events()
 
     async def _events(self) -> AsyncIterator[bytes]:

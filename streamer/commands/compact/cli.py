@@ -62,7 +62,7 @@ def compact(
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(done), indent=2).decode() + "\n")
         return
-    for line in summary(done, settings.dataset.path):
+    for line in _summary(done, settings.dataset.path):
         typer.echo(line)
 
 
@@ -101,7 +101,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         yield lambda what, done, size: bar.update(task, description=what, completed=done, total=size)
 
 
-def summary(done: Compacted, dataset: Path) -> Iterator[str]:
+def _summary(done: Compacted, dataset: Path) -> Iterator[str]:
     """Yield what a compaction did, line by line."""
     would = "would be " if done.dry_run else ""
     removed = _total(done.removed)

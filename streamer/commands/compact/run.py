@@ -41,7 +41,7 @@ _PATIENCE = 10.0
 """Seconds for which a trace database that is busy is waited for."""
 
 
-Progress = Callable[[str, int, int], None]
+_Progress = Callable[[str, int, int], None]
 
 
 def _untold(_what: str, _done: int, _size: int) -> None:
@@ -82,7 +82,7 @@ async def compact(
     emit: Emit,
     at: Callable[[str], None] = nowhere,
     *,
-    progress: Progress = _untold,
+    progress: _Progress = _untold,
     close_live: bool = False,
     dry_run: bool = False,
 ) -> Compacted:
@@ -103,7 +103,7 @@ async def compact(
     """
     async with Pipeline.open(config, files, clock, emit, at, travels=False) as pipeline:
         await _catch_up(pipeline, clock)
-        return await Compactor(pipeline, clock, emit, at, progress).compact(close_live=close_live, dry_run=dry_run)
+        return await _Compactor(pipeline, clock, emit, at, progress).compact(close_live=close_live, dry_run=dry_run)
 
 
 async def _catch_up(pipeline: Pipeline, clock: Clock) -> None:
@@ -125,7 +125,7 @@ async def _catch_up(pipeline: Pipeline, clock: Clock) -> None:
         await clock.sleep(pipeline.poll_pause)
 
 
-class Compactor:
+class _Compactor:
     """Compacts the dataset of one pipeline, once.
 
     Args:
@@ -142,7 +142,7 @@ class Compactor:
         clock: Clock,
         emit: Emit,
         at: Callable[[str], None],
-        progress: Progress,
+        progress: _Progress,
     ) -> None:
         self._pipeline = pipeline
         self._ledger = pipeline.ledger

@@ -30,7 +30,7 @@ _READ_BYTES = 8 << 20
 """Bytes of a shard that are held at once."""
 
 
-class Change(msgspec.Struct, frozen=True):
+class _Change(msgspec.Struct, frozen=True):
     """Spans that go, and those in their place: as many lines as before."""
 
     taken: Sequence[Span] = ()
@@ -46,17 +46,17 @@ class Spans:
         self._rollouts = rollouts
         self._by = by
 
-    async def change(self, session: str) -> Change | None:
+    async def change(self, session: str) -> _Change | None:
         """Return what becomes of a session that loses lines; None where that cannot be told now."""
         gone = await self._ledger.look(partial(doomed.gone, session=session))
         if not gone:
-            return Change()  # none of them was counted yet: they were adopted after a crash
+            return _Change()  # none of them was counted yet: they were adopted after a crash
         spans = await self._ledger.appended(session)
-        return whole([span for span, _ in spans], gone) or await self._split(session, spans, gone)
+        return _whole([span for span, _ in spans], gone) or await self._split(session, spans, gone)
 
     async def _split(
         self, session: str, spans: Sequence[tuple[Span, Cursor | None]], gone: Sequence[Gone]
-    ) -> Change | None:
+    ) -> _Change | None:
         put: list[Span] = []
         lost = 0
         for span, cursor in spans:
@@ -74,7 +74,7 @@ class Spans:
                 return None
         if lost != sum(one.lines for one in gone):
             return None
-        return Change([span for span, _ in spans], put)
+        return _Change([span for span, _ in spans], put)
 
     async def _items(self, span: Span, cursor: Cursor) -> AsyncIterator[Sequence[Item]]:
         """Yield the lines of a span, some at once; fewer than it has where they cannot be read now."""
@@ -88,7 +88,7 @@ class Spans:
             rest = work.due
 
 
-def whole(spans: Sequence[Span], gone: Sequence[Gone]) -> Change | None:
+def _whole(spans: Sequence[Span], gone: Sequence[Gone]) -> _Change | None:
     """Return the change of spans that lose all of their lines or none; None where they lose only some. Pure.
 
     Args:
@@ -96,7 +96,7 @@ def whole(spans: Sequence[Span], gone: Sequence[Gone]) -> Change | None:
         gone: what the session loses.
     """
     if len(gone) == 1 and gone[0].lines == sum(span.lines for span in spans):
-        return Change(spans, [_judged(span, gone[0].verdict) for span in spans])
+        return _Change(spans, [_judged(span, gone[0].verdict) for span in spans])
     taken: list[Span] = []
     put: list[Span] = []
     for one in gone:
@@ -105,7 +105,7 @@ def whole(spans: Sequence[Span], gone: Sequence[Gone]) -> Change | None:
             return None
         taken += theirs
         put += [_judged(span, one.verdict) for span in theirs]
-    return Change(taken, put)
+    return _Change(taken, put)
 
 
 def _judged(span: Span, verdict: Verdict) -> Span:

@@ -19,15 +19,15 @@ from streamer.core.verdicts.qualify import below_bar
 from streamer.core.verdicts.reasons import WITHDRAWN
 from streamer.core.verdicts.turns import TurnBook
 
-NOT_OURS = "no record of streamer"
-NO_OUTCOME = "no outcome known"
-NOT_READ = "outcome not read under the present condition"
-NO_REWARDS = "event rewards not read"
+_NOT_OURS = "no record of streamer"
+_NO_OUTCOME = "no outcome known"
+_NOT_READ = "outcome not read under the present condition"
+_NO_REWARDS = "event rewards not read"
 NO_SHARD = "shard of their other lines cannot be read"
 """Why lines stay although nothing says that they would get in today."""
 
 
-class Facts(msgspec.Struct, frozen=True):
+class _Facts(msgspec.Struct, frozen=True):
     """What a dataset line says of itself, as far as verdicts depend on it."""
 
     run_id: str
@@ -38,13 +38,13 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class _Line(msgspec.Struct, gc=False):
-    metadata: Facts
+    metadata: _Facts
 
 
 _decode = msgspec.json.Decoder(_Line).decode
 
 
-def facts_of(line: bytes) -> Facts | None:
+def facts_of(line: bytes) -> _Facts | None:
     """Return what a dataset line says of itself, None if it is not one of ours."""
     try:
         return _decode(line).metadata if invalid_utf8(line) is None else None
@@ -74,23 +74,23 @@ class Judge:
         self._rules = rules
         self._turns = turns
 
-    def verdict(self, facts: Facts | None) -> Verdict | str | None:
+    def verdict(self, facts: _Facts | None) -> Verdict | str | None:
         """Return the verdict that takes a line out, the reason why it stays unjudged, or None: it stays."""
         if facts is None:
-            return NOT_OURS
+            return _NOT_OURS
         rows = self._outcomes.get(facts.run_id, ())
         outcome = choose(rows, time_us(facts.timestamp), self._rules.join)
         if outcome is None:
-            return NO_OUTCOME
+            return _NO_OUTCOME
         if outcome.rule != self._rules.where:
-            return NOT_READ
+            return _NOT_READ
         if not outcome.qualifies:
             return self._below(WITHDRAWN if outcome.ref in self._withdrawn else "where", outcome)
         reason = below_bar(facts, self._rules.records)
         if reason is None and self._turns is not None:
             rollout = self._turns.rollout(outcome)
             if rollout is None:
-                return NO_REWARDS
+                return _NO_REWARDS
             reason = rollout.below_bar(facts.turn)
         return None if reason is None else self._below(reason, outcome)
 

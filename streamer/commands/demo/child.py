@@ -12,7 +12,7 @@ from typing import Self
 
 from streamer.base.text import printable
 
-STOP_SECONDS = 10.0
+_STOP_SECONDS = 10.0
 
 
 class Child:
@@ -53,7 +53,7 @@ class Child:
         """Ask with SIGTERM, insist after a while; return the exit status."""
         self._process.terminate()
         try:
-            self._process.wait(STOP_SECONDS)
+            self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
         except BaseException:

@@ -14,8 +14,8 @@ from streamer.commands.demo.policy import STEPS, Decision, Place, Player, State
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FRAME_PIXELS = (64, 64)
-REMEMBERED_TURNS = 3
+_FRAME_PIXELS = (64, 64)
+_REMEMBERED_TURNS = 3
 _CREATURES = ("player", "cow", "zombie", "skeleton", "arrow", "plant")
 """In the order of their numbers on Crafter's semantic map, which follow those of the materials."""
 
@@ -49,7 +49,7 @@ def play(seed: int, player: Player, turns: int) -> Iterator[Turn]:
         game.act(decision.actions)
         gained = tuple(name for name in game.state.unlocked if name not in before.unlocked)
         yield Turn(number, before, earlier, decision, gained)
-        earlier = (decision.actions, *earlier)[:REMEMBERED_TURNS]
+        earlier = (decision.actions, *earlier)[:_REMEMBERED_TURNS]
         if game.state.over:
             return
 
@@ -70,7 +70,7 @@ class _Game:
 
     def __init__(self, seed: int) -> None:
         crafter = _module("crafter")
-        self._env = _repeatable(crafter.Env(size=FRAME_PIXELS, seed=seed))
+        self._env = _repeatable(crafter.Env(size=_FRAME_PIXELS, seed=seed))
         self._numbers = {name: number for number, name in enumerate(self._env.action_names)}
         self._names = ("void", *crafter.constants.materials, *_CREATURES)
         self._facing: Place = (0, 1)

@@ -24,14 +24,14 @@ STEPS: dict[str, Place] = {
 MIN_ACTIONS = 2
 MAX_ACTIONS = 5
 
-WALKABLE = frozenset({"grass", "sand", "path"})
-WOOD_FOR_TOOLS = 4
+_WALKABLE = frozenset({"grass", "sand", "path"})
+_WOOD_FOR_TOOLS = 4
 """Two for the table, one each for the pickaxe and the sword."""
 
-GRASS_CHANCE = 0.3
+_GRASS_CHANCE = 0.3
 """How often a player that stands before grass looks for a sapling first."""
 
-SILENCE_CHANCE = 0.25
+_SILENCE_CHANCE = 0.25
 """How often a reply is empty: models that call tools often say nothing beside the call."""
 
 _TOOLS = ("place_table", "make_wood_pickaxe", "make_wood_sword")
@@ -85,9 +85,9 @@ class Forager:
         return self._sometimes_silent(decision)
 
     def _build(self, state: State) -> Decision | None:
-        if "place_table" in state.unlocked or state.inventory["wood"] < WOOD_FOR_TOOLS:
+        if "place_table" in state.unlocked or state.inventory["wood"] < _WOOD_FOR_TOOLS:
             return None
-        step = self._open_step(state, WALKABLE)
+        step = self._open_step(state, _WALKABLE)
         if step is None:
             return None
         return Decision("That is enough wood: a table first, then the tools.", (step, *_TOOLS))
@@ -102,7 +102,7 @@ class Forager:
 
     def _search_grass(self, state: State) -> Decision | None:
         on_grass = state.tile(_add(state.position, state.facing)) == "grass"
-        if not on_grass or "collect_sapling" in state.unlocked or self._random.random() >= GRASS_CHANCE:
+        if not on_grass or "collect_sapling" in state.unlocked or self._random.random() >= _GRASS_CHANCE:
             return None
         times = self._random.randint(MIN_ACTIONS, MAX_ACTIONS)
         return Decision("Grass hides a sapling now and then — worth a try.", ("do",) * times)
@@ -126,12 +126,12 @@ class Forager:
         for step in self._random.sample(list(STEPS), len(STEPS)):
             beside = _add(state.position, STEPS[step])
             ahead = _add(beside, STEPS[step])
-            if state.tile(beside) in WALKABLE and state.tile(ahead) in ground:
+            if state.tile(beside) in _WALKABLE and state.tile(ahead) in ground:
                 return step
         return None
 
     def _sometimes_silent(self, decision: Decision) -> Decision:
-        silent = self._random.random() < SILENCE_CHANCE
+        silent = self._random.random() < _SILENCE_CHANCE
         return decision._replace(reply="") if silent else decision
 
 
@@ -165,7 +165,7 @@ def route(state: State, wanted: frozenset[str]) -> tuple[str, ...] | None:
             came_by[target] = (place, step)
             if state.tile(target) in wanted:
                 return _backtrack(came_by, target)
-            if state.tile(target) in WALKABLE:
+            if state.tile(target) in _WALKABLE:
                 queue.append(target)
     return None
 
@@ -196,7 +196,7 @@ def _wanted(state: State) -> dict[str, int]:
     """Return the kinds of tile worth a walk, with how often to ``do`` there."""
     wanted: dict[str, int] = {}
     if "place_table" not in state.unlocked:
-        wanted["tree"] = WOOD_FOR_TOOLS - state.inventory["wood"]
+        wanted["tree"] = _WOOD_FOR_TOOLS - state.inventory["wood"]
     if "collect_drink" not in state.unlocked:
         wanted["water"] = 2
     if "eat_cow" not in state.unlocked:

@@ -32,11 +32,11 @@ from streamer.commands.demo.trace import Trace
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TURNS = 8
-CUT_ROLLOUT = 2
+_TURNS = 8
+_CUT_ROLLOUT = 2
 
 
-class Role(StrEnum):
+class _Role(StrEnum):
     """What a rollout is there for."""
 
     FORAGE = "forage"
@@ -44,26 +44,26 @@ class Role(StrEnum):
     REPEAT = "repeat"
 
 
-ROLES = (Role.FORAGE, Role.WANDER, Role.FORAGE, Role.FORAGE, Role.REPEAT, Role.FORAGE)
+_ROLES = (_Role.FORAGE, _Role.WANDER, _Role.FORAGE, _Role.FORAGE, _Role.REPEAT, _Role.FORAGE)
 """The cast of every six rollouts: the first five show every fate of a record."""
 
 
-class Casting(msgspec.Struct, frozen=True):
+class _Casting(msgspec.Struct, frozen=True):
     """What makes a rollout play the way it does: equal castings play equal episodes."""
 
-    role: Role
+    role: _Role
     seed: int
     images: bool
 
     def player(self) -> Player:
         """Return a fresh player for this casting."""
-        return Wanderer(self.seed) if self.role is Role.WANDER else Forager(self.seed)
+        return Wanderer(self.seed) if self.role is _Role.WANDER else Forager(self.seed)
 
 
-class Rollout(msgspec.Struct, frozen=True):
+class _Rollout(msgspec.Struct, frozen=True):
     """One rollout that was played and written."""
 
-    casting: Casting
+    casting: _Casting
     reward: int
     turns: int
     shard: Path
@@ -84,30 +84,30 @@ class Producer:
         self._folder = folder
         self._trace = trace
         self._seed = seed
-        self._earned: deque[Casting] = deque()
+        self._earned: deque[_Casting] = deque()
 
-    def rollouts(self, count: int, pace: float = 0.0) -> Iterator[Rollout]:
+    def rollouts(self, count: int, pace: float = 0.0) -> Iterator[_Rollout]:
         """Play ``count`` rollouts with ``pace`` seconds between them."""
         for number in range(count):
             if number:
                 time.sleep(pace)
-            yield self._rollout(self._cast(number), cut=number == min(CUT_ROLLOUT, count - 1))
+            yield self._rollout(self._cast(number), cut=number == min(_CUT_ROLLOUT, count - 1))
 
-    def _cast(self, number: int) -> Casting:
-        role = ROLES[number % len(ROLES)]
+    def _cast(self, number: int) -> _Casting:
+        role = _ROLES[number % len(_ROLES)]
         # Only a rollout that earned something can become a duplicate: others stay out anyway.
-        if role is Role.REPEAT and self._earned:
+        if role is _Role.REPEAT and self._earned:
             return msgspec.structs.replace(self._earned.popleft(), role=role)
         # An odd stride: over the cast's cycles every role plays both with images and without.
-        images = (number + number // len(ROLES)) % 2 == 1
-        return Casting(Role.WANDER if role is Role.WANDER else Role.FORAGE, self._seed + number, images)
+        images = (number + number // len(_ROLES)) % 2 == 1
+        return _Casting(_Role.WANDER if role is _Role.WANDER else _Role.FORAGE, self._seed + number, images)
 
-    def _rollout(self, casting: Casting, *, cut: bool) -> Rollout:
+    def _rollout(self, casting: _Casting, *, cut: bool) -> _Rollout:
         run_id = str(uuid.uuid4())
         achievements: list[str] = []
         records = []
         self._trace.begin(run_id, casting.seed)
-        for turn in play(casting.seed, casting.player(), TURNS):
+        for turn in play(casting.seed, casting.player(), _TURNS):
             record = shards.record(run_id, turn, datetime.now(UTC), images=casting.images)
             self._trace.turn(run_id, turn, record)
             records.append(record)
@@ -116,9 +116,9 @@ class Producer:
         self._trace.outcome(run_id, casting.seed, len(records), achievements)
         self._trace.end(run_id)
         shard = shards.write(self._folder, run_id, datetime.now(UTC), records, cut=cut)
-        if achievements and casting.role is Role.FORAGE:
+        if achievements and casting.role is _Role.FORAGE:
             self._earned.append(casting)
-        return Rollout(casting, len(achievements), len(records), shard)
+        return _Rollout(casting, len(achievements), len(records), shard)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _line(number: int, count: int, rollout: Rollout) -> str:
+def _line(number: int, count: int, rollout: _Rollout) -> str:
     casting = rollout.casting
     prompt = "images" if casting.images else "text"
     return (

@@ -15,8 +15,8 @@ from streamer.base.sparkline import sparkline
 from streamer.base.text import printable
 from streamer.store.views.snapshot import Snapshot
 
-PLAIN_SECONDS = 1.0
-GROWTH_COLUMNS = 40
+_PLAIN_SECONDS = 1.0
+_GROWTH_COLUMNS = 40
 
 FATES = {
     "appended": ("appended", "green"),
@@ -47,7 +47,7 @@ class Screen(Protocol):
         """Show one view; it may be skipped."""
 
 
-class PlainScreen:
+class _PlainScreen:
     """One line at a change, at most one a second: for files and pipes."""
 
     def __init__(self) -> None:
@@ -59,11 +59,11 @@ class PlainScreen:
         line = f"rollouts {view.played}/{view.rollouts}  {accounts(view.counts)}"
         if line == self._last or view.seconds < self._next:
             return
-        self._last, self._next = line, view.seconds + PLAIN_SECONDS
+        self._last, self._next = line, view.seconds + _PLAIN_SECONDS
         typer.echo(f"{view.seconds:6.1f} s  {line}")
 
 
-class LiveScreen:
+class _LiveScreen:
     """The same place of a terminal, drawn again and again."""
 
     def __init__(self, live: Live) -> None:
@@ -79,10 +79,10 @@ def screen() -> Iterator[Screen]:
     """Give the screen that fits where the output goes."""
     console = Console()
     if not console.is_terminal or console.is_dumb_terminal:
-        yield PlainScreen()
+        yield _PlainScreen()
         return
     with Live(console=console, auto_refresh=False) as live:
-        yield LiveScreen(live)
+        yield _LiveScreen(live)
 
 
 def drawn(view: View) -> Group:
@@ -108,13 +108,13 @@ def _flow(counts: Snapshot) -> Table:
 
 
 def _bar(part: int, whole: int, colour: str) -> Text:
-    filled = round(GROWTH_COLUMNS * min(part, whole) / whole) if whole else 0
-    return Text.assemble(("━" * filled, colour), ("─" * (GROWTH_COLUMNS - filled), "dim"))
+    filled = round(_GROWTH_COLUMNS * min(part, whole) / whole) if whole else 0
+    return Text.assemble(("━" * filled, colour), ("─" * (_GROWTH_COLUMNS - filled), "dim"))
 
 
 def growth(values: Sequence[int]) -> str:
     """Draw the whole history in a fixed width."""
-    width = min(GROWTH_COLUMNS, len(values))
+    width = min(_GROWTH_COLUMNS, len(values))
     return sparkline([values[(i + 1) * len(values) // width - 1] for i in range(width)])
 
 

@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
     from streamer.commands.demo.episodes import Turn
 
-MODEL = "scripted-forager"
-PROVIDER = "demo"
-TOOL = "interact_many"
-CUT_SECONDS = 0.7
+_MODEL = "scripted-forager"
+_PROVIDER = "demo"
+_TOOL = "interact_many"
+_CUT_SECONDS = 0.7
 """How long a cut shard stays cut: long enough for a reader to look at it."""
 
-SIGHT = (7, 5)
+_SIGHT = (7, 5)
 """Width and height of the map that a text prompt shows, in tiles."""
 
-SYSTEM_PROMPT = f"""\
+_SYSTEM_PROMPT = f"""\
 You are the player of a Crafter world. Unlock as many achievements as you can before the turns run out.
 
 Worth knowing:
@@ -40,7 +40,7 @@ Worth knowing:
 - Water, cows and saplings count as well, and they are often closer.
 - To use what is in front of you, face it and choose 'do'.
 
-Answer with one call of {TOOL} with {MIN_ACTIONS} to {MAX_ACTIONS} actions out of: noop, do,
+Answer with one call of {_TOOL} with {MIN_ACTIONS} to {MAX_ACTIONS} actions out of: noop, do,
 {", ".join(STEPS)}, place_table, place_plant, place_stone, make_wood_pickaxe, make_wood_sword
 """
 
@@ -55,13 +55,13 @@ def record(run_id: str, turn: Turn, at: datetime, *, images: bool) -> dict[str, 
         images: show the rendered frame instead of the state in words.
 
     """
-    text = "" if images else describe(turn)
+    text = "" if images else _describe(turn)
     content = [_image_part(turn.before.frame)] if images else text
     return {
         "run_id": run_id,
         "turn": turn.number,
-        "model": MODEL,
-        "provider": PROVIDER,
+        "model": _MODEL,
+        "provider": _PROVIDER,
         "dialogue": _prompt(content),
         "dialogue_text": _prompt(text),
         "assistant": {
@@ -76,10 +76,10 @@ def record(run_id: str, turn: Turn, at: datetime, *, images: bool) -> dict[str, 
     }
 
 
-def describe(turn: Turn) -> str:
+def _describe(turn: Turn) -> str:
     """Return the state before a turn in words: what a prompt without images shows."""
     state = turn.before
-    calls = [f"- {TOOL}: {_arguments(actions)}" for actions in turn.earlier] or ["- none"]
+    calls = [f"- {_TOOL}: {_arguments(actions)}" for actions in turn.earlier] or ["- none"]
     return "\n".join(
         [
             "=== CRAFTER GAME STATE ===",
@@ -90,7 +90,7 @@ def describe(turn: Turn) -> str:
             f"Inventory: {_inventory(state)}",
             f"Achievements: {', '.join(state.unlocked) or 'none'}",
             "",
-            f"Map around you ({SIGHT[0]}x{SIGHT[1]}):",
+            f"Map around you ({_SIGHT[0]}x{_SIGHT[1]}):",
             *_map(state),
             "",
             "Your last calls, the newest first:",
@@ -118,7 +118,7 @@ def write(folder: Path, run_id: str, ended: datetime, records: Sequence[dict[str
             shard.write(data[:half])
             shard.flush()
             os.fsync(shard.fileno())
-            time.sleep(CUT_SECONDS)
+            time.sleep(_CUT_SECONDS)
         shard.write(data[half:])
     return path
 
@@ -129,7 +129,7 @@ def _inside_a_line(data: bytes) -> int:
 
 
 def _prompt(content: object) -> list[dict[str, Any]]:
-    return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": content}]
+    return [{"role": "system", "content": _SYSTEM_PROMPT}, {"role": "user", "content": content}]
 
 
 def _image_part(png: bytes) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _image_part(png: bytes) -> dict[str, Any]:
 
 
 def _tool_call(actions: Sequence[str]) -> dict[str, Any]:
-    function = {"name": TOOL, "arguments": _arguments(actions)}
+    function = {"name": _TOOL, "arguments": _arguments(actions)}
     # Drawn at random for every call, as models do: no two records are equal byte for byte.
     return {"id": f"call_{uuid.uuid4().hex[:8]}", "type": "function", "function": function}
 
@@ -153,7 +153,7 @@ def _inventory(state: State) -> str:
 
 
 def _map(state: State) -> list[str]:
-    (x, y), (width, height) = state.position, SIGHT
+    (x, y), (width, height) = state.position, _SIGHT
     rows = range(y - height // 2, y + height // 2 + 1)
     columns = range(x - width // 2, x + width // 2 + 1)
     return [" ".join(_tile(state, (column, row)) for column in columns) for row in rows]

@@ -22,15 +22,15 @@ from streamer.commands.demo.child import Child
 from streamer.commands.demo.place import Place
 from streamer.store.views.snapshot import Snapshot, snapshot
 
-PAGE_PORT = 8765
-POLL_SECONDS = 0.25
-SETTLE_SECONDS = 10.0
+_PAGE_PORT = 8765
+_POLL_SECONDS = 0.25
+_SETTLE_SECONDS = 10.0
 """Without a change for so long, the counts are as settled as they will get."""
 
-TAIL_BYTES = 64 * 1024
-NEWEST = 4
+_TAIL_BYTES = 64 * 1024
+_NEWEST = 4
 
-MUST_HAPPEN = ("appended", "duplicate", "below_bar")
+_MUST_HAPPEN = ("appended", "duplicate", "below_bar")
 """A demo in which one of these never happened has shown nothing."""
 
 
@@ -70,7 +70,7 @@ class Show:
         return faults or shortfalls
 
     def _watch(self, shown_on: screen.Screen) -> list[str]:
-        settling = Settling(self.place)
+        settling = _Settling(self.place)
         while True:
             view = self._look()
             shown_on.show(view)
@@ -80,7 +80,7 @@ class Show:
                 return [self._producer.fault()]
             if self._producer.status == 0 and settling.settled(view):
                 return []
-            time.sleep(POLL_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
     def _look(self) -> screen.View:
         # A ledger that is busy right now is looked at again in a moment.
@@ -103,7 +103,7 @@ class Show:
         return time.monotonic() - self._started
 
 
-class Settling:
+class _Settling:
     """Tells when nothing more is to come after the producer has ended."""
 
     def __init__(self, place: Place) -> None:
@@ -116,7 +116,7 @@ class Settling:
         if view.counts.counts != self._counts:
             self._counts, self._changed = view.counts.counts, view.seconds
         done = view.counts.counts["waiting"] == 0 and view.counts.read == self._place.lines_written()
-        return done or view.seconds - self._changed >= SETTLE_SECONDS
+        return done or view.seconds - self._changed >= _SETTLE_SECONDS
 
 
 def _producer(place: Place, rollouts: int, seed: int, pace: float) -> list[str]:
@@ -143,10 +143,10 @@ def _can_serve() -> bool:
 
 def _free_port() -> int:
     """Return the usual port of the page, or any other one if that is taken."""
-    for port in (PAGE_PORT, 0):
+    for port in (_PAGE_PORT, 0):
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)) as found:
             return int(found.getsockname()[1])
-    return PAGE_PORT
+    return _PAGE_PORT
 
 
 def _where_to_look(page: str) -> str:
@@ -171,7 +171,7 @@ def _summary(place: Place, counts: Snapshot) -> Iterator[str]:
 
 
 def _faults(counts: Snapshot, written: int) -> list[str]:
-    faults = [f"no record was {screen.FATES[key][0]}" for key in MUST_HAPPEN if not counts.counts[key]]
+    faults = [f"no record was {screen.FATES[key][0]}" for key in _MUST_HAPPEN if not counts.counts[key]]
     if counts.read != written:
         faults.append(f"{written} lines were written, but {counts.read} read")
     if counts.dataset_lines != counts.counts["appended"]:
@@ -183,13 +183,13 @@ def newest(dataset: Path) -> tuple[str, ...]:
     """Return the newest replies in the dataset, one line each, the newest last."""
     try:
         with dataset.open("rb") as file:
-            start = max(0, dataset.stat().st_size - TAIL_BYTES)
+            start = max(0, dataset.stat().st_size - _TAIL_BYTES)
             file.seek(start)
             lines = file.read().split(b"\n")[:-1]
     except FileNotFoundError:
         return ()
     whole = lines[1:] if start else lines
-    return tuple(_reply(msgspec.json.decode(line)) for line in whole[-NEWEST:])
+    return tuple(_reply(msgspec.json.decode(line)) for line in whole[-_NEWEST:])
 
 
 def _reply(line: dict[str, Any]) -> str:

@@ -57,7 +57,7 @@ _REMOTE_TYPES = frozenset(
 _OFF = frozenset({"0", "false", "f", "no", "n", "off"})
 
 
-Check = Callable[[], Iterable["Finding"]]
+_Check = Callable[[], Iterable["Finding"]]
 
 
 class Level(StrEnum):
@@ -107,7 +107,7 @@ def _of_this_machine(configs: Sequence[Config], environ: Mapping[str, str]) -> I
         yield from _checked(lambda: _watch_limits(source.shards))
 
 
-def _checked(*checks: Check) -> Iterator[Finding]:
+def _checked(*checks: _Check) -> Iterator[Finding]:
     for check in checks:
         try:
             yield from check()

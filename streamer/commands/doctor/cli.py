@@ -14,7 +14,7 @@ from streamer.base.text import printable
 from streamer.commands.doctor.checks import Finding, Level, examine, misconfigured
 from streamer.config import Flags, load_all
 
-PROBLEMS_FOUND = 1
+_PROBLEMS_FOUND = 1
 """Exit code when something has to be put right."""
 
 _MARKS = {Level.OK: "ok       ", Level.WARNING: "warning  ", Level.PROBLEM: "PROBLEM  "}
@@ -45,7 +45,7 @@ def doctor(
     else:
         _show(findings)
     if any(finding.level is Level.PROBLEM for finding in findings):
-        raise typer.Exit(PROBLEMS_FOUND)
+        raise typer.Exit(_PROBLEMS_FOUND)
 
 
 def _findings(config: Path | None, flags: Flags) -> Iterable[Finding]:

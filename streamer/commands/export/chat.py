@@ -26,7 +26,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     metadata: dict[str, Any]
 
 
-class Call(msgspec.Struct, frozen=True, gc=False):
+class _Call(msgspec.Struct, frozen=True, gc=False):
     """One tool call. ``arguments`` is the text that the model wrote."""
 
     id: str | None
@@ -34,7 +34,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     arguments: str
 
 
-def said(message: dict[str, Any]) -> dict[str, Any]:
+def _said(message: dict[str, Any]) -> dict[str, Any]:
     """Return a message without the keys that say nothing: null, and empty lists of calls and the like."""
     return {key: value for key, value in message.items() if key == "content" or (value is not None and value != [])}
 
@@ -45,7 +45,7 @@ def known(message: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     Raises:
         UnfitError: it says something under another key.
     """
-    found = said(message)
+    found = _said(message)
     unknown = sorted(found.keys() - set(keys))
     if unknown:
         raise UnfitError(Reason.UNKNOWN_KEY, f"a message has {', '.join(map(repr, unknown))}")
@@ -95,7 +95,7 @@ def without_images(message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "content": plain_text(left)}
 
 
-def calls_of(message: dict[str, Any]) -> list[Call]:
+def calls_of(message: dict[str, Any]) -> list[_Call]:
     """Return the tool calls of a message.
 
     Raises:
@@ -119,11 +119,11 @@ def object_of(arguments: str) -> dict[str, Any]:
     return value
 
 
-def _call(call: dict[str, Any]) -> Call:
-    function = said(call["function"])
-    unknown = sorted((said(call).keys() - _CALL_KEYS) | (function.keys() - _FUNCTION_KEYS))
+def _call(call: dict[str, Any]) -> _Call:
+    function = _said(call["function"])
+    unknown = sorted((_said(call).keys() - _CALL_KEYS) | (function.keys() - _FUNCTION_KEYS))
     if unknown or call.get("type") not in (None, "function"):
         what = f"has {', '.join(map(repr, unknown))}" if unknown else f"is of type {call['type']!r}"
         raise UnfitError(Reason.UNKNOWN_KEY, f"a tool call {what}")
     identifier = call.get("id")
-    return Call(identifier if isinstance(identifier, str) else None, function["name"], function["arguments"])
+    return _Call(identifier if isinstance(identifier, str) else None, function["name"], function["arguments"])

@@ -19,7 +19,7 @@ from streamer.commands.export.report import Report
 from streamer.commands.export.run import EXCLUDED
 from streamer.commands.export.run import export as export_dataset
 
-NOTHING_TAKEN = 1
+_NOTHING_TAKEN = 1
 """Exit code when no record is left; nothing is written then."""
 
 
@@ -75,7 +75,7 @@ def export(  # noqa: PLR0913 - the options of the command
         for line in _shown(report, out):
             typer.echo(line)
     if not report.written:
-        raise typer.Exit(NOTHING_TAKEN)
+        raise typer.Exit(_NOTHING_TAKEN)
 
 
 @contextmanager

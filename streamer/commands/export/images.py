@@ -23,7 +23,7 @@ _SIGNATURES = (
 )
 _NAME_BYTES = 16
 
-Write = Callable[[str, bytes], None]
+_Write = Callable[[str, bytes], None]
 """Writes one file: (path below the output, its bytes)."""
 
 
@@ -43,7 +43,7 @@ class ImageFiles:
         exists: says whether there is a file at a path below the output.
     """
 
-    def __init__(self, folder: str, write: Write, exists: Callable[[str], bool]) -> None:
+    def __init__(self, folder: str, write: _Write, exists: Callable[[str], bool]) -> None:
         self._folder = folder
         self._write = write
         self._exists = exists
@@ -74,7 +74,7 @@ def image_of(part: dict[str, Any]) -> Image:
         raise UnfitError(Reason.BAD_IMAGE, "there is no URL or data in an image part")
     if url.startswith(("http://", "https://")):
         raise UnfitError(Reason.REMOTE_IMAGE, "an image is on a server, and nothing is fetched")
-    return Image(data := decoded(url), f"{blake3(data).hexdigest(_NAME_BYTES)}.{suffix(data)}")
+    return Image(data := decoded(url), f"{blake3(data).hexdigest(_NAME_BYTES)}.{_suffix(data)}")
 
 
 def decoded(url: str) -> bytes:
@@ -92,7 +92,7 @@ def decoded(url: str) -> bytes:
         raise UnfitError(Reason.BAD_IMAGE, f"an image is not base64: {error}") from error
 
 
-def suffix(data: bytes) -> str:
+def _suffix(data: bytes) -> str:
     """Return the suffix of a file with this image, told by its first bytes.
 
     Raises:

@@ -19,7 +19,7 @@ from streamer.core.records.images import image_url
 IMAGES = "images"
 """The folder of images that are files."""
 
-IMAGE_TOKEN = "<image>"  # noqa: S105 - not a secret
+_IMAGE_TOKEN = "<image>"  # noqa: S105 - not a secret
 """Where an image stands in a text of the ShareGPT format."""
 
 _OPENAI_KEYS = ("role", "content", "tool_calls", "tool_call_id", "name", "refusal", "function_call", "weight")
@@ -33,7 +33,7 @@ _SPEAKERS = {
 }
 _ASKS = ("human", "observation")
 
-Encode = Callable[[str, Record], Any]
+_Encode = Callable[[str, Record], Any]
 """Returns the value of one line, or its bytes: (split, record)."""
 
 _encode = msgspec.json.Encoder().encode
@@ -47,7 +47,7 @@ class JsonLines:
         encode: makes a line of a record; raises ``UnfitError`` before anything is written.
     """
 
-    def __init__(self, output: Output, encode: Encode) -> None:
+    def __init__(self, output: Output, encode: _Encode) -> None:
         self._output = output
         self._encode = encode
         self._open = ExitStack()
@@ -83,7 +83,7 @@ def image_files(output: Output, folder: str = IMAGES) -> ImageFiles:
     return ImageFiles(folder, output.write, output.exists)
 
 
-def plain_lines(output: Output, mode: ImageMode) -> Encode:
+def plain_lines(output: Output, mode: ImageMode) -> _Encode:
     """Return what makes lines of the dataset's own format: byte for byte, unless images leave it."""
     if mode is ImageMode.EMBEDDED:
         return lambda _split, record: record.data
@@ -99,7 +99,7 @@ def plain_lines(output: Output, mode: ImageMode) -> Encode:
     return encode
 
 
-def openai_lines(options: Options, rules: FileRules) -> Encode:
+def openai_lines(options: Options, rules: FileRules) -> _Encode:
     """Return what makes lines for fine-tuning by the OpenAI API; each keeps to its rules."""
 
     def encode(split: str, record: Record) -> Any:
@@ -118,7 +118,7 @@ def openai_lines(options: Options, rules: FileRules) -> Encode:
     return encode
 
 
-def sharegpt_lines(options: Options, output: Output) -> Encode:
+def sharegpt_lines(options: Options, output: Output) -> _Encode:
     """Return what makes lines of the ShareGPT format, as LLaMA-Factory reads it."""
     files = image_files(output)
     tools = _encode([tool["function"] for tool in options.tools]).decode() if options.tools is not None else None
@@ -200,11 +200,11 @@ def _with_tokens(content: Any, images: list[Image]) -> str:
     for part in parts_of(content):
         if is_image(part):
             images.append(image_of(part))
-            texts.append(IMAGE_TOKEN)
+            texts.append(_IMAGE_TOKEN)
         else:
             texts.append(text_of(part))
-            if IMAGE_TOKEN in texts[-1]:
-                raise UnfitError(Reason.IMAGE_TOKEN, f"a text holds {IMAGE_TOKEN!r}, which stands for an image here")
+            if _IMAGE_TOKEN in texts[-1]:
+                raise UnfitError(Reason.IMAGE_TOKEN, f"a text holds {_IMAGE_TOKEN!r}, which stands for an image here")
     return "".join(texts)
 
 

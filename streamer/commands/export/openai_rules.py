@@ -19,9 +19,9 @@ from streamer.commands.export.images import decoded
 from streamer.commands.export.unfit import UnfitError
 from streamer.core.records.schema import shown
 
-MOST_IMAGES = 10
+_MOST_IMAGES = 10
 MOST_IMAGE_BYTES = 10_000_000
-MOST_TOOLS = 128
+_MOST_TOOLS = 128
 FEWEST_EXAMPLES = 10
 MOST_IMAGE_EXAMPLES = 50_000
 MOST_FILE_BYTES = 512_000_000
@@ -49,14 +49,14 @@ _FORMATS = ("PNG", "JPEG", "WEBP")
 _MODES = ("RGB", "RGBA")
 
 
-class Violation(msgspec.Struct, frozen=True, gc=False):
+class _Violation(msgspec.Struct, frozen=True, gc=False):
     """One rule that an example breaks; ``detail`` says where in the line."""
 
     rule: str
     detail: str
 
 
-def check_example(example: Any) -> list[Violation]:
+def check_example(example: Any) -> list[_Violation]:
     """Return every rule that one line breaks.
 
     Args:
@@ -66,7 +66,7 @@ def check_example(example: Any) -> list[Violation]:
         MissingExtraError: there is an image in it, and Pillow is not installed.
     """
     if not isinstance(example, dict):
-        return [Violation("line", "it is no object")]
+        return [_Violation("line", "it is no object")]
     return [*_line(example), *_messages(example), *_tools(example)]
 
 
@@ -104,21 +104,21 @@ class FileRules:
             yield f"{self._calls_without_tools:,} examples call tools that none of them defines: give --tools FILE"
 
 
-def _line(example: dict[str, Any]) -> Iterator[Violation]:
+def _line(example: dict[str, Any]) -> Iterator[_Violation]:
     extra = sorted(example.keys() - _LINE_KEYS)
     if extra:
-        yield Violation("line", f"it has {', '.join(map(repr, extra))}")
+        yield _Violation("line", f"it has {', '.join(map(repr, extra))}")
     parallel = example.get("parallel_tool_calls", True)
     if not isinstance(parallel, bool):
-        yield Violation("parallel_tool_calls", f"it is {shown(parallel)}, not true or false")
+        yield _Violation("parallel_tool_calls", f"it is {shown(parallel)}, not true or false")
     if "parallel_tool_calls" in example and "tools" not in example:
-        yield Violation("parallel_tool_calls", "it stands there without tools")
+        yield _Violation("parallel_tool_calls", "it stands there without tools")
 
 
-def _messages(example: dict[str, Any]) -> Iterator[Violation]:
+def _messages(example: dict[str, Any]) -> Iterator[_Violation]:
     messages = example.get("messages")
     if not isinstance(messages, list) or not messages:
-        yield Violation("messages", "it is not a list with messages")
+        yield _Violation("messages", "it is not a list with messages")
         return
     for i, message in enumerate(messages):
         yield from _message(message, f"messages[{i}]")
@@ -126,82 +126,82 @@ def _messages(example: dict[str, Any]) -> Iterator[Violation]:
     yield from _replies(whole)
     yield from _answers(whole)
     count = sum(1 for _ in _images(whole))
-    if count > MOST_IMAGES:
-        yield Violation("image_count", f"{count} images; at most {MOST_IMAGES}")
+    if count > _MOST_IMAGES:
+        yield _Violation("image_count", f"{count} images; at most {_MOST_IMAGES}")
 
 
-def _replies(messages: list[dict[str, Any]]) -> Iterator[Violation]:
+def _replies(messages: list[dict[str, Any]]) -> Iterator[_Violation]:
     if not any(message.get("role") == "assistant" for message in messages):
-        yield Violation("reply", "no message of the assistant")
+        yield _Violation("reply", "no message of the assistant")
     elif messages[-1].get("role") != "assistant":
-        yield Violation("reply", "the last message is not of the assistant")
+        yield _Violation("reply", "the last message is not of the assistant")
 
 
-def _message(message: Any, where: str) -> Iterator[Violation]:
+def _message(message: Any, where: str) -> Iterator[_Violation]:
     if not isinstance(message, dict):
-        yield Violation("message", f"{where} is no object")
+        yield _Violation("message", f"{where} is no object")
         return
     role = message.get("role")
     if not isinstance(role, str) or role not in _KEYS:
-        yield Violation("role", f"{where}.role is {shown(role)}")
+        yield _Violation("role", f"{where}.role is {shown(role)}")
         return
     extra = sorted(message.keys() - _KEYS[role])
     if extra:
-        yield Violation("message", f"{where} of {role} has {', '.join(map(repr, extra))}")
+        yield _Violation("message", f"{where} of {role} has {', '.join(map(repr, extra))}")
     yield from _content(message, role, where)
     yield from _calls(message.get("tool_calls"), f"{where}.tool_calls")
     if "name" in message and not isinstance(message["name"], str):
-        yield Violation("message", f"{where}.name is {shown(message['name'])}")
+        yield _Violation("message", f"{where}.name is {shown(message['name'])}")
     if role == "function" and "name" not in message:
-        yield Violation("message", f"{where} of function has no name")
+        yield _Violation("message", f"{where} of function has no name")
     weight = message.get("weight", 1)
     if isinstance(weight, bool) or weight not in (0, 1):
-        yield Violation("weight", f"{where}.weight is {shown(weight)}, not 0 or 1")
+        yield _Violation("weight", f"{where}.weight is {shown(weight)}, not 0 or 1")
 
 
-def _content(message: dict[str, Any], role: str, where: str) -> Iterator[Violation]:
+def _content(message: dict[str, Any], role: str, where: str) -> Iterator[_Violation]:
     content = message.get("content")
     if content is None or content == []:
         if not (role == "assistant" and any(message.get(key) for key in ("tool_calls", "function_call", "refusal"))):
-            yield Violation("content", f"{where} has no content")
+            yield _Violation("content", f"{where} has no content")
     elif isinstance(content, list):
         for i, part in enumerate(content):
             yield from _part(part, role, f"{where}.content[{i}]")
     elif not isinstance(content, str):
-        yield Violation("content", f"{where}.content is neither a string nor a list of parts")
+        yield _Violation("content", f"{where}.content is neither a string nor a list of parts")
 
 
-def _part(part: Any, role: str, where: str) -> Iterator[Violation]:
+def _part(part: Any, role: str, where: str) -> Iterator[_Violation]:
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(kind, str) or kind not in _PARTS[role]:
         rule = "image_role" if kind == "image_url" else "part"
-        yield Violation(rule, f"{where}: a part of type {shown(kind)} in a message of {role}")
+        yield _Violation(rule, f"{where}: a part of type {shown(kind)} in a message of {role}")
     elif kind == "image_url":
         yield from _image(part.get("image_url"), where)
     elif not isinstance(part.get(kind), str):
-        yield Violation("part", f"{where} has no {kind}")
+        yield _Violation("part", f"{where} has no {kind}")
 
 
-def _image(image: Any, where: str) -> Iterator[Violation]:
+def _image(image: Any, where: str) -> Iterator[_Violation]:
     url = image.get("url") if isinstance(image, dict) else None
     if not isinstance(url, str):
-        yield Violation("image_url", f"{where} has no URL")
+        yield _Violation("image_url", f"{where} has no URL")
         return
     if image.get("detail", "auto") not in _DETAILS:
-        yield Violation("image_detail", f"{where}: detail is {shown(image['detail'])}")
+        yield _Violation("image_detail", f"{where}: detail is {shown(image['detail'])}")
     if url.startswith(("http://", "https://")):
         return
     try:
         data = decoded(url)
     except UnfitError as error:
-        yield Violation("image_url", f"{where}: {error.details[0]}")
+        yield _Violation("image_url", f"{where}: {error.details[0]}")
         return
     if len(data) > MOST_IMAGE_BYTES:
-        yield Violation("image_size", f"{where}: {len(data):,} bytes; at most {MOST_IMAGE_BYTES:,}")
+        yield _Violation("image_size", f"{where}: {len(data):,} bytes; at most {MOST_IMAGE_BYTES:,}")
     yield from _header(data, where)
 
 
-def _header(data: bytes, where: str) -> Iterator[Violation]:
+def _header(data: bytes, where: str) -> Iterator[_Violation]:
     pillow = _pillow()
     try:
         with warnings.catch_warnings():
@@ -209,53 +209,53 @@ def _header(data: bytes, where: str) -> Iterator[Violation]:
             with pillow.open(BytesIO(data), formats=(*_FORMATS, "GIF", "BMP")) as image:
                 found, mode = image.format, image.mode
     except Exception as error:  # noqa: BLE001 - decoders of hostile bytes raise whatever they stumble on
-        yield Violation("image_format", f"{where}: no image: {shown(str(error) or type(error).__name__)}")
+        yield _Violation("image_format", f"{where}: no image: {shown(str(error) or type(error).__name__)}")
         return
     if found not in _FORMATS:
-        yield Violation("image_format", f"{where}: {found}; JPEG, PNG and WebP are taken")
+        yield _Violation("image_format", f"{where}: {found}; JPEG, PNG and WebP are taken")
     if mode not in _MODES:
-        yield Violation("image_mode", f"{where}: mode {mode}; RGB and RGBA are taken")
+        yield _Violation("image_mode", f"{where}: mode {mode}; RGB and RGBA are taken")
 
 
-def _calls(calls: Any, where: str) -> Iterator[Violation]:
+def _calls(calls: Any, where: str) -> Iterator[_Violation]:
     if calls is None:
         return
     if not isinstance(calls, list) or not calls:
-        yield Violation("tool_call", f"{where} is not a list with calls")
+        yield _Violation("tool_call", f"{where} is not a list with calls")
         return
     ids: set[str] = set()
     for i, call in enumerate(calls):
         yield from _call(call, f"{where}[{i}]", ids)
 
 
-def _call(call: Any, where: str, ids: set[str]) -> Iterator[Violation]:
+def _call(call: Any, where: str, ids: set[str]) -> Iterator[_Violation]:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or call.get("type") != "function" or call.keys() != {"id", "type", "function"}:
-        yield Violation("tool_call", f"{where} is no call of a function with id, type and function")
+        yield _Violation("tool_call", f"{where} is no call of a function with id, type and function")
         return
     if not isinstance(call["id"], str) or not call["id"] or call["id"] in ids:
-        yield Violation("tool_call", f"{where}.id is {shown(call['id'])}: empty, no text, or used twice")
+        yield _Violation("tool_call", f"{where}.id is {shown(call['id'])}: empty, no text, or used twice")
     else:
         ids.add(call["id"])
     if not isinstance(function.get("name"), str) or not _NAME.fullmatch(function["name"]):
-        yield Violation("tool_call", f"{where}.function.name is {shown(function.get('name'))}")
+        yield _Violation("tool_call", f"{where}.function.name is {shown(function.get('name'))}")
     if not isinstance(function.get("arguments"), str):
-        yield Violation("tool_call", f"{where}.function.arguments is not a string")
+        yield _Violation("tool_call", f"{where}.function.arguments is not a string")
 
 
-def _answers(messages: list[dict[str, Any]]) -> Iterator[Violation]:
+def _answers(messages: list[dict[str, Any]]) -> Iterator[_Violation]:
     """Each call is answered by the messages right after it, unless it ends the conversation."""
     open_ids: set[Any] = set()
     for i, message in enumerate(messages):
         if message.get("role") == "tool":
             answered = message.get("tool_call_id")
             if not isinstance(answered, str) or answered not in open_ids:
-                yield Violation("tool_call_id", f"messages[{i}] answers {shown(answered)}, which is not open")
+                yield _Violation("tool_call_id", f"messages[{i}] answers {shown(answered)}, which is not open")
             else:
                 open_ids.discard(answered)
             continue
         if open_ids:
-            yield Violation("tool_call_id", f"messages[{i}] comes before {len(open_ids)} calls were answered")
+            yield _Violation("tool_call_id", f"messages[{i}] comes before {len(open_ids)} calls were answered")
         open_ids = set(_ids(message))
 
 
@@ -274,34 +274,34 @@ def _images(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
                 yield part
 
 
-def _tools(example: dict[str, Any]) -> Iterator[Violation]:
+def _tools(example: dict[str, Any]) -> Iterator[_Violation]:
     if "tools" not in example:
         return
     tools = example["tools"]
-    if not isinstance(tools, list) or not 0 < len(tools) <= MOST_TOOLS:
-        yield Violation("tools", f"it is no list of 1 to {MOST_TOOLS} tools")
+    if not isinstance(tools, list) or not 0 < len(tools) <= _MOST_TOOLS:
+        yield _Violation("tools", f"it is no list of 1 to {_MOST_TOOLS} tools")
         return
     names: set[str] = set()
     for i, tool in enumerate(tools):
         function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
         name = function.get("name") if isinstance(function, dict) else None
         if not isinstance(function, dict) or not isinstance(name, str) or not _NAME.fullmatch(name):
-            yield Violation("tools", f"tools[{i}] is no function with a name")
+            yield _Violation("tools", f"tools[{i}] is no function with a name")
         elif not isinstance(function.get("parameters", {}), dict):
-            yield Violation("tools", f"tools[{i}].function.parameters is no object")
+            yield _Violation("tools", f"tools[{i}].function.parameters is no object")
         else:
             names.add(name)
     yield from _undefined(example.get("messages"), names)
 
 
-def _undefined(messages: Any, names: set[str]) -> Iterator[Violation]:
+def _undefined(messages: Any, names: set[str]) -> Iterator[_Violation]:
     for i, message in enumerate(messages if isinstance(messages, list) else ()):
         calls = message.get("tool_calls") if isinstance(message, dict) else None
         for call in calls if isinstance(calls, list) else ():
             function = call.get("function") if isinstance(call, dict) else None
             name = function.get("name") if isinstance(function, dict) else None
             if isinstance(name, str) and name not in names:
-                yield Violation("undefined_tool", f"messages[{i}] calls {shown(name)}, which tools do not define")
+                yield _Violation("undefined_tool", f"messages[{i}] calls {shown(name)}, which tools do not define")
 
 
 def _pillow() -> ModuleType:

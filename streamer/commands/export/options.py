@@ -37,7 +37,7 @@ class ImageMode(StrEnum):
     DROP = "drop"
 
 
-IMAGE_MODES: dict[Format, tuple[ImageMode, ...]] = {
+_IMAGE_MODES: dict[Format, tuple[ImageMode, ...]] = {
     Format.JSONL: (ImageMode.EMBEDDED, ImageMode.FILES, ImageMode.DROP),
     Format.PARQUET: (ImageMode.EMBEDDED, ImageMode.FILES, ImageMode.DROP),
     Format.HUB: (ImageMode.EMBEDDED, ImageMode.FILES, ImageMode.DROP),
@@ -76,7 +76,7 @@ class Options(msgspec.Struct, frozen=True):
     @property
     def image_mode(self) -> ImageMode:
         """What becomes of images."""
-        return self.images or IMAGE_MODES[self.format][0]
+        return self.images or _IMAGE_MODES[self.format][0]
 
     def check(self) -> None:
         """Refuse what does not go together.
@@ -84,7 +84,7 @@ class Options(msgspec.Struct, frozen=True):
         Raises:
             ConfigError: an option that the format does not have.
         """
-        modes = IMAGE_MODES[self.format]
+        modes = _IMAGE_MODES[self.format]
         if self.image_mode not in modes:
             raise _wrong("--images", f"{self.format} takes {' or '.join(modes)}", "name another one, or leave it out")
         if self.prompt_completion and self.format is not Format.TRL:

@@ -30,7 +30,7 @@ from streamer.core.records.schema import CheckedLine, Kind, check_line
 EXCLUDED = "excluded.jsonl"
 """The file that lists records which could not be taken, as opposed to those that were not chosen."""
 
-CARD = "README.md"
+_CARD = "README.md"
 _decode = msgspec.json.Decoder().decode
 _STEP = 1 << 20
 _SHOWN = 500
@@ -39,7 +39,7 @@ _SHOWN = 500
 _LISTED = 100
 """Details of one record."""
 
-Progress = Callable[[str, int, int], None]
+_Progress = Callable[[str, int, int], None]
 """Called with (what is done, bytes done, bytes in all), about once for each MiB."""
 
 
@@ -64,7 +64,7 @@ def export(
     options: Options,
     *,
     overwrite: bool = False,
-    progress: Progress = lambda _what, _done, _size: None,
+    progress: _Progress = lambda _what, _done, _size: None,
 ) -> Report:
     """Write an export of a dataset, as far as it is committed now, and return what became of every line.
 
@@ -97,7 +97,7 @@ def export(
             paths = passes.run(excluded)
         report = passes.report(paths)
         if report.written:
-            output.write(CARD, card(report, passes.sample()).encode())
+            output.write(_CARD, card(report, passes.sample()).encode())
             output.write(REPORT, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
             output.publish()
         return report
@@ -110,7 +110,7 @@ class _Export:
         output: Output,
         lines: Lines,
         selection: Selection,
-        progress: Progress,
+        progress: _Progress,
     ) -> None:
         self._options = options
         self._output = output

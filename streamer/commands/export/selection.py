@@ -80,7 +80,7 @@ class Selection:
 
     def add(self, line: int, offset: int, data: bytes, metadata: dict[str, Any], *, image: bool) -> None:
         """Take a record, for now."""
-        identity = record_id(data)
+        identity = _record_id(data)
         run = _rollout(metadata, identity)
         reward = metadata.get("total_reward")
         row = (
@@ -193,7 +193,7 @@ class Selection:
         return blake3(f"{purpose}\0{self._seed}\0".encode() + value).digest(_ID_BYTES)
 
 
-def record_id(line: bytes) -> bytes:
+def _record_id(line: bytes) -> bytes:
     """Return what identifies a record for good: a digest of its line, which never changes."""
     return blake3(line.rstrip(b"\n")).digest(_ID_BYTES)
 

@@ -30,9 +30,9 @@ from streamer.commands.export.options import Format, ImageMode, Options
 from streamer.commands.export.output import Output
 from streamer.commands.export.unfit import Reason, UnfitError
 
-ROW_GROUP_BYTES = 16 << 20
-ROW_GROUP_ROWS = 1000
-SHARD_BYTES = 500_000_000
+_ROW_GROUP_BYTES = 16 << 20
+_ROW_GROUP_ROWS = 1000
+_SHARD_BYTES = 500_000_000
 """Bytes of lines in one file of a format for the Hub."""
 
 _KEYS = ("role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content")
@@ -40,11 +40,11 @@ _DTYPES = {str: "string", int: "int64", float: "float64", bool: "bool"}
 
 _encode = msgspec.json.Encoder().encode
 
-Feature = Any
+_Feature = Any
 """A type as ``datasets`` writes it down: an object with ``_type``, an object of fields, or a list of one item."""
 
 
-class Layout(msgspec.Struct, frozen=True):
+class _Layout(msgspec.Struct, frozen=True):
     """What the rows of an export look like, and where they go.
 
     ``parts``: content is a list of parts, and there is a column of images. ``objects``: arguments of calls are told
@@ -65,7 +65,7 @@ class Layout(msgspec.Struct, frozen=True):
     image_folder: str = IMAGES
 
 
-def layout(options: Options, *, images: bool) -> Layout:
+def layout(options: Options, *, images: bool) -> _Layout:
     """Return the layout of an export.
 
     Args:
@@ -78,12 +78,12 @@ def layout(options: Options, *, images: bool) -> Layout:
     tools = None if options.tools is None else _encode(options.tools).decode()
     if options.format is Format.PARQUET:
         linked = "images" if options.image_mode is ImageMode.FILES else None
-        return Layout("{split}.parquet", "{split}.parquet", parts, tools=tools, drop=drop, linked=linked)
+        return _Layout("{split}.parquet", "{split}.parquet", parts, tools=tools, drop=drop, linked=linked)
     if options.image_mode is ImageMode.FILES:
         # What `datasets` calls an image folder: it makes a column `images` of `file_names`.
         path, folder = "{split}/metadata.parquet", "{split}/images"
-        return Layout(path, "{split}/**", parts, tools=tools, linked="file_names", image_folder=folder)
-    return Layout(
+        return _Layout(path, "{split}/**", parts, tools=tools, linked="file_names", image_folder=folder)
+    return _Layout(
         "data/{split}-{shard:05d}-of-{shards:05d}.parquet",
         "data/{split}-*.parquet",
         parts,
@@ -104,7 +104,7 @@ class Tables:
         shard_bytes: bytes of lines after which another file is begun, where the layout has several.
     """
 
-    def __init__(self, output: Output, layout: Layout, *, shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(self, output: Output, layout: _Layout, *, shard_bytes: int = _SHARD_BYTES) -> None:
         self._output = output
         self._layout = layout
         self._shard_bytes = shard_bytes
@@ -226,7 +226,7 @@ class Tables:
             "name": text,
             "reasoning_content": text,
         }
-        columns: dict[str, Feature] = {"id": text}
+        columns: dict[str, _Feature] = {"id": text}
         columns |= {name: [message] for name in (("prompt", "completion") if made.prompt_completion else ("messages",))}
         if made.parts:
             columns[made.linked or "images"] = [text if made.linked else {"_type": "Image"}]
@@ -259,7 +259,7 @@ class _File:
         self._rows.append(row)
         self._bytes += size
         self.taken += size
-        if self._bytes >= ROW_GROUP_BYTES or len(self._rows) >= ROW_GROUP_ROWS:
+        if self._bytes >= _ROW_GROUP_BYTES or len(self._rows) >= _ROW_GROUP_ROWS:
             self._flush()
 
     def close(self) -> None:
@@ -277,11 +277,11 @@ class _File:
         self._rows, self._bytes = [], 0
 
 
-def _value(dtype: str) -> Feature:
+def _value(dtype: str) -> _Feature:
     return {"dtype": dtype, "_type": "Value"}
 
 
-def _arrow_type(arrow: ModuleType, feature: Feature, json: Any) -> Any:
+def _arrow_type(arrow: ModuleType, feature: _Feature, json: Any) -> Any:
     """Return the Arrow type in which ``datasets`` stores a feature; ``json`` is the one for JSON."""
     if isinstance(feature, list):
         return arrow.list_(_arrow_type(arrow, feature[0], json))

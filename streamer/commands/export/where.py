@@ -17,8 +17,8 @@ from streamer.base.errors import ConfigError, MissingExtraError, UnavailableErro
 from streamer.base.text import printable
 from streamer.commands.export.metadata import COLUMNS, columns_of
 
-TABLE = "metadata"
-MEMORY = "256MB"
+_TABLE = "metadata"
+_MEMORY = "256MB"
 
 _SQL_TYPES = {str: "VARCHAR", int: "BIGINT", float: "DOUBLE", bool: "BOOLEAN"}
 _COLUMNS = {"line": "BIGINT", **{name: _SQL_TYPES[kind] for name, kind in COLUMNS.items()}, "extra": "VARCHAR"}
@@ -84,7 +84,7 @@ class Condition:
         db = self._duckdb.connect(
             str(folder / "metadata.duckdb"),
             config={
-                "memory_limit": MEMORY,
+                "memory_limit": _MEMORY,
                 "threads": 1,
                 "temp_directory": str(folder / "spilled"),
                 "autoinstall_known_extensions": False,
@@ -97,12 +97,12 @@ class Condition:
         db.execute("SET enable_external_access = false")
         db.execute("SET lock_configuration = true")
         columns = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())
-        db.execute(f"CREATE TABLE {TABLE} ({columns.replace('extra VARCHAR', 'extra JSON')})")
+        db.execute(f"CREATE TABLE {_TABLE} ({columns.replace('extra VARCHAR', 'extra JSON')})")
         return db
 
     def _parsed(self) -> Any:
         try:
-            statements = self._duckdb.extract_statements(f"SELECT line FROM {TABLE} WHERE (\n{self._sql}\n)")
+            statements = self._duckdb.extract_statements(f"SELECT line FROM {_TABLE} WHERE (\n{self._sql}\n)")
         except self._duckdb.Error as error:
             raise self._wrong(error) from error
         if len(statements) != 1 or statements[0].type != self._duckdb.StatementType.SELECT:
@@ -115,7 +115,9 @@ class Condition:
         values = ", ".join(f"r.{name}" for name in _COLUMNS)
         rows = msgspec.json.encode(self._pending).decode()
         shape = msgspec.json.encode([_COLUMNS]).decode()
-        self._execute(f"INSERT INTO {TABLE} SELECT {values} FROM (SELECT unnest(from_json(?, '{shape}')) AS r)", [rows])
+        self._execute(
+            f"INSERT INTO {_TABLE} SELECT {values} FROM (SELECT unnest(from_json(?, '{shape}')) AS r)", [rows]
+        )
         self._pending, self._bytes = [], 0
 
     def _execute(self, query: Any, values: list[str] | None = None) -> Any:

@@ -21,7 +21,7 @@ from streamer.commands.run import run_daemon
 from streamer.config import NO_SHARDS, Config, From, Source
 from streamer.core.records.schema import tool_calls
 
-NOTHING_MATCHED = 1
+_NOTHING_MATCHED = 1
 """Exit code when no example is left; nothing is written then."""
 
 _SAMPLES = 10
@@ -53,10 +53,10 @@ def filter(  # noqa: A001 - the command is called so
         return
     settings = load(config, os.environ)
     counts = _dry_run(settings) if dry_run else _write(settings)
-    for line in summary(counts, settings, dry_run=dry_run):
+    for line in _shown_summary(counts, settings, dry_run=dry_run):
         typer.echo(line)
     if not counts.written:
-        raise typer.Exit(NOTHING_MATCHED)
+        raise typer.Exit(_NOTHING_MATCHED)
 
 
 def _followed(config: Path) -> Config:
@@ -87,7 +87,7 @@ def _dry_run(settings: FilterConfig) -> Counts:
     return counts
 
 
-def summary(counts: Counts, settings: FilterConfig, *, dry_run: bool) -> list[str]:
+def _shown_summary(counts: Counts, settings: FilterConfig, *, dry_run: bool) -> list[str]:
     """Return what became of all sessions and decisions, as lines of text."""
     return list(_summary(counts, settings, dry_run=dry_run))
 

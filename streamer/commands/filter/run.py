@@ -41,7 +41,7 @@ _RANK_BYTES = 8
 _NO_OUTCOME = Outcome(0, "", None, None, None, "", None, qualifies=True, rule="")
 
 
-class Example(msgspec.Struct, frozen=True):
+class _Example(msgspec.Struct, frozen=True):
     """The first decision that could not be taken for one reason."""
 
     session: str
@@ -60,7 +60,7 @@ class Counts(msgspec.Struct):
     removed: dict[str, int] = {}
     chosen: int = 0
     dead: dict[str, int] = {}
-    first_dead: dict[str, Example] = {}
+    first_dead: dict[str, _Example] = {}
     other_rollouts: int = 0
     duplicates: int = 0
     skipped: int = 0
@@ -180,7 +180,7 @@ class _Pass:
 
     def _bury(self, session: Session, turn: int | None, error: MalformedError) -> None:
         self._dead[error.reason] += 1
-        self.counts.first_dead.setdefault(error.reason, Example(session.id, turn, error.detail))
+        self.counts.first_dead.setdefault(error.reason, _Example(session.id, turn, error.detail))
 
 
 def _what_is_told(session: Session) -> Session:

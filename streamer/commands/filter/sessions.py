@@ -14,7 +14,7 @@ from streamer.core.records.model import Outcome
 from streamer.core.records.trace_messages import as_object
 from streamer.sources.conversations import AnyPages, columns_of
 
-PAGE_SESSIONS = 500
+_PAGE_SESSIONS = 500
 
 _NEEDED = {
     "session_traces": {"session_id", "created_at", "metadata"},
@@ -66,8 +66,8 @@ class Sessions:
         """
         last, more = -(1 << 62), True
         while more:
-            rows, full = self._pages.page(_SESSIONS, (last, PAGE_SESSIONS), _metadata_size)
-            more = full or len(rows) == PAGE_SESSIONS
+            rows, full = self._pages.page(_SESSIONS, (last, _PAGE_SESSIONS), _metadata_size)
+            more = full or len(rows) == _PAGE_SESSIONS
             if rows:
                 last = rows[-1][0]
                 yield from self._complete(rows)

@@ -18,13 +18,13 @@ CHARACTERS = 1_500
 """Of one text. Texts, images and messages beyond the limits are left out."""
 
 MESSAGES = 10
-CALLS = 8
+_CALLS = 8
 IMAGES = 4
 """Of one record."""
 
-IMAGE_BYTES = 1 << 20
-PAGE_IMAGE_BYTES = 8 << 20
-LINE_BYTES = 64 << 20
+_IMAGE_BYTES = 1 << 20
+_PAGE_IMAGE_BYTES = 8 << 20
+_LINE_BYTES = 64 << 20
 _VALUE = 120
 
 
@@ -64,7 +64,7 @@ class _Budget:
 
 
 def read_samples(
-    dataset: Path, places: Sequence[Place], *, page_bytes: int = PAGE_IMAGE_BYTES, image_bytes: int = IMAGE_BYTES
+    dataset: Path, places: Sequence[Place], *, page_bytes: int = _PAGE_IMAGE_BYTES, image_bytes: int = _IMAGE_BYTES
 ) -> list[ShownRecord]:
     """Read records again and return what is shown of them. Memory holds one of them whole at a time.
 
@@ -83,7 +83,7 @@ def read_samples(
 
 
 def _record(pieces: Sequence[Piece], place: Place, budget: _Budget) -> ShownRecord:
-    if place.length > LINE_BYTES:
+    if place.length > _LINE_BYTES:
         return ShownRecord(place.number, {}, [], unread=f"it is {place.length:,} bytes long")
     checked = check_line(read_at(pieces, place.offset, place.length))
     if not checked.messages:
@@ -100,7 +100,7 @@ def _record(pieces: Sequence[Piece], place: Place, budget: _Budget) -> ShownReco
 
 def _message(message: dict[str, Any], budget: _Budget, images: list[int]) -> ShownMessage:
     calls = list(tool_calls(message))
-    left_out = [f"{len(calls) - CALLS:,} more tool calls"] if len(calls) > CALLS else []
+    left_out = [f"{len(calls) - _CALLS:,} more tool calls"] if len(calls) > _CALLS else []
     shown: list[str] = []
     for _, part in image_parts([message]):
         why = _add_image(part, budget, images, shown)
@@ -108,7 +108,7 @@ def _message(message: dict[str, Any], budget: _Budget, images: list[int]) -> Sho
     return ShownMessage(
         role=_value(message.get("role")),
         text=_cut("\n".join(_said(message.get("content")))),
-        calls=[(name[:_VALUE], _cut(_pretty(arguments))) for name, arguments in calls[:CALLS]],
+        calls=[(name[:_VALUE], _cut(_pretty(arguments))) for name, arguments in calls[:_CALLS]],
         images=shown,
         left_out=left_out,
     )

@@ -40,7 +40,7 @@ def summary(report: Report) -> Iterator[str]:
             yield f"  line {broken.line} at byte {broken.offset:,}: {broken.kind}: {printable(broken.detail)}"
 
 
-def flow(seen: Snapshot) -> str:
+def _flow(seen: Snapshot) -> str:
     """Return the accounts as a sum."""
     counts = " + ".join(f"{name} {seen.counts[state]:,}" for state, name in STATE_NAMES.items())
     return f"read {seen.read:,} = {counts}"
@@ -52,7 +52,7 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     if found.records:
         yield "growth", _growth(found)
     if report.ledger:
-        yield "flow", flow(report.ledger)
+        yield "flow", _flow(report.ledger)
         yield from _reasons(report.ledger)
     yield from (("condition", printable(sql)) for sql in report.settings.where)
     if found.rewards:

@@ -24,8 +24,8 @@ from streamer.reader.scan import BLOCK, LONGEST_LINE, NumberedLine, check_is_dat
 from streamer.store.parts.parts import opened
 
 SAMPLES = 12
-TOP = 12
-BEST = 10
+_TOP = 12
+_BEST = 10
 
 _SLOTS = 240
 """Points of the growth over time."""
@@ -55,7 +55,7 @@ class Spread(msgspec.Struct, frozen=True):
     max: float
 
 
-class Growth(msgspec.Struct, frozen=True):
+class _Growth(msgspec.Struct, frozen=True):
     """How many records there were when. ``x`` of ``points`` is seconds since the epoch, or rollouts begun so far.
 
     Times are those of the records themselves (``metadata.timestamp``): when a turn was played, and not when its
@@ -88,7 +88,7 @@ class Survey(msgspec.Struct, frozen=True):
     records: int
     rollouts: int
     findings: Findings
-    growth: Growth
+    growth: _Growth
     rewards: list[Bin]
     without_reward: int
     achievement_counts: list[Bin]
@@ -152,7 +152,7 @@ class _Surveyor:
     def __init__(self, tally: Tally, sample: Sample) -> None:
         self._tally = tally
         self._sample = sample
-        self._best = BestRollouts(BEST)
+        self._best = BestRollouts(_BEST)
         self._by_rollout = Curve()
         self._findings = Findings()
         self._lines = self._records = self._rollouts = self._timed = self._scored = 0
@@ -189,7 +189,7 @@ class _Surveyor:
         for message in messages:
             role = message.get("role")
             name = role if isinstance(role, str) and role in ROLES else "other"
-            characters = sum(map(len, texts(message)))
+            characters = sum(map(len, _texts(message)))
             self._messages[name] += 1
             self._characters[name] += characters
             total += characters
@@ -245,12 +245,12 @@ class _Surveyor:
             rewards=bins(tally, "reward"),
             without_reward=self._records - self._scored,
             achievement_counts=bins(tally, "achievements_count"),
-            achievements=top(tally, "achievement", TOP),
+            achievements=top(tally, "achievement", _TOP),
             messages=self._spread("messages"),
             characters=self._spread("characters"),
             roles={role: Role(messages, self._characters[role]) for role, messages in self._messages.most_common()},
-            tools=top(tally, "tool", TOP),
-            models=top(tally, "model", TOP),
+            tools=top(tally, "tool", _TOP),
+            models=top(tally, "model", _TOP),
             with_image=self._with_image,
             images=self._images,
             image_characters=self._image_characters,
@@ -258,13 +258,13 @@ class _Surveyor:
             sample=self._sample.places(),
         )
 
-    def _growth(self) -> Growth:
+    def _growth(self) -> _Growth:
         """Go by time if most records have one."""
         without = self._records - self._timed
         low, high = self._tally.range("second")
         if without > self._timed or low == high:
-            return Growth(by_time=False, points=self._by_rollout.points(), without_time=without)
-        return Growth(by_time=True, points=list(self._over_time(low, high)), without_time=without)
+            return _Growth(by_time=False, points=self._by_rollout.points(), without_time=without)
+        return _Growth(by_time=True, points=list(self._over_time(low, high)), without_time=without)
 
     def _over_time(self, low: float, high: float) -> Iterator[tuple[float, int]]:
         """Yield how many records there were at the end of each of many equal slots."""
@@ -284,7 +284,7 @@ class _Surveyor:
         )
 
 
-def texts(message: dict[str, Any]) -> Iterator[str]:
+def _texts(message: dict[str, Any]) -> Iterator[str]:
     """Yield what a message says and calls: its text, text parts, names and arguments of tool calls."""
     content = message.get("content")
     if isinstance(content, str):

@@ -16,7 +16,7 @@ from streamer.base.text import printable
 from streamer.commands.soak.report import Report, as_text
 from streamer.commands.soak.soak import Soak
 
-BROKEN = 1
+_BROKEN = 1
 """Exit code when a promise was broken."""
 
 
@@ -48,7 +48,7 @@ def soak(
         shutil.rmtree(place)
         report = msgspec.structs.replace(report, folder=None)
     _show(report, as_json=as_json)
-    raise typer.Exit(0 if report.clean else BROKEN)
+    raise typer.Exit(0 if report.clean else _BROKEN)
 
 
 def _make(folder: Path) -> Path:

@@ -27,7 +27,7 @@ from streamer.commands.soak.place import Place
 from streamer.commands.soak.problem import Problem
 
 
-class Row(msgspec.Struct, frozen=True):
+class _Row(msgspec.Struct, frozen=True):
     """An outcome row: its reward now, and all that it ever had."""
 
     id: int
@@ -182,7 +182,7 @@ class _Outcomes:
         return frozenset(reward for row in chosen if row is not None for reward in row.rewards if reward > 0)
 
 
-def _chosen(rows: Iterable[Row], time_us: int | None) -> Row | None:
+def _chosen(rows: Iterable[_Row], time_us: int | None) -> _Row | None:
     """Return the first row created at or after the record; for a record without a time the newest one."""
     in_order = sorted(rows, key=lambda row: (row.created_us, row.id))
     if time_us is None:
@@ -190,20 +190,20 @@ def _chosen(rows: Iterable[Row], time_us: int | None) -> Row | None:
     return next((row for row in in_order if row.created_us >= time_us), None)
 
 
-def _read_rows(place: Place, entries: Iterable[Entry]) -> dict[str, list[Row]]:
+def _read_rows(place: Place, entries: Iterable[Entry]) -> dict[str, list[_Row]]:
     """Return the rows of each session in the order in which they were inserted."""
     rewards: dict[tuple[str, str], set[int]] = {}
     for entry in entries:
         if isinstance(entry, Scoring):
             rewards.setdefault((entry.session, entry.created_at), set()).add(entry.reward)
-    rows: dict[str, list[Row]] = {}
+    rows: dict[str, list[_Row]] = {}
     with closing(sqlite3.connect(f"file:{quote(str(place.database))}?mode=ro", uri=True)) as db:
         for number, session, reward, created_at in db.execute(
             "SELECT id, session_id, total_reward, created_at FROM outcome_rewards ORDER BY id"
         ):
             ever = frozenset(rewards.get((session, created_at), ()))
             created_us = microseconds(datetime.fromisoformat(created_at))
-            rows.setdefault(session, []).append(Row(number, created_us, reward, ever | {reward}))
+            rows.setdefault(session, []).append(_Row(number, created_us, reward, ever | {reward}))
     return rows
 
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
-REPEATED = 12
+_REPEATED = 12
 """Run ids that are used again and again."""
 
 _SHORTEST_WAIT = 0.3
@@ -105,7 +105,7 @@ def _session(rng: Random, name: str, layout: Layout) -> str:
         return name
     repeated = _happens(rng, 0.2)
     folder = "suite/" if _happens(rng, 0.15) else ""
-    return f"{folder}eval-{rng.randrange(REPEATED)}" if repeated else f"{folder}{name}"
+    return f"{folder}eval-{rng.randrange(_REPEATED)}" if repeated else f"{folder}{name}"
 
 
 def _reward(rng: Random) -> int:

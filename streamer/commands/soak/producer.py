@@ -34,8 +34,8 @@ from streamer.commands.soak.place import Place
 from streamer.commands.soak.plan import Again, Layout, Plan, When, Writing, draw, wait
 from streamer.commands.soak.trace import Trace
 
-ROLLOUTS_PER_SECOND = 12.0
-SHORTEST_GAP = 0.05
+_ROLLOUTS_PER_SECOND = 12.0
+_SHORTEST_GAP = 0.05
 """Seconds between two rollouts, at least: no more than 20 in a second."""
 
 _TICK = 0.05
@@ -80,7 +80,7 @@ class Producer:
             rng = draws(self._seed, self._generation, number)
             self._begin(_Rollout(draw(rng, f"run-{self._generation}-{number}"), f"{self._generation}-{number}", rng))
             number += 1
-            yield max(SHORTEST_GAP, rng.expovariate(ROLLOUTS_PER_SECOND))
+            yield max(_SHORTEST_GAP, rng.expovariate(_ROLLOUTS_PER_SECOND))
 
     def _begin(self, rollout: _Rollout) -> None:
         path = _path(rollout.plan, _now())

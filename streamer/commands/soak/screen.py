@@ -30,7 +30,7 @@ class View(msgspec.Struct, frozen=True):
     dataset_bytes: int
 
 
-class Screen(Protocol):
+class _Screen(Protocol):
     """Where views are shown."""
 
     def due(self, seconds: float) -> bool:
@@ -40,7 +40,7 @@ class Screen(Protocol):
         """Show one view."""
 
 
-class PlainScreen:
+class _PlainScreen:
     """One line every few seconds, and one for each phase: for files and pipes."""
 
     def __init__(self) -> None:
@@ -53,10 +53,10 @@ class PlainScreen:
     def show(self, view: View) -> None:
         """Print one line."""
         self._next = view.seconds + _PLAIN_SECONDS
-        typer.echo(line(view), err=True)
+        typer.echo(_line(view), err=True)
 
 
-class LiveScreen:
+class _LiveScreen:
     """The same place of a terminal, drawn again and again."""
 
     def __init__(self, live: Live) -> None:
@@ -70,21 +70,21 @@ class LiveScreen:
     def show(self, view: View) -> None:
         """Draw the view."""
         self._next = view.seconds + _LIVE_SECONDS
-        self._live.update(drawn(view), refresh=True)
+        self._live.update(_drawn(view), refresh=True)
 
 
 @contextlib.contextmanager
-def screen() -> Iterator[Screen]:
+def screen() -> Iterator[_Screen]:
     """Give the screen that fits where stderr goes."""
     console = Console(stderr=True)
     if not console.is_terminal or console.is_dumb_terminal:
-        yield PlainScreen()
+        yield _PlainScreen()
         return
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        yield LiveScreen(live)
+        yield _LiveScreen(live)
 
 
-def line(view: View) -> str:
+def _line(view: View) -> str:
     """Return a view as one line."""
     return (
         f"{view.seconds:6.1f} s  {printable(view.phase)}: {sum(view.mishaps.values())} mishaps,"
@@ -92,7 +92,7 @@ def line(view: View) -> str:
     )
 
 
-def drawn(view: View) -> Group:
+def _drawn(view: View) -> Group:
     """Return a view as rich draws it."""
     part = min(1.0, view.seconds / view.of) if view.of else 1.0
     filled = round(_BAR * part)

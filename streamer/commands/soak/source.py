@@ -10,7 +10,7 @@ from streamer.commands.soak.child import Child, Children
 from streamer.commands.soak.place import Place
 from streamer.commands.soak.problem import Complain, Problem
 
-PATIENCE = 30.0
+_PATIENCE = 30.0
 _LOOK = 0.02
 
 
@@ -50,7 +50,7 @@ class Source:
         if child is None:
             return
         child.signal(signal.SIGTERM)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + _PATIENCE
         while child.status is None and time.monotonic() < deadline:
             yield _LOOK
         if child.status not in (0, -signal.SIGTERM):  # the latter if it had hardly started

@@ -13,7 +13,7 @@ from streamer.commands.soak.conversations import LONGEST_LINE
 from streamer.commands.soak.place import Place
 from streamer.commands.soak.problem import Complain, Problem
 
-PATIENCE = 60.0
+_PATIENCE = 60.0
 """Seconds for anything that a daemon is asked to do: generous, as a soak may run on a slow disk."""
 
 _LOOK = 0.02
@@ -112,10 +112,10 @@ class Subject:
             self._fault("daemon_exit", child, f"it did not {what} with status {status}, but with {child.status}")
 
     def _until(self, done: Callable[[], bool], child: Child, what: str) -> Script:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + _PATIENCE
         while not done() and not (child is self._child and child.status is not None):
             if time.monotonic() > deadline:
-                self._fault("daemon_stuck", child, f"it did not {what} within {PATIENCE:g} s")
+                self._fault("daemon_stuck", child, f"it did not {what} within {_PATIENCE:g} s")
                 return
             yield _LOOK
 

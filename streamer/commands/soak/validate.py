@@ -25,7 +25,7 @@ class Verdict(msgspec.Struct, frozen=True):
     problems: list[Problem]
 
 
-class Line(msgspec.Struct, frozen=True):
+class _Line(msgspec.Struct, frozen=True):
     """One line of the dataset: where it is, what it holds, and whose conversation that is."""
 
     where: str
@@ -60,20 +60,20 @@ def marks_in(place: Place) -> set[str]:
         return {found[0].decode() for line in dataset if line.endswith(b"\n") and (found := MARK.search(line))}
 
 
-def _read(place: Place) -> tuple[list[Line], list[Problem]]:
-    lines: list[Line] = []
+def _read(place: Place) -> tuple[list[_Line], list[Problem]]:
+    lines: list[_Line] = []
     problems: list[Problem] = []
     with place.dataset.open("rb") as dataset:
         for number, data in enumerate(dataset, 1):
             line = _parse(f"{place.dataset}:{number}", data)
-            if isinstance(line, Line):
+            if isinstance(line, _Line):
                 lines.append(line)
             else:
                 problems.append(line)
     return lines, problems
 
 
-def _parse(where: str, data: bytes) -> Line | Problem:
+def _parse(where: str, data: bytes) -> _Line | Problem:
     if not data.endswith(b"\n"):
         return Problem("unterminated", where, "the last line has no newline, though the daemon has ended")
     marks = {found.decode() for found in MARK.findall(data)}
@@ -84,10 +84,10 @@ def _parse(where: str, data: bytes) -> Line | Problem:
         is_record = False
     if not is_record or len(marks) != 1:
         return Problem("foreign", where, "this line is no record of the producer's")
-    return Line(where, value, marks.pop())
+    return _Line(where, value, marks.pop())
 
 
-def _repeated(lines: Iterable[Line]) -> Iterator[Problem]:
+def _repeated(lines: Iterable[_Line]) -> Iterator[Problem]:
     first: dict[str, str] = {}
     for line in lines:
         if line.mark in first:
@@ -95,7 +95,7 @@ def _repeated(lines: Iterable[Line]) -> Iterator[Problem]:
         first.setdefault(line.mark, line.where)
 
 
-def _judge(line: Line, records: list[Record]) -> Iterator[Problem]:
+def _judge(line: _Line, records: list[Record]) -> Iterator[Problem]:
     """See that a line is one that the producer wrote, unaltered, and that it had a reason to be there."""
     metadata = line.value["metadata"]
     messages = messages_digest(line.value["messages"])

@@ -33,7 +33,7 @@ _RUN_SHARE = 4
 _CLOCK = 1.0
 """Seconds after which ages are drawn anew although nothing happened."""
 
-Show = Callable[[DatasetLine], None]
+_Show = Callable[[DatasetLine], None]
 
 
 def tail(
@@ -117,14 +117,14 @@ def _look_for(path: Path, *, wait: bool) -> None:
     _note(f"waiting for {path}")
 
 
-def _show_end(path: Path, lines: int, show: Show) -> None:
+def _show_end(path: Path, lines: int, show: _Show) -> None:
     with Follower(path, last=lines) as follower:
         while found := follower.read():
             for line in found:
                 show(line)
 
 
-async def _show_for_ever(path: Path, lines: int, show: Show) -> None:
+async def _show_for_ever(path: Path, lines: int, show: _Show) -> None:
     restarted = f"{path} became shorter: this is another file, from its start"
     followed = follow(path, last=lines, on_restart=lambda: _note(restarted), sleep=_sleep)
     async with aclosing(followed):
@@ -148,7 +148,7 @@ def _write(line: DatasetLine) -> None:
     sys.stdout.buffer.flush()
 
 
-def _shower() -> Show:
+def _shower() -> _Show:
     if not sys.stdout.isatty():
         return lambda line: typer.echo("  ".join(_cells(glimpse(line), START)))
     from rich.console import Console  # noqa: PLC0415 - rich is for terminals: a pipe need not wait for it

@@ -14,7 +14,7 @@ _RECENT = 1000
 """Looks of the last minute that are kept: more than anyone looks."""
 
 
-class Slots(msgspec.Struct, frozen=True):
+class _Slots(msgspec.Struct, frozen=True):
     """Records that came in slots of ``seconds`` each, the oldest first; the last slot is the present one."""
 
     seconds: float
@@ -46,11 +46,11 @@ class History:
         if records:
             self._recent.append((now, records))
 
-    def slots(self, width: int) -> Slots:
+    def slots(self, width: int) -> _Slots:
         """Return all of it in at most ``width`` slots of equal length."""
         merged = -(-len(self._records) // max(1, width))
         records = (sum(self._records[i : i + merged]) for i in range(0, len(self._records), merged))
-        return Slots(self._slot * merged, tuple(records))
+        return _Slots(self._slot * merged, tuple(records))
 
     def per_minute(self, now: float) -> float:
         """Return how many records came in the last minute; of a shorter time, how many a minute."""

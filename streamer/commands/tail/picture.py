@@ -19,7 +19,7 @@ from streamer.core.records.model import STATE_NAMES, State
 from streamer.reader.summary_line import Glimpse
 from streamer.store.views.snapshot import Snapshot
 
-COLOURS = {
+_COLOURS = {
     State.APPENDED: "green",
     State.DUPLICATE: "yellow",
     State.BELOW_BAR: "magenta",
@@ -107,7 +107,7 @@ def _flow_table(view: View, seen: Snapshot, width: int) -> Iterator[Text]:
         count = seen.counts[state]
         filled = -(-bar * count // seen.read) if seen.read else 0  # whatever there is, is seen
         line = Text.assemble(
-            f"  {name:<14}{count:>{digits},}  ", ("━" * filled, COLOURS[state]), ("─" * (bar - filled), "dim"), "  "
+            f"  {name:<14}{count:>{digits},}  ", ("━" * filled, _COLOURS[state]), ("─" * (bar - filled), "dim"), "  "
         )
         more = steady(status_text.detail(seen, state, view.age)) if count else ""
         yield cropped(line.append(more, style="dim"), width)

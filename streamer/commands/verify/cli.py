@@ -21,7 +21,7 @@ from streamer.config import datasets
 from streamer.core.records.key import DedupBy
 from streamer.daemon.observers.progress import reading
 
-PROBLEMS_FOUND = 1
+_PROBLEMS_FOUND = 1
 """Exit code of a dataset with problems."""
 
 
@@ -51,7 +51,7 @@ def verify(
             typer.echo("\n" if number else "", nl=False)
             _show(report)
     if any(report.problems.counts for report in reports):
-        raise typer.Exit(PROBLEMS_FOUND)
+        raise typer.Exit(_PROBLEMS_FOUND)
 
 
 class _Section(NamedTuple):

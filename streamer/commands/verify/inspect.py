@@ -58,7 +58,7 @@ class Findings(msgspec.Struct):
             self.first.append(found)
 
 
-class Lengths(msgspec.Struct, frozen=True):
+class _Lengths(msgspec.Struct, frozen=True):
     """Bytes of the lines, newline included; all 0 for an empty dataset. The median is exact (the lower)."""
 
     min: int = 0
@@ -66,7 +66,7 @@ class Lengths(msgspec.Struct, frozen=True):
     max: int = 0
 
 
-class Images(msgspec.Struct, frozen=True):
+class _Images(msgspec.Struct, frozen=True):
     """Records with images, and what became of the images."""
 
     records: int = 0
@@ -91,8 +91,8 @@ class Report(msgspec.Struct, frozen=True):
     rollouts: int
     models: dict[str, int]
     tools: dict[str, int]
-    images: Images
-    lengths: Lengths
+    images: _Images
+    lengths: _Lengths
 
 
 def inspect(
@@ -170,7 +170,7 @@ class _Inspection:
             rollouts=self._tally.distinct("run"),
             models=self._tally.top("model", _TOP),
             tools=self._tally.top("tool", _TOP),
-            images=Images(**self._images),
+            images=_Images(**self._images),
             lengths=_lengths(self._tally),
         )
 
@@ -252,6 +252,6 @@ def _roles(messages: list[dict[str, Any]]) -> Iterator[str]:
             yield role
 
 
-def _lengths(tally: Tally) -> Lengths:
+def _lengths(tally: Tally) -> _Lengths:
     shortest, longest = tally.range("length")
-    return Lengths(int(shortest), int(quantile(tally, "length", 1, 2)), int(longest))
+    return _Lengths(int(shortest), int(quantile(tally, "length", 1, 2)), int(longest))

@@ -105,13 +105,13 @@ def embedded(part: dict[str, Any], most: int) -> Embedded:
         data = b64decode(payload, validate=True)
     except ValueError:
         return Embedded(why="it is not base64")
-    kind = media_type(data)
+    kind = _media_type(data)
     if kind is None:
         return Embedded(why="it is no PNG, JPEG, GIF, WebP or BMP")
     return Embedded(f"data:{kind};base64,{b64encode(data).decode()}")
 
 
-def media_type(data: bytes) -> str | None:
+def _media_type(data: bytes) -> str | None:
     """Return what kind of image the first bytes say this is; None if it is none that vision models take."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"

@@ -18,7 +18,7 @@ from streamer.core.records.layouts import ROLES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LINE_KEYS = frozenset({"messages", "metadata"})
+_LINE_KEYS = frozenset({"messages", "metadata"})
 METADATA_KEYS = (
     "run_id",
     "turn",
@@ -172,10 +172,10 @@ def _separators(data: bytes) -> Iterator[Finding]:
 
 
 def _keys(line: dict[str, Any]) -> Iterator[Finding]:
-    missing = [key for key in sorted(LINE_KEYS) if key not in line]
+    missing = [key for key in sorted(_LINE_KEYS) if key not in line]
     if missing:
         yield Finding(Kind.BAD_KEYS, f"missing: {', '.join(missing)}")
-    extra = [key for key in line if key not in LINE_KEYS]
+    extra = [key for key in line if key not in _LINE_KEYS]
     if extra:
         yield Finding(Kind.BAD_KEYS, f"besides messages and metadata: {shown(', '.join(extra))}")
 

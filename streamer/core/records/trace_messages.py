@@ -26,15 +26,15 @@ from streamer.core.records.model import Record
 from streamer.core.records.trace_calls import Call, answering
 from streamer.core.records.trace_replies import Reply, as_tool_calls, is_parts, read_reply
 
-SYSTEM_TYPES = frozenset({"system", "policy_system_prompt"})
-USER_TYPES = frozenset({"user", "policy_user_prompt"})
-REPLY_TYPES = frozenset({"assistant", "policy_tool_call", "tool_use"})
-TOOL_RESULT = "tool_result"
+_SYSTEM_TYPES = frozenset({"system", "policy_system_prompt"})
+_USER_TYPES = frozenset({"user", "policy_user_prompt"})
+_REPLY_TYPES = frozenset({"assistant", "policy_tool_call", "tool_use"})
+_TOOL_RESULT = "tool_result"
 
 MAX_CHARACTERS = 64 << 20
 """Characters of content and metadata in one decision: a longer one is a dead letter, as a long line of a shard is."""
 
-_PROMPT_TYPES = SYSTEM_TYPES | USER_TYPES
+_PROMPT_TYPES = _SYSTEM_TYPES | _USER_TYPES
 _STEP = re.compile(r".*?(\d{1,15})", re.ASCII | re.DOTALL)
 _decode = msgspec.json.Decoder().decode
 
@@ -136,7 +136,7 @@ class Decisions:
         self._rows, self._size, self._replied = [], 0, False
         if not rows:
             return
-        if all(read.row.type in SYSTEM_TYPES for read in rows) and rows[0].row.timestep is None:
+        if all(read.row.type in _SYSTEM_TYPES for read in rows) and rows[0].row.timestep is None:
             # Said once for the whole session, before its first timestep.
             self._session_system = rows
             return
@@ -158,7 +158,7 @@ class Decisions:
             return error
 
     def _record(self, rows: list[_Read]) -> Record:
-        has_system = any(read.row.type in SYSTEM_TYPES for read in rows)
+        has_system = any(read.row.type in _SYSTEM_TYPES for read in rows)
         conversation = _Conversation()
         for read in rows if has_system else [*self._session_system, *rows]:
             conversation.add(read)
@@ -227,16 +227,16 @@ class _Conversation:
         """
         row, where = read.row, f"message row {read.row.id}"
         if row.type in _PROMPT_TYPES:
-            is_system = row.type in SYSTEM_TYPES
+            is_system = row.type in _SYSTEM_TYPES
             content = _repeated(row.content) if is_system else _prompt(row.content)
             if content is not None:
                 role = "system" if is_system else "user"
                 self._messages.append(checked_message({"role": role, "content": content}, where))
-        elif row.type in REPLY_TYPES:
+        elif row.type in _REPLY_TYPES:
             is_call = row.type != "assistant" or read.metadata.get("is_tool_call") is True
-            self._add_reply(read_reply(row.content, parsed(row.content), where, is_call=is_call), where)
+            self._add_reply(read_reply(row.content, _parsed(row.content), where, is_call=is_call), where)
             self.replied_at = row.time
-        elif row.type == TOOL_RESULT:
+        elif row.type == _TOOL_RESULT:
             self._add_result(row, where)
         else:
             raise MalformedError("unknown_role", f"{where} is of the type {row.type[:60]!r}")
@@ -264,7 +264,7 @@ class _Conversation:
         return {"id": name, "type": "function", "function": call["function"]}
 
     def _add_result(self, row: Row, where: str) -> None:
-        value = parsed(row.content)
+        value = _parsed(row.content)
         named = value.get("tool_call_id") if isinstance(value, dict) else None
         name = self._given.get(named) if isinstance(named, str) else None
         name = name or (self._unanswered[0] if self._unanswered else None)
@@ -320,7 +320,7 @@ def from_completion(session: str, metadata: dict[str, Any]) -> Record:
     )
 
 
-def parsed(text: str | None) -> Any:
+def _parsed(text: str | None) -> Any:
     """Return the JSON value that a text holds, or None if it is not JSON.
 
     Raises:
@@ -342,7 +342,7 @@ def parsed(text: str | None) -> Any:
 def as_object(text: str | None) -> dict[str, Any]:
     """Return the JSON object that a column ``metadata`` holds; what is none says nothing."""
     try:
-        value = parsed(text)
+        value = _parsed(text)
     except MalformedError:
         value = None
     return value if isinstance(value, dict) else {}
@@ -354,7 +354,7 @@ def _prompt(text: str | None) -> Any:
     The producer wraps it: ``{"role": …, "text": …, "content": …}``. What is no such object is text, be it JSON or
     not, but for a list of parts.
     """
-    value = parsed(text)
+    value = _parsed(text)
     if isinstance(value, dict):
         inner = value["payload"] if isinstance(value.get("payload"), dict) else value
         for key in ("content", "text"):
@@ -401,7 +401,7 @@ def _turn(metadata: dict[str, Any]) -> int | None:
 
 def _time_us(rows: Sequence[_Read]) -> int | None:
     """Return the time of a decision, which that of its record is, too."""
-    replies = [read.row for read in rows if read.row.type in REPLY_TYPES]
+    replies = [read.row for read in rows if read.row.type in _REPLY_TYPES]
     return time_us(_moment((replies or [rows[-1].row])[-1].time))
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from streamer.core.records.layouts import MalformedError
 
-CUT_AFTER = 4000
+_CUT_AFTER = 4000
 """Characters of a reply that the producer keeps, before it writes an ellipsis."""
 
 _ELLIPSIS = "…"
@@ -61,7 +61,7 @@ def _message(value: dict[str, Any]) -> Reply:
 
 def _is_cut(text: str, *, is_call: bool) -> bool:
     """Say whether the producer cut this; a model may well end a sentence with an ellipsis of its own."""
-    return text.endswith(_ELLIPSIS) and (is_call or len(text) == CUT_AFTER + 1 or text[0] in "[{")
+    return text.endswith(_ELLIPSIS) and (is_call or len(text) == _CUT_AFTER + 1 or text[0] in "[{")
 
 
 def _are_calls(value: list[Any]) -> bool:

@@ -53,10 +53,10 @@ class Judged(msgspec.Struct, frozen=True):
 
     item: Item
     verdict: Verdict
-    offer: Offer | None = None
+    offer: _Offer | None = None
 
 
-class Offer(msgspec.Struct, frozen=True, gc=False):
+class _Offer(msgspec.Struct, frozen=True, gc=False):
     """A record that qualifies: the key to look up in the dataset, and the line to write if it is not there.
 
     The line is made while the record is at hand: to keep the records of a whole batch would cost more than the lines of
@@ -68,7 +68,7 @@ class Offer(msgspec.Struct, frozen=True, gc=False):
     again: str = ""
 
 
-class Gate(Protocol):
+class _Gate(Protocol):
     """What may leave out a record that qualifies and whose key is new."""
 
     def refuse(self, item: Item, offset: int) -> Verdict | None:
@@ -130,7 +130,7 @@ def judge(
 def _arrived(item: Item, record: ArrivedRecord) -> Judged:
     """Judge a record of a collector: it has qualified there."""
     again = SENT_AGAIN if record.again else ""
-    return Judged(item, Verdict(State.APPENDED), Offer(record.key, record.line, again))
+    return Judged(item, Verdict(State.APPENDED), _Offer(record.key, record.line, again))
 
 
 def _judge(
@@ -171,7 +171,7 @@ def _judge_record(item: Item, record: Record, outcome: Outcome, rules: Rules, tu
         return Judged(item, Verdict(State.BELOW_BAR, reason, outcome.ref, outcome.rule))
     key = record_key(record.conversation, rules.by, (record.session, record.turn, record.timestamp))
     line = encode_line(record, outcome, item.line.shard, worth)
-    return Judged(item, Verdict(State.APPENDED, "", outcome.ref), Offer(key, line))
+    return Judged(item, Verdict(State.APPENDED, "", outcome.ref), _Offer(key, line))
 
 
 def _dead(item: Item, error: MalformedError) -> Judged:
@@ -179,7 +179,7 @@ def _dead(item: Item, error: MalformedError) -> Judged:
     return Judged(dead, Verdict(State.DEAD_LETTERED, error.reason))
 
 
-def settle(judged: Sequence[Judged], known: Mapping[bytes, bool], length: int, gate: Gate | None = None) -> Settled:
+def settle(judged: Sequence[Judged], known: Mapping[bytes, bool], length: int, gate: _Gate | None = None) -> Settled:
     """Give every line its final verdict.
 
     Args:

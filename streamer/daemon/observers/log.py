@@ -43,7 +43,7 @@ _JOURNAL_NAMES = {"name": "STREAMER_EVENT", "runs": "STREAMER_RUN_ID"}
 _PATIENCE_MS = 100
 
 
-class Write(Protocol):
+class _Write(Protocol):
     """Writes an event to the log, and which dataset it is about if there are several."""
 
     def __call__(self, event: Event, dataset: str = "") -> None:
@@ -52,7 +52,7 @@ class Write(Protocol):
 
 def configure(
     log: Log, environ: Mapping[str, str], stream: TextIO | None, journal_socket: Path = journal.SOCKET
-) -> Write:
+) -> _Write:
     """Return the function that writes an event to the log.
 
     Nothing global is set; after a reload, call it again with the new level.

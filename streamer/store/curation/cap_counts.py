@@ -28,14 +28,14 @@ CREATE TABLE IF NOT EXISTS cap_count (
 """
 
 
-class Value(NamedTuple):
+class _Value(NamedTuple):
     """One value of a record, as the ledger and as a person knows it."""
 
     digest: bytes
     shown: str
 
 
-class Count(NamedTuple):
+class _Count(NamedTuple):
     """How many records of the dataset have a value, and where the line of the last of them begins."""
 
     records: int
@@ -56,7 +56,7 @@ class Full(NamedTuple):
         return Verdict(State.BELOW_BAR, f"{CAP}{self.cap.by}")
 
 
-Values = Sequence[Sequence[Value]]
+Values = Sequence[Sequence[_Value]]
 """The values of one record, for each cap."""
 
 
@@ -82,21 +82,21 @@ def values_of(line: bytes, caps: Sequence[Cap]) -> Values:
         return [()] * len(caps)
 
 
-def _prompt(line: bytes) -> Sequence[Value]:
-    return [Value(line_key(line, DedupBy.PROMPT), "its prompt")]
+def _prompt(line: bytes) -> Sequence[_Value]:
+    return [_Value(line_key(line, DedupBy.PROMPT), "its prompt")]
 
 
-def _values(found: object) -> Sequence[Value]:
+def _values(found: object) -> Sequence[_Value]:
     if isinstance(found, dict):
         found = [name for name, holds in found.items() if holds]
     several = found if isinstance(found, list) else [found]
     return list({value.digest: value for one in several if one is not None for value in [_value(one)]}.values())
 
 
-def _value(one: Any) -> Value:
+def _value(one: Any) -> _Value:
     encoded = _encode(one)
     shown = encoded.decode()
-    return Value(
+    return _Value(
         blake3(encoded).digest(16),
         printable(shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}…"),
     )
@@ -107,8 +107,8 @@ class Caps:
 
     def __init__(self, caps: Sequence[Cap]) -> None:
         self._caps = caps
-        self._counts: dict[tuple[str, bytes], Count] = {}
-        self._changed: dict[tuple[str, bytes], Count] = {}
+        self._counts: dict[tuple[str, bytes], _Count] = {}
+        self._changed: dict[tuple[str, bytes], _Count] = {}
 
     @property
     def parts(self) -> dict[str, str]:
@@ -142,7 +142,7 @@ class Caps:
         for place in wanted:
             row = db.execute("SELECT records, last FROM cap_count WHERE cap = ? AND value = ?", place).fetchone()
             if row is not None:
-                self._counts[place] = Count(*row)
+                self._counts[place] = _Count(*row)
 
     def full(self, values: Values) -> Full | None:
         """Return the first cap that keeps a record out, None if all of them have room.
@@ -171,7 +171,7 @@ class Caps:
             for value in of:
                 place = cap.by, value.digest
                 before = self._counts.get(place, _NONE)
-                self._counts[place] = self._changed[place] = Count(before.records + 1, offset)
+                self._counts[place] = self._changed[place] = _Count(before.records + 1, offset)
 
     def write(self, db: sqlite3.Connection) -> None:
         """Have the ledger hold what was counted."""
@@ -182,4 +182,4 @@ class Caps:
         self._changed = {}
 
 
-_NONE = Count(0, 0)
+_NONE = _Count(0, 0)

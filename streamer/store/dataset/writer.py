@@ -301,7 +301,7 @@ class Dataset:
 
     # -- recovery ----------------------------------------------------------------------------------------
 
-    async def recover(self, ledger: Ledger, by: DedupBy, at: Callable[[str], None]) -> Recovery:
+    async def recover(self, ledger: Ledger, by: DedupBy, at: Callable[[str], None]) -> _Recovery:
         """Make dataset and ledger agree, whatever happened before; then ``length`` is right.
 
         Args:
@@ -317,7 +317,7 @@ class Dataset:
         head = await ledger.head()
         if not head.counted and head.live == Live():
             head = msgspec.structs.replace(head, live=Live(first_number(self.path)))
-        found = Recovery(missing=missing)
+        found = _Recovery(missing=missing)
         while (number := self._next_unheard(head)) is not None:
             self._file.close()
             self._file = LogFile(part_path(self.path, number), self._files, "a part of the dataset")
@@ -375,7 +375,7 @@ class Dataset:
             return None
         return unheard[0]
 
-    async def _recover_file(self, ledger: Ledger, head: Head, by: DedupBy, at: Callable[[str], None]) -> Recovery:
+    async def _recover_file(self, ledger: Ledger, head: Head, by: DedupBy, at: Callable[[str], None]) -> _Recovery:
         """Mend the file that is open, and make the ledger know all of its lines."""
         base, known = self.live.start, head.dataset_length
         self._check_head(head, ledger.path)
@@ -394,7 +394,7 @@ class Dataset:
                     file.close()
         places = Places(base)
         adopted, foreign = await self._adopt(ledger, self._file, places, max(base, known), head.counted, by, at)
-        return Recovery(adopted=adopted, foreign=foreign, cut=cut)
+        return _Recovery(adopted=adopted, foreign=foreign, cut=cut)
 
     def lines(self, parts: Sequence[Part], start: int) -> Iterator[tuple[int, bytes]]:
         """Yield (place, line) of each line up to ``length``, newline included; parts that are gone have none.
@@ -560,7 +560,7 @@ def _start_over(ledger: Path) -> str:
     return f"{way_out(ledger)}; what was removed is written again if its shards are still there"
 
 
-class Recovery(msgspec.Struct, frozen=True):
+class _Recovery(msgspec.Struct, frozen=True):
     """What ``recover`` found: lines adopted, lines that are not ours (left as they are), bytes cut, parts missing."""
 
     adopted: int = 0
@@ -568,10 +568,10 @@ class Recovery(msgspec.Struct, frozen=True):
     cut: int = 0
     missing: int = 0
 
-    def plus(self, more: Recovery) -> Recovery:
+    def plus(self, more: _Recovery) -> _Recovery:
         """Return the sum of both."""
-        return Recovery(*(mine + theirs for mine, theirs in zip(_values(self), _values(more), strict=True)))
+        return _Recovery(*(mine + theirs for mine, theirs in zip(_values(self), _values(more), strict=True)))
 
 
-def _values(found: Recovery) -> tuple[int, ...]:
+def _values(found: _Recovery) -> tuple[int, ...]:
     return msgspec.structs.astuple(found)

@@ -51,8 +51,8 @@ from streamer.store.ledger.transactions import Batch, Compaction
 from streamer.store.ledger.turn_rewards import describe_rules, rewards_in
 from streamer.store.parts.parts import Live, Part
 
-T = TypeVar("T")
-P = ParamSpec("P")
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -475,21 +475,23 @@ class Ledger:
 
     # -- for those who keep tables of their own in the same file ----------------------------------------------
 
-    async def look(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def look(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Return what ``work`` reads."""
         with explained(self.path):
             return await self._db.run(work)
 
-    async def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def transact(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Do all of ``work`` in one transaction, or nothing of it."""
         return await self._write(work)
 
     # -- one hop to the thread of the connection ---------------------------------------------------------
 
-    async def _write(self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **more: P.kwargs) -> T:
+    async def _write(
+        self, work: Callable[Concatenate[sqlite3.Connection, _P], _T], *args: _P.args, **more: _P.kwargs
+    ) -> _T:
         """Do all of ``work`` in one transaction, or nothing of it."""
 
-        def transaction(db: sqlite3.Connection) -> T:
+        def transaction(db: sqlite3.Connection) -> _T:
             db.execute("BEGIN IMMEDIATE")
             try:
                 result = work(db, *args, **more)
@@ -529,9 +531,9 @@ class Ledger:
 class _Connection(aiosqlite.Connection):
     """With one more call: a whole transaction in the connection's thread, instead of a hop for each statement."""
 
-    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Return what ``work`` returns."""
-        result: T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
+        result: _T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
         return result
 
 

@@ -17,7 +17,7 @@ from blake3 import blake3
 TAIL = 4096
 """Bytes before a place whose digest ties a token to a dataset: whole lines of a dataset never change."""
 
-DIGEST_BYTES = 16
+_DIGEST_BYTES = 16
 """Length of that digest."""
 
 _KEPT_BYTES = 6
@@ -47,7 +47,7 @@ class Cut(msgspec.Struct, frozen=True):
 
     def offset(self, before: int) -> int:
         """Return where a line stands that began at ``before``; of one that is gone, where the next one stands."""
-        return Shift(self.removed).offset(before)
+        return _Shift(self.removed).offset(before)
 
     def touches(self, end: int) -> bool:
         """Say whether the digest of what stood before ``end`` was of bytes that were taken out."""
@@ -56,7 +56,7 @@ class Cut(msgspec.Struct, frozen=True):
 
 def token_digest(tail: bytes) -> bytes:
     """Return what a token says of the bytes before its place; ``tail`` are the last ``TAIL`` of them."""
-    return blake3(tail).digest(DIGEST_BYTES)
+    return blake3(tail).digest(_DIGEST_BYTES)
 
 
 def kept_digest(tail: bytes) -> bytes:
@@ -81,7 +81,7 @@ def joined(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-class Shift:
+class _Shift:
     """By how much one cut moves each line, worked out once."""
 
     def __init__(self, removed: Sequence[tuple[int, int]]) -> None:
@@ -122,7 +122,7 @@ class Places:
 
     def __init__(self, start: int, cuts: Iterable[Cut] = ()) -> None:
         self.start = start
-        self._shifts = [Shift(cut.removed) for cut in cuts]
+        self._shifts = [_Shift(cut.removed) for cut in cuts]
 
     def offset(self, place: int) -> int:
         """Return the offset at which the line with this place stands; if it is gone, that of the next one."""

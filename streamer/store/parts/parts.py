@@ -27,7 +27,7 @@ from streamer.base.append_file import write_all
 from streamer.base.files import Files, sync_folder
 from streamer.store.parts.cuts import Cut, Places
 
-MANIFEST_VERSION = 1
+_MANIFEST_VERSION = 1
 
 COMPACTING = ".compacting"
 """How the name of a file ends that is to take the place of a part."""
@@ -216,7 +216,7 @@ def _closed_pieces(dataset: Path, stack: ExitStack, buffering: int) -> Iterator[
 def manifest(dataset: Path, parts: Sequence[Part], following: int) -> bytes:
     """Return what the manifest of a dataset with these parts says, ``following`` being the number of the next one."""
     document = {
-        "version": MANIFEST_VERSION,
+        "version": _MANIFEST_VERSION,
         "live": dataset.name,
         "next": following,
         "parts": [_described(dataset, part) for part in parts],

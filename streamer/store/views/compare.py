@@ -18,7 +18,7 @@ from streamer.base.errors import ConfigError
 from streamer.core.records.model import STATE_NAMES, State
 from streamer.store.views.snapshot import open_ledger
 
-NOT_READ = "not read"
+_NOT_READ = "not read"
 _EXAMPLES = 3
 
 _SPANS = (
@@ -27,7 +27,7 @@ _SPANS = (
 )
 
 
-class Fate(msgspec.Struct, frozen=True, order=True):
+class _Fate(msgspec.Struct, frozen=True, order=True):
     """What became of lines: a state in words, and the counted reason, if there is one."""
 
     state: str
@@ -37,14 +37,14 @@ class Fate(msgspec.Struct, frozen=True, order=True):
         return f"{self.state} ({self.reason})" if self.reason else self.state
 
 
-class Change(msgspec.Struct):
+class _Change(msgspec.Struct):
     """Lines with one fate under the old rules and another one under the new ones.
 
     ``examples`` are SHARD:LINE, the first one of each of some rollouts.
     """
 
-    old: Fate
-    new: Fate
+    old: _Fate
+    new: _Fate
     lines: int = 0
     rollouts: int = 0
     examples: list[str] = []
@@ -66,7 +66,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
     records: Records | None
     unchanged: int
-    changes: list[Change]
+    changes: list[_Change]
 
 
 def compare(old: Path, new: Path) -> Comparison:
@@ -106,17 +106,17 @@ def _records(old: sqlite3.Connection, new: sqlite3.Connection) -> Records | None
     return Records(counts["both"], counts["old"], counts["new"])
 
 
-def _changes(old: sqlite3.Connection, new: sqlite3.Connection) -> tuple[int, list[Change]]:
+def _changes(old: sqlite3.Connection, new: sqlite3.Connection) -> tuple[int, list[_Change]]:
     unchanged = 0
-    found: dict[tuple[Fate, Fate], Change] = {}
-    rollouts: dict[tuple[Fate, Fate], set[int]] = {}
+    found: dict[tuple[_Fate, _Fate], _Change] = {}
+    rollouts: dict[tuple[_Fate, _Fate], set[int]] = {}
     for path, first, second in _by_shard(old.execute(_SPANS), new.execute(_SPANS)):
         for line, lines, before, after, session in _segments(first, second):
             if before == after:
                 unchanged += lines
                 continue
             pair = before, after
-            change = found.setdefault(pair, Change(before, after))
+            change = found.setdefault(pair, _Change(before, after))
             change.lines += lines
             seen = rollouts.setdefault(pair, set())
             if hash(session) not in seen and len(change.examples) < _EXAMPLES:
@@ -127,7 +127,7 @@ def _changes(old: sqlite3.Connection, new: sqlite3.Connection) -> tuple[int, lis
 
 
 _Row = tuple[bytes, int, int, str, str, str]
-_Span = tuple[int, int, Fate, str]
+_Span = tuple[int, int, _Fate, str]
 """(first line, line after the last, fate, session)"""
 
 
@@ -147,10 +147,10 @@ def _by_shard(old: Iterable[_Row], new: Iterable[_Row]) -> Iterator[tuple[bytes,
 
 def _span(row: _Row) -> _Span:
     _, line, lines, state, reason, session = row
-    return line, line + lines, Fate(STATE_NAMES[State(state)], reason), session
+    return line, line + lines, _Fate(STATE_NAMES[State(state)], reason), session
 
 
-def _segments(old: list[_Span], new: list[_Span]) -> Iterator[tuple[int, int, Fate, Fate, str]]:
+def _segments(old: list[_Span], new: list[_Span]) -> Iterator[tuple[int, int, _Fate, _Fate, str]]:
     """Yield (first line, lines, fate before, fate after, session) of runs of lines with one fate in each."""
     edges = sorted({edge for start, stop, _, _ in (*old, *new) for edge in (start, stop)})
     mine, theirs = iter(old), iter(new)
@@ -167,7 +167,7 @@ def _segments(old: list[_Span], new: list[_Span]) -> Iterator[tuple[int, int, Fa
             yield (
                 start,
                 stop - start,
-                before[2] if before else Fate(NOT_READ),
-                after[2] if after else Fate(NOT_READ),
+                before[2] if before else _Fate(_NOT_READ),
+                after[2] if after else _Fate(_NOT_READ),
                 session,
             )

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
-SIGNATURE_VERSION = 1
+_SIGNATURE_VERSION = 1
 """Part of every ledger with signatures: with another number, all of them are computed again from the dataset."""
 
 
@@ -40,4 +40,4 @@ class Near(msgspec.Struct, frozen=True):
     def meaning(self, algorithm: int) -> str:
         """Return the name of what signatures mean; ``algorithm`` is the version of how texts are hashed."""
         text = f"{self.ngram}-grams/{algorithm}" if self.threshold is not None else "no text"
-        return f"{SIGNATURE_VERSION}/{self.scope}/{text}/{'no images' if self.images is None else 'images'}"
+        return f"{_SIGNATURE_VERSION}/{self.scope}/{text}/{'no images' if self.images is None else 'images'}"
