@@ -104,7 +104,7 @@ def test_images_are_images() -> None:
     """Image records hold images that decode, as `streamer verify` would find."""
     for messages in conversations(small(kind=Kind.IMAGES, records=40)):
         (part,) = messages[1]["content"]
-        assert images.check_image(part, "here", decode=True) == images.CheckedImage(images.Fate.DECODED)
+        assert images.check_image(part, "here", decode=True) == images.CheckedImage(images.ImageFate.DECODED)
 
 
 def test_in_a_plain_corpus_everything_qualifies_and_differs() -> None:

@@ -21,7 +21,7 @@ from streamer.base.lock import holder
 _BUFFER = 1 << 20
 
 
-class Output:
+class AtomicFile:
     """Writes the lines of one output. Leaving it without ``publish`` leaves everything as it was.
 
     Args:

@@ -19,12 +19,12 @@ from streamer.base.stdout import until_enough
 from streamer.base.text import printable
 from streamer.config.fleet_names import Names, parse_buckets
 from streamer.config.fleet_table import Fleet
-from streamer.config.values import UnfitError, shown_value, size
+from streamer.config.values import BadValueError, shown_value, size
 from streamer.core.records.key import DedupBy
 from streamer.fleet import durability, server_config, setup, survey
 from streamer.fleet.connection import check_dedup, connected, stream_of
-from streamer.fleet.server_config import Plan
-from streamer.fleet.setup import Finding, State, Wanted
+from streamer.fleet.server_config import ServerPlan
+from streamer.fleet.setup import SetupFinding, SetupState, Wanted
 from streamer.fleet.take import Taken, shown
 from streamer.fleet.take import take as take_buckets
 
@@ -81,7 +81,7 @@ def init(  # noqa: PLR0913 - the options of the command
     """
     if folder is not None:
         what, _ = configuration.fleet(config, os.environ, "fleet.dataset")
-        plan = Plan(_hosts(servers), _hosts(collectors), _hosts(writers), etc, data)
+        plan = ServerPlan(_hosts(servers), _hosts(collectors), _hosts(writers), etc, data)
         _print(_write(folder, plan, Names(what.prefix, what.dataset)))
         return
     what, dedup = configuration.fleet(config, os.environ)
@@ -89,7 +89,7 @@ def init(  # noqa: PLR0913 - the options of the command
     wanted = Wanted(what.buckets, dedup, replicas, *sizes)
     found, synced = anyio.run(partial(_set_up, what, wanted, fix=fix, after_loss=after_loss))
     _print(_told(found, synced))
-    if any(one.state is State.DIFFERS for one in found) or not all(one.is_good for one in synced):
+    if any(one.state is SetupState.DIFFERS for one in found) or not all(one.is_good for one in synced):
         raise typer.Exit(1)
 
 
@@ -191,19 +191,19 @@ def _bytes(text: str | None, flag: str) -> int | None:
         return None
     try:
         return int(size(int(text) if text.isascii() and text.isdigit() else text, Path()))
-    except UnfitError as unfit:
+    except BadValueError as unfit:
         raise ConfigError("set up the fleet", flag, f"{shown_value(text)} is not {unfit}") from None
 
 
 async def _set_up(
     what: Fleet, wanted: Wanted, *, fix: bool, after_loss: bool
-) -> tuple[list[Finding], list[durability.Finding]]:
+) -> tuple[list[SetupFinding], list[durability.ServerSync]]:
     async with connected(what, "streamer fleet init") as link:
         found = await setup.set_up(link, Names(what.prefix, what.dataset), wanted, fix=fix, after_loss=after_loss)
     return found, await durability.look(what.monitor, what.tls_ca)
 
 
-def _told(found: list[Finding], synced: list[durability.Finding]) -> Iterator[str]:
+def _told(found: list[SetupFinding], synced: list[durability.ServerSync]) -> Iterator[str]:
     for what, state, differences in found:
         yield f"{state:<8} {what}"
         for difference in differences:
@@ -212,11 +212,11 @@ def _told(found: list[Finding], synced: list[durability.Finding]) -> Iterator[st
         yield f"{'fine' if one.is_good else 'differs':<8} {one}"
     if not synced:
         yield "unknown  whether the servers sync what they acknowledge: set fleet.monitor to see"
-    if any(state is State.DIFFERS for _, state, _ in found):
+    if any(state is SetupState.DIFFERS for _, state, _ in found):
         yield "next: --fix changes what can be changed in use; the rest needs another fleet.dataset or fleet.prefix"
 
 
-def _write(folder: Path, plan: Plan, names: Names) -> Iterator[str]:
+def _write(folder: Path, plan: ServerPlan, names: Names) -> Iterator[str]:
     for path in server_config.write(folder, plan, names, Files(), time.time()):
         yield f"wrote    {printable(str(path))}"
     yield ""
@@ -234,5 +234,5 @@ def _write(folder: Path, plan: Plan, names: Names) -> Iterator[str]:
     yield "keep ca.key to yourself: it belongs on no server"
 
 
-def _urls(scheme: str, plan: Plan, port: int) -> str:
+def _urls(scheme: str, plan: ServerPlan, port: int) -> str:
     return json.dumps([f"{scheme}://{server_config.address(host, port)}" for host in plan.servers])

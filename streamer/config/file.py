@@ -9,7 +9,7 @@ from typing import NoReturn
 from streamer.base.errors import ConfigError
 from streamer.base.text import printable
 from streamer.config.keys import KEYS, OWN, unknown
-from streamer.config.settings import Entry, Problem, Settings
+from streamer.config.settings import DatasetEntry, Problem, Settings
 from streamer.config.values import shown_value
 
 
@@ -28,7 +28,7 @@ def take_file(settings: Settings, file: Path) -> None:
             _take_table(settings, name, table, place, file.parent, f"[{name}]")
 
 
-def take_entry(settings: Settings, entry: Entry) -> None:
+def take_entry(settings: Settings, entry: DatasetEntry) -> None:
     """Take all that one table [[dataset]] says into the settings that are to be its own."""
     for name, raw in entry.table.items():
         place = f"{entry.place}: {printable(name)}"
@@ -48,7 +48,7 @@ def take_entry(settings: Settings, entry: Entry) -> None:
 def _keep_entries(settings: Settings, tables: list[object], shown: str, folder: Path) -> None:
     for number, table in enumerate(tables, 1):
         if isinstance(table, dict):
-            settings.entries.append(Entry(table, f"{shown}: dataset {number}", folder))
+            settings.entries.append(DatasetEntry(table, f"{shown}: dataset {number}", folder))
         else:
             settings.reject(Problem(f"{shown}: dataset {number}", f"{shown_value(table)} is not a table"))
     if not tables:

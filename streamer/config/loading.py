@@ -16,7 +16,7 @@ from streamer.config.layers import gather
 from streamer.config.settings import Problem, Settings
 from streamer.config.tables import Config, Dataset, Dedup, Flags, From
 from streamer.config.tokens import with_token, without_token
-from streamer.config.values import UnfitError, seconds, shown_value
+from streamer.config.values import BadValueError, seconds, shown_value
 from streamer.core.records.key import DedupBy
 
 _T = TypeVar("_T")
@@ -79,7 +79,7 @@ def duration(text: str, origin: str) -> float:
     """
     try:
         return float(seconds(_number_or_text(text), Path()))
-    except UnfitError as unfit:
+    except BadValueError as unfit:
         raise ConfigError("take the duration", origin, f"{shown_value(text)} is not {unfit}") from None
 
 

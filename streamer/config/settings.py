@@ -12,7 +12,7 @@ from streamer.config.database_url import without_secrets
 from streamer.config.fleet_table import SinkKind, SourceKind
 from streamer.config.keys import CAP, DOTTED, unknown, ways_to_set
 from streamer.config.tables import DEFAULT_DATASET, NO_SHARDS, Dataset, From
-from streamer.config.values import UnfitError, real_path, shown_value
+from streamer.config.values import BadValueError, real_path, shown_value
 from streamer.core.records.key import DedupBy
 from streamer.core.verdicts.caps import Cap
 from streamer.core.verdicts.turns import Turns
@@ -20,7 +20,7 @@ from streamer.core.verdicts.turns import Turns
 OP = "use the configuration"
 
 
-class Entry(NamedTuple):
+class DatasetEntry(NamedTuple):
     """One table [[dataset]]: its raw values, its place in words, and the folder that its paths start from."""
 
     table: dict[str, object]
@@ -49,7 +49,7 @@ class Settings:
         self._problems: list[Problem] = []
         self._own: set[str] = set()
         self.caps: tuple[Cap, ...] = ()
-        self.entries: list[Entry] = []
+        self.entries: list[DatasetEntry] = []
         self.others: tuple[Dataset, ...] = ()
 
     def for_entry(self) -> Settings:
@@ -75,7 +75,7 @@ class Settings:
         """Return what a raw value means; None if it is rejected."""
         try:
             return DOTTED[key](raw, folder)
-        except UnfitError as unfit:
+        except BadValueError as unfit:
             shown = without_secrets(raw) if key == "source.database" and isinstance(raw, str) else raw
             self.reject(Problem(origin, f"{shown_value(shown)} is not {unfit}"))
             return None
@@ -91,7 +91,7 @@ class Settings:
                 values[key] = CAP[key](raw, folder)
             except KeyError:
                 self.reject(Problem(where, *unknown(key, list(CAP))))
-            except UnfitError as unfit:
+            except BadValueError as unfit:
                 self.reject(Problem(where, f"{shown_value(raw)} is not {unfit}"))
         if values.keys() != CAP.keys():
             return

@@ -33,7 +33,7 @@ _SHORTEST, _LONGEST = 0.001, 3650 * DAY
 _LARGEST = 1 << 40
 
 
-class UnfitError(Exception):
+class BadValueError(Exception):
     """A value that cannot be taken; the argument says what could be, as a noun phrase."""
 
 
@@ -41,14 +41,14 @@ def boolean(raw: object, _folder: Path) -> bool:
     """Take true or false."""
     if isinstance(raw, bool):
         return raw
-    raise UnfitError("true or false")
+    raise BadValueError("true or false")
 
 
 def _text_of(raw: object, allowed: str) -> str:
     """Return a text that is not blank and that the operating system and SQLite can take."""
     if isinstance(raw, str) and raw.strip() and "\0" not in raw:
         return raw
-    raise UnfitError(allowed)
+    raise BadValueError(allowed)
 
 
 def path_of(raw: object, folder: Path) -> Path:
@@ -60,7 +60,7 @@ def file_of(raw: object, folder: Path) -> Path:
     """Take a path to a file."""
     path = path_of(raw, folder)
     if path.name in ("", "..") or str(raw).endswith("/"):
-        raise UnfitError("a path to a file")
+        raise BadValueError("a path to a file")
     return path
 
 
@@ -70,7 +70,7 @@ def database_of(raw: object, folder: Path) -> str:
     try:
         server_of(text)
     except ConfigError as error:
-        raise UnfitError(f"a server that can be read: {error.cause} ({error.hint})") from None
+        raise BadValueError(f"a server that can be read: {error.cause} ({error.hint})") from None
     return text if "://" in text or text.startswith("file:") else str(path_of(text, folder))
 
 
@@ -79,7 +79,7 @@ def pattern_of(raw: object, _folder: Path) -> str:
     allowed = 'a pattern for file names such as "*.jsonl", without "/": sub-folders are always searched'
     text = _text_of(raw, allowed)
     if "/" in text:
-        raise UnfitError(allowed)
+        raise BadValueError(allowed)
     return text
 
 
@@ -89,7 +89,7 @@ def where_of(raw: object, _folder: Path) -> str:
     text = _text_of(raw, allowed).strip()
     # An undecodable byte of the environment is a lone surrogate here, and SQLite takes none.
     if any("\ud800" <= char <= "\udfff" for char in text):
-        raise UnfitError(allowed)
+        raise BadValueError(allowed)
     return text
 
 
@@ -97,7 +97,7 @@ def models_of(raw: object, _folder: Path) -> tuple[str, ...]:
     """Take a list of model names."""
     allowed = 'a list of model names such as ["gpt-5-nano"]'
     if not isinstance(raw, list):
-        raise UnfitError(allowed)
+        raise BadValueError(allowed)
     return tuple(_text_of(item, allowed) for item in raw)
 
 
@@ -113,7 +113,7 @@ def monitors_of(raw: object, _folder: Path) -> tuple[str, ...]:
 
 def _urls(raw: object, schemes: tuple[str, ...], allowed: str) -> tuple[str, ...]:
     if not isinstance(raw, list) or not raw:
-        raise UnfitError(allowed)
+        raise BadValueError(allowed)
     urls = tuple(_text_of(item, allowed) for item in raw)
     for url in urls:
         try:
@@ -122,7 +122,7 @@ def _urls(raw: object, schemes: tuple[str, ...], allowed: str) -> tuple[str, ...
         except ValueError:
             fits = False
         if not fits or not url.isascii() or not url.isprintable() or " " in url:
-            raise UnfitError(allowed)
+            raise BadValueError(allowed)
     return urls
 
 
@@ -130,14 +130,14 @@ def fleet_name_of(raw: object, _folder: Path) -> str:
     """Take a name that subjects and streams can have."""
     if isinstance(raw, str) and is_name(raw):
         return raw
-    raise UnfitError('1 to 64 letters, digits, "-" and "_", other than "ask", "receipt" and "alive"')
+    raise BadValueError('1 to 64 letters, digits, "-" and "_", other than "ask", "receipt" and "alive"')
 
 
 def buckets_of(raw: object, _folder: Path) -> frozenset[int]:
     """Take the numbers of buckets."""
     found = parse_buckets(raw) if isinstance(raw, str) else None
     if found is None or max(found) >= MOST_BUCKETS:
-        raise UnfitError(f'numbers of buckets below {MOST_BUCKETS} such as "0-15" or "0-7,12"')
+        raise BadValueError(f'numbers of buckets below {MOST_BUCKETS} such as "0-15" or "0-7,12"')
     return found
 
 
@@ -146,7 +146,7 @@ def reward_type_of(raw: object, _folder: Path) -> str:
     allowed = f'a reward_type of event_rewards such as "{DEFAULT_REWARD_TYPE}"'
     text = _text_of(raw, allowed)
     if not text.isprintable():
-        raise UnfitError(allowed)
+        raise BadValueError(allowed)
     return text
 
 
@@ -154,14 +154,14 @@ def reward_of(raw: object, _folder: Path) -> float:
     """Take a reward."""
     if isinstance(raw, int | float) and not isinstance(raw, bool) and -_LARGEST <= raw <= _LARGEST:
         return float(raw)
-    raise UnfitError("a number such as 1 or 0.5")
+    raise BadValueError("a number such as 1 or 0.5")
 
 
 def address_of(raw: object, _folder: Path) -> Address:
     """Take an address to listen on."""
     address = parse_address(raw) if isinstance(raw, str) else None
     if address is None:
-        raise UnfitError('an address such as "127.0.0.1:8765", "[::1]:8765" or "localhost:8765"')
+        raise BadValueError('an address such as "127.0.0.1:8765", "[::1]:8765" or "localhost:8765"')
     return address
 
 
@@ -171,7 +171,7 @@ def whole(low: int, high: int) -> Reader:
     def read(raw: object, _folder: Path) -> int:
         if isinstance(raw, int) and not isinstance(raw, bool) and low <= raw <= high:
             return raw
-        raise UnfitError(f"a whole number from {low} to {high}")
+        raise BadValueError(f"a whole number from {low} to {high}")
 
     return read
 
@@ -182,7 +182,7 @@ def share(low: float) -> Reader:
     def read(raw: object, _folder: Path) -> float:
         if isinstance(raw, int | float) and not isinstance(raw, bool) and low <= raw <= 1:
             return float(raw)
-        raise UnfitError(f"a number from {low} to 1")
+        raise BadValueError(f"a number from {low} to 1")
 
     return read
 
@@ -193,7 +193,7 @@ def counted_by(raw: object, _folder: Path) -> str:
     by = _text_of(raw, allowed)
     if by in (PROMPT, "run_id") or (by.startswith(METADATA) and by != METADATA and by.isprintable()):
         return by
-    raise UnfitError(allowed)
+    raise BadValueError(allowed)
 
 
 def one_of(choices: type[StrEnum]) -> Reader:
@@ -202,7 +202,7 @@ def one_of(choices: type[StrEnum]) -> Reader:
     def read(raw: object, _folder: Path) -> StrEnum:
         if isinstance(raw, str) and raw in tuple(choices):
             return choices(raw)
-        raise UnfitError("one of " + ", ".join(f'"{choice}"' for choice in choices))
+        raise BadValueError("one of " + ", ".join(f'"{choice}"' for choice in choices))
 
     return read
 
@@ -212,7 +212,7 @@ def seconds(raw: object, _folder: Path) -> float:
     amount = _quantity(raw, _SECONDS)
     if amount is not None and _SHORTEST <= amount <= _LONGEST:
         return float(amount)
-    raise UnfitError('a number of seconds, or a duration such as "250ms", "5s", "10m", "24h", up to "3650d"')
+    raise BadValueError('a number of seconds, or a duration such as "250ms", "5s", "10m", "24h", up to "3650d"')
 
 
 def size(raw: object, _folder: Path) -> int:
@@ -220,7 +220,7 @@ def size(raw: object, _folder: Path) -> int:
     amount = _quantity(raw.lower() if isinstance(raw, str) else raw, _BYTES)
     if amount is not None and 1 <= amount <= _LARGEST and amount == int(amount):
         return int(amount)
-    raise UnfitError('a whole number of bytes, or a size such as "10MB", "64MiB", "1GiB", up to "1024GiB"')
+    raise BadValueError('a whole number of bytes, or a size such as "10MB", "64MiB", "1GiB", up to "1024GiB"')
 
 
 def _quantity(raw: object, units: Mapping[str, float]) -> float | None:

@@ -56,12 +56,12 @@ from streamer.sources.outcomes import OutcomePoller
 from streamer.sources.reader import Budget, ShardReader
 from streamer.sources.rollouts import RolloutInbox
 from streamer.sources.shelf import Shelf
-from streamer.store.curation.curation import Curation, Gate, forget
+from streamer.store.curation.curation import AdmissionFilter, Curation, forget
 from streamer.store.dataset.dead_letters import DeadLetters, dead_letters_path
-from streamer.store.dataset.writer import Dataset
+from streamer.store.dataset.writer import DatasetWriter
 from streamer.store.ledger.ledger import Ledger, Reads
 from streamer.store.ledger.paths import is_session
-from streamer.store.ledger.transactions import Batch
+from streamer.store.ledger.transactions import BatchCommit
 from streamer.store.parts.parts import part_path
 
 _T = TypeVar("_T")
@@ -143,7 +143,7 @@ class Pipeline:
         self,
         config: Config,
         ledger: Ledger,
-        dataset: Dataset,
+        dataset: DatasetWriter,
         dead: DeadLetters,
         sources: _Sources,
         clock: Clock,
@@ -199,7 +199,7 @@ class Pipeline:
             UnavailableError: something cannot be opened now.
             RefusedError: dataset and ledger contradict each other; a person has to decide.
         """
-        dataset = Dataset(config.dataset.path, files, clock, config.roll)
+        dataset = DatasetWriter(config.dataset.path, files, clock, config.roll)
         dead = DeadLetters(dead_letters_path(config.dataset.path), files)
         outcomes = _outcomes(config, clock)
         try:
@@ -351,9 +351,9 @@ class Pipeline:
         self._at("synced")
         return seconds
 
-    async def _commit(self, work: Work, settled: Settled, gate: Gate | None) -> None:
+    async def _commit(self, work: Work, settled: Settled, gate: AdmissionFilter | None) -> None:
         await self.ledger.commit(
-            Batch(
+            BatchCommit(
                 cursors=work.cursors,
                 taken=work.taken,
                 spans=[*settled.spans, *work.kept],
@@ -372,7 +372,7 @@ class Pipeline:
             )
         )
 
-    def _also(self, work: Work, gate: Gate | None, db: sqlite3.Connection) -> None:
+    def _also(self, work: Work, gate: AdmissionFilter | None, db: sqlite3.Connection) -> None:
         """Write what others keep of a batch, in its transaction."""
         if gate is not None:
             gate.write(db, length=self.dataset.length)

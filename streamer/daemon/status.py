@@ -36,7 +36,7 @@ class Stand(NamedTuple):
     undelivered: int | None = None
 
 
-class Standing:
+class DaemonStatus:
     """Tells how a dataset stands, and knows for how long it has been idle.
 
     Idle means: nothing came (no new byte of a shard, no new or changed outcome row: the ledger stayed as it is) and

@@ -19,7 +19,7 @@ from streamer.base.lock import DatasetLock, lock_file
 from streamer.base.troubles import SourceTroubles, Troubles
 from streamer.config import Config
 from streamer.daemon.pipeline import Pipeline
-from streamer.daemon.status import Stand, Standing
+from streamer.daemon.status import DaemonStatus, Stand
 from streamer.sources.hints import News
 from streamer.sources.outcomes import check_condition
 from streamer.sources.shelf import Shelf
@@ -73,7 +73,7 @@ class Life:
         self._told = told
         self._at = at
         self._shelf = shelf
-        self._standing = Standing(told.stand, clock)
+        self._standing = DaemonStatus(told.stand, clock)
         self._troubles = Troubles(told.event)
         self._source_troubles = SourceTroubles(told.event)
         self._pipeline: Pipeline | None = None

@@ -36,7 +36,7 @@ _LARGEST = 1 << 20
 _NANO = 1e9
 
 
-class Finding(NamedTuple):
+class ServerSync(NamedTuple):
     """What is known of one server: its name, and seconds between two syncs (0: always); or why nothing is known."""
 
     where: str
@@ -77,7 +77,7 @@ async def tell(fleet: Fleet, emit: Emit) -> None:
             emit(SyncedLate(one.server, one.seconds))
 
 
-async def look(monitors: Sequence[str], authority: Path | None = None) -> list[Finding]:
+async def look(monitors: Sequence[str], authority: Path | None = None) -> list[ServerSync]:
     """Ask each server's monitoring at once; none that fails is an error.
 
     Args:
@@ -88,7 +88,7 @@ async def look(monitors: Sequence[str], authority: Path | None = None) -> list[F
         ConfigError: the authority cannot be read.
     """
     context = _context(authority)
-    found: list[Finding | None] = [None] * len(monitors)
+    found: list[ServerSync | None] = [None] * len(monitors)
 
     async def ask(number: int) -> None:
         found[number] = await to_thread.run_sync(partial(_ask, monitors[number], context))
@@ -108,27 +108,27 @@ def _context(authority: Path | None) -> ssl.SSLContext:
         ) from None
 
 
-def _ask(monitor: str, context: ssl.SSLContext) -> Finding:
+def _ask(monitor: str, context: ssl.SSLContext) -> ServerSync:
     url = f"{monitor.rstrip('/')}/varz"
     try:
         with closing(urllib.request.urlopen(url, timeout=_PATIENCE, context=context)) as answer:  # noqa: S310 - checked
             said = json.loads(answer.read(_LARGEST))
     except (OSError, ValueError) as error:
-        return Finding(monitor, trouble=printable(str(getattr(error, "reason", "") or error)))
+        return ServerSync(monitor, trouble=printable(str(getattr(error, "reason", "") or error)))
     return read(monitor, said)
 
 
-def read(monitor: str, said: Any) -> Finding:
+def read(monitor: str, said: Any) -> ServerSync:
     """Return what an answer of ``/varz`` says, whatever it is."""
     jetstream = said.get("jetstream") if isinstance(said, dict) else None
     config = jetstream.get("config") if isinstance(jetstream, dict) else None
     if not isinstance(config, dict):
-        return Finding(monitor, trouble="its answer is not that of a server with JetStream")
+        return ServerSync(monitor, trouble="its answer is not that of a server with JetStream")
     name = said.get("server_name")
     shown = printable(str(name))[:100] if name else monitor
     if config.get("sync_always") is True:
-        return Finding(monitor, shown, 0.0)
+        return ServerSync(monitor, shown, 0.0)
     interval = config.get("sync_interval")
     if isinstance(interval, int | float) and interval > 0:
-        return Finding(monitor, shown, interval / _NANO)
-    return Finding(monitor, trouble="it does not say how often it syncs")
+        return ServerSync(monitor, shown, interval / _NANO)
+    return ServerSync(monitor, trouble="it does not say how often it syncs")

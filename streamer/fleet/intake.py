@@ -47,10 +47,10 @@ from streamer.fleet.connection import (
     stream_of,
     unexpected,
 )
-from streamer.fleet.message import Message, Place, read, record, unpack
+from streamer.fleet.message import Message, MessagePlace, read, record, unpack
 from streamer.fleet.origins import Held
-from streamer.fleet.owners import Holding, Moved, Owners
-from streamer.fleet.receipts import Ask, Receipt, read_ask
+from streamer.fleet.owners import BucketChange, Holding, Owners
+from streamer.fleet.receipts import Receipt, ReceiptRequest, read_ask
 from streamer.sources.inbox import Work
 from streamer.sources.reader import Budget
 from streamer.store.ledger.ledger import Ledger
@@ -217,7 +217,9 @@ class Intake:
             return _Read(one, message, MalformedError("wrong_bucket", "its key belongs into another one"))
         return _Read(one, message, found)
 
-    async def _items(self, found: Sequence[_Read], again: set[tuple[int, Place]]) -> tuple[list[Item], list[Cursor]]:
+    async def _items(
+        self, found: Sequence[_Read], again: set[tuple[int, MessagePlace]]
+    ) -> tuple[list[Item], list[Cursor]]:
         """Return the lines of a batch, and how far each bucket has come with them."""
         paths = {stream_path(one.pulled.incarnation, one.pulled.bucket) for one in found}
         cursors, _ = await self._ledger.cursors(dict.fromkeys(paths, _NO_INODE))
@@ -290,7 +292,7 @@ class Intake:
         self._judged = []
         self._pulled.clear()
 
-    def _moved(self, moved: Moved) -> None:
+    def _moved(self, moved: BucketChange) -> None:
         self._emit(BucketMoved(moved.bucket, moved.came, moved.keys))
 
     @property
@@ -359,7 +361,7 @@ class _Session:
         self._pulls: dict[int, _Pull] = {}
         self._numbers = 0
         self._held = 0
-        self._asks: dict[int, list[tuple[Ask, str]]] = {}
+        self._asks: dict[int, list[tuple[ReceiptRequest, str]]] = {}
         self._asked = anyio.Event()
         self._holding = Holding()
         self._idle: set[int] = set()

@@ -37,7 +37,7 @@ _OBJECT = re.compile(r"[A-Za-z0-9._-]{1,200}", re.ASCII)
 _DIGITS = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
-class Place(msgspec.Struct, frozen=True):
+class MessagePlace(msgspec.Struct, frozen=True):
     """Which line of which collector a message is of."""
 
     origin: str
@@ -52,7 +52,7 @@ class Message(msgspec.Struct, frozen=True):
     be told again where the key is in the ledger.
     """
 
-    place: Place
+    place: MessagePlace
     body: bytes = b""
     packed: bool = False
     object: str = ""
@@ -123,7 +123,7 @@ def read(found: Mapping[str, Any] | None, body: bytes) -> Message:
     if name and not _OBJECT.fullmatch(str(name)):
         raise MalformedError("bad_header", "it does not name an object")
     message = Message(
-        Place(str(origin), str(life), number),
+        MessagePlace(str(origin), str(life), number),
         body,
         packed=encoding is not None,
         object=str(name),

@@ -36,7 +36,7 @@ _CHUNK = 4096
 _LONGEST_HEAD = 16 << 20
 
 
-class Head(msgspec.Struct, frozen=True):
+class HandoffHead(msgspec.Struct, frozen=True):
     """The first line. ``dedup`` is what the keys mean; ``origins`` are rows of the table ``origin``."""
 
     format: int
@@ -64,7 +64,7 @@ def export(ledger: Path, wanted: Iterable[int], buckets: int, folder: Path) -> d
         found = {bucket: folder / f"{bucket}.keys" for bucket in wanted}
         counts = _sort_out((key for (key,) in db.execute("SELECT key FROM record ORDER BY key")), found, buckets)
         heads = {
-            bucket: Head(_FORMAT, bucket, buckets, dedup, counts[bucket], tuple(origins.rows_of(db, bucket)))
+            bucket: HandoffHead(_FORMAT, bucket, buckets, dedup, counts[bucket], tuple(origins.rows_of(db, bucket)))
             for bucket in found
         }
     return {bucket: _complete(found[bucket], heads[bucket]) for bucket in found}
@@ -75,7 +75,8 @@ def write_keys(keys: Iterable[bytes], wanted: Iterable[int], buckets: int, dedup
     found = {bucket: folder / f"{bucket}.keys" for bucket in wanted}
     counts = _sort_out(keys, found, buckets)
     return {
-        bucket: _complete(path, Head(_FORMAT, bucket, buckets, dedup, counts[bucket])) for bucket, path in found.items()
+        bucket: _complete(path, HandoffHead(_FORMAT, bucket, buckets, dedup, counts[bucket]))
+        for bucket, path in found.items()
     }
 
 
@@ -92,7 +93,7 @@ def _sort_out(keys: Iterable[bytes], found: Mapping[int, Path], buckets: int) ->
     return counts
 
 
-def _complete(path: Path, head: Head) -> Path:
+def _complete(path: Path, head: HandoffHead) -> Path:
     """Put the head before the keys."""
     body = path.with_suffix(".body")
     with path.open("wb") as whole, body.open("rb") as keys:
@@ -103,7 +104,7 @@ def _complete(path: Path, head: Head) -> Path:
     return path
 
 
-def read_head(file: BinaryIO, bucket: int, buckets: int, dedup: str) -> Head:
+def read_head(file: BinaryIO, bucket: int, buckets: int, dedup: str) -> HandoffHead:
     """Return the first line of a file, which is one of this bucket.
 
     Args:
@@ -117,7 +118,7 @@ def read_head(file: BinaryIO, bucket: int, buckets: int, dedup: str) -> Head:
     """
     line = file.readline(_LONGEST_HEAD)
     try:
-        head = msgspec.json.decode(line, type=Head)
+        head = msgspec.json.decode(line, type=HandoffHead)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _refused(bucket, f"they do not begin as they should: {error}") from None
     expected = (_FORMAT, bucket, buckets, dedup)
@@ -130,10 +131,10 @@ def read_head(file: BinaryIO, bucket: int, buckets: int, dedup: str) -> Head:
 def count(file: Path) -> int:
     """Return how many keys a file holds that was written here."""
     with file.open("rb") as opened:
-        return msgspec.json.decode(opened.readline(), type=Head).keys
+        return msgspec.json.decode(opened.readline(), type=HandoffHead).keys
 
 
-def keys_in(file: BinaryIO, head: Head) -> Iterator[bytes]:
+def keys_in(file: BinaryIO, head: HandoffHead) -> Iterator[bytes]:
     """Return the keys of a file whose head was read.
 
     Raises:
@@ -151,7 +152,7 @@ def keys_in(file: BinaryIO, head: Head) -> Iterator[bytes]:
         raise _refused(head.bucket, f"there are {count:,} of them, and {head.keys:,} should be there")
 
 
-def take_in(db: sqlite3.Connection, head: Head, keys: Iterable[bytes]) -> int:
+def take_in(db: sqlite3.Connection, head: HandoffHead, keys: Iterable[bytes]) -> int:
     """Take over what moved, in a transaction of the writer's ledger; return how many keys were new."""
     before = db.total_changes
     db.executemany(

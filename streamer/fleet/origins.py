@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from streamer.fleet.message import Place
+from streamer.fleet.message import MessagePlace
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS origin (
@@ -42,7 +42,7 @@ class Held(msgspec.Struct, frozen=True):
     ``key`` is None where the line was in the message, or was skipped.
     """
 
-    place: Place
+    place: MessagePlace
     bucket: int
     key: bytes | None = None
 
@@ -97,10 +97,10 @@ def number_held(db: sqlite3.Connection, origin: str, bucket: int, life: str) -> 
     return whole(_ranges(db, origin, bucket, life))
 
 
-def already(db: sqlite3.Connection, places: Iterable[tuple[int, Place]]) -> set[tuple[int, Place]]:
+def already(db: sqlite3.Connection, places: Iterable[tuple[int, MessagePlace]]) -> set[tuple[int, MessagePlace]]:
     """Return those of some (bucket, place) that are held."""
     known: dict[tuple[str, int, str], Ranges] = {}
-    found: set[tuple[int, Place]] = set()
+    found: set[tuple[int, MessagePlace]] = set()
     for bucket, place in places:
         whose = place.origin, bucket, place.life
         if whose not in known:

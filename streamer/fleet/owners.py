@@ -48,7 +48,7 @@ _MOVE_SECONDS = 600.0
 _SCHEMA = "CREATE TABLE IF NOT EXISTS owned_bucket (bucket INTEGER PRIMARY KEY, state TEXT NOT NULL)"
 
 
-class State(StrEnum):
+class BucketState(StrEnum):
     """How it stands with a bucket."""
 
     FREE = "free"
@@ -59,12 +59,12 @@ class State(StrEnum):
 class Owner(msgspec.Struct, frozen=True):
     """What the servers say of one bucket. ``writer`` has it, or had it last; ``keys`` is the object with its keys."""
 
-    state: State
+    state: BucketState
     writer: str = ""
     keys: str = ""
 
 
-class Entry(NamedTuple):
+class OwnerEntry(NamedTuple):
     """An owner, and the revision that a change has to name."""
 
     owner: Owner
@@ -78,7 +78,7 @@ class Holding(NamedTuple):
     elsewhere: Mapping[int, str] = {}
 
 
-class Moved(NamedTuple):
+class BucketChange(NamedTuple):
     """A bucket that has come or gone, with so many keys."""
 
     bucket: int
@@ -107,7 +107,7 @@ class Owners:
         writer: str,
         buckets: int,
         dedup: str,
-        told: Callable[[Moved], None] = lambda _: None,
+        told: Callable[[BucketChange], None] = lambda _: None,
     ) -> None:
         self._link = link
         self._names = names
@@ -149,7 +149,7 @@ class Owners:
         self._seen = (last, wanted) if after == entries else (-1, None)
         return self._holding
 
-    def _held(self, entries: Mapping[int, Entry], wished: Iterable[int]) -> Holding:
+    def _held(self, entries: Mapping[int, OwnerEntry], wished: Iterable[int]) -> Holding:
         """Return what is ours by what the servers say."""
         owned = frozenset(bucket for bucket in wished if bucket in entries and self._is_ours(entries[bucket].owner))
         elsewhere = {
@@ -160,20 +160,20 @@ class Owners:
         return Holding(owned, elsewhere)
 
     def _is_ours(self, owner: Owner) -> bool:
-        return owner.state is State.OWNED and owner.writer == self._writer
+        return owner.state is BucketState.OWNED and owner.writer == self._writer
 
     # -- giving up -----------------------------------------------------------------------------------------
 
     def _to_release(
-        self, entries: Mapping[int, Entry], remembered: Mapping[int, State], wished: frozenset[int]
-    ) -> dict[int, Entry | None]:
+        self, entries: Mapping[int, OwnerEntry], remembered: Mapping[int, BucketState], wished: frozenset[int]
+    ) -> dict[int, OwnerEntry | None]:
         """Return what is ours and not wanted, and what we released and the servers have lost since."""
         ours = {bucket: entry for bucket, entry in entries.items() if self._is_ours(entry.owner)}
         lost = {bucket: None for bucket in remembered if bucket not in entries}
-        found: dict[int, Entry | None] = {**ours, **lost}
+        found: dict[int, OwnerEntry | None] = {**ours, **lost}
         return {bucket: entry for bucket, entry in found.items() if bucket not in wished}
 
-    async def _release(self, store: KeyValue, found: Mapping[int, Entry | None]) -> None:
+    async def _release(self, store: KeyValue, found: Mapping[int, OwnerEntry | None]) -> None:
         if not found:
             return
         objects = await self._keys()
@@ -181,21 +181,23 @@ class Owners:
             files = await to_thread.run_sync(moving.export, self._ledger.path, found, self._buckets, Path(folder))
             for bucket, file in files.items():
                 name = await put_keys(self._link, objects, bucket, file)
-                released = Owner(State.RELEASED, self._writer, name)
+                released = Owner(BucketState.RELEASED, self._writer, name)
                 if await set_entry(self._link, store, self._names, bucket, released, found[bucket]):
-                    self._told(Moved(bucket, came=False, keys=moving.count(file)))
+                    self._told(BucketChange(bucket, came=False, keys=moving.count(file)))
 
     # -- taking --------------------------------------------------------------------------------------------
 
-    async def _claim(self, store: KeyValue, bucket: int, entry: Entry | None, remembered: State | None) -> None:
+    async def _claim(
+        self, store: KeyValue, bucket: int, entry: OwnerEntry | None, remembered: BucketState | None
+    ) -> None:
         """Take a bucket, if it can be had."""
-        can_be_had = remembered is not None if entry is None else entry.owner.state is not State.OWNED
+        can_be_had = remembered is not None if entry is None else entry.owner.state is not BucketState.OWNED
         if not can_be_had:
             return
         keys = await self._import(bucket, entry.owner.keys) if entry is not None and entry.owner.keys else 0
-        ours = Owner(State.OWNED, self._writer, entry.owner.keys if entry is not None else "")
+        ours = Owner(BucketState.OWNED, self._writer, entry.owner.keys if entry is not None else "")
         if await set_entry(self._link, store, self._names, bucket, ours, entry):
-            self._told(Moved(bucket, came=True, keys=keys))
+            self._told(BucketChange(bucket, came=True, keys=keys))
 
     async def _import(self, bucket: int, name: str) -> int:
         objects = await self._keys()
@@ -214,14 +216,16 @@ class Owners:
 
     # -- what the ledger remembers ---------------------------------------------------------------------------
 
-    async def _remembered(self) -> dict[int, State]:
-        def work(db: sqlite3.Connection) -> dict[int, State]:
+    async def _remembered(self) -> dict[int, BucketState]:
+        def work(db: sqlite3.Connection) -> dict[int, BucketState]:
             db.execute(_SCHEMA)
-            return {bucket: State(state) for bucket, state in db.execute("SELECT bucket, state FROM owned_bucket")}
+            return {
+                bucket: BucketState(state) for bucket, state in db.execute("SELECT bucket, state FROM owned_bucket")
+            }
 
         return await self._ledger.transact(work)
 
-    async def _remember(self, entries: Mapping[int, Entry], before: Mapping[int, State]) -> None:
+    async def _remember(self, entries: Mapping[int, OwnerEntry], before: Mapping[int, BucketState]) -> None:
         """Remember what the servers say of our buckets; of what they have lost, nothing is forgotten."""
         now = {bucket: entry.owner.state for bucket, entry in entries.items() if entry.owner.writer == self._writer}
         now |= {bucket: state for bucket, state in before.items() if bucket not in entries}
@@ -247,7 +251,7 @@ def owned(db: sqlite3.Connection) -> list[int]:
     """Return the buckets that are this writer's, as its ledger remembers what the servers said last."""
     if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'owned_bucket'").fetchone():
         return []
-    rows = db.execute("SELECT bucket FROM owned_bucket WHERE state = ? ORDER BY bucket", (State.OWNED,))
+    rows = db.execute("SELECT bucket FROM owned_bucket WHERE state = ? ORDER BY bucket", (BucketState.OWNED,))
     return [bucket for (bucket,) in rows]
 
 
@@ -267,7 +271,7 @@ async def keys_of(link: Link, names: Names) -> ObjectStore:
         return await link.js.object_store(names.keys)
 
 
-async def read_all(link: Link, store: KeyValue, names: Names, buckets: Iterable[int]) -> dict[int, Entry]:
+async def read_all(link: Link, store: KeyValue, names: Names, buckets: Iterable[int]) -> dict[int, OwnerEntry]:
     """Return the entries of those of some buckets that have one.
 
     Raises:
@@ -282,7 +286,7 @@ async def read_all(link: Link, store: KeyValue, names: Names, buckets: Iterable[
                 entry = await store.get(str(bucket))
             except NotFoundError:
                 continue
-        found[bucket] = Entry(_owner(entry.value, bucket), int(entry.revision or 0))
+        found[bucket] = OwnerEntry(_owner(entry.value, bucket), int(entry.revision or 0))
     return found
 
 
@@ -291,11 +295,13 @@ def _owner(data: Any, bucket: int) -> Owner:
     try:
         found = msgspec.json.decode(data or b"", type=Owner)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return Owner(State.OWNED, f"an entry that cannot be read: bucket {bucket}")
+        return Owner(BucketState.OWNED, f"an entry that cannot be read: bucket {bucket}")
     return msgspec.structs.replace(found, writer=printable(found.writer), keys=printable(found.keys))
 
 
-async def set_entry(link: Link, store: KeyValue, names: Names, bucket: int, owner: Owner, before: Entry | None) -> bool:
+async def set_entry(
+    link: Link, store: KeyValue, names: Names, bucket: int, owner: Owner, before: OwnerEntry | None
+) -> bool:
     """Change an entry that is as it was read before; False if it is not any more.
 
     Raises:
@@ -323,7 +329,7 @@ async def declare_free(link: Link, names: Names, buckets: Iterable[int]) -> None
     """
     store = await owners_of(link, names)
     for bucket in buckets:
-        await set_entry(link, store, names, bucket, Owner(State.FREE), None)
+        await set_entry(link, store, names, bucket, Owner(BucketState.FREE), None)
 
 
 async def put_keys(link: Link, objects: ObjectStore, bucket: int, file: Path) -> str:

@@ -17,7 +17,7 @@ MOST_MARKS = 256
 """Marks that are kept of one bucket, whatever waits: beyond them every second one is given up."""
 
 
-class Ask(msgspec.Struct, frozen=True):
+class ReceiptRequest(msgspec.Struct, frozen=True):
     """What a collector asks the writer of a bucket."""
 
     origin: str
@@ -85,10 +85,10 @@ def thinned(marks: Sequence[Mark]) -> list[Mark]:
     return [*marks[:-1:2], marks[-1]]
 
 
-def read_ask(data: bytes) -> Ask | None:
+def read_ask(data: bytes) -> ReceiptRequest | None:
     """Return what is asked; None if it is nothing that a collector asks."""
     try:
-        ask = msgspec.json.decode(data, type=Ask)
+        ask = msgspec.json.decode(data, type=ReceiptRequest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return ask if is_origin(ask.origin) and is_life(ask.life) else None

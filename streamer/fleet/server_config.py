@@ -94,7 +94,7 @@ system_account: SYS
 """
 
 
-class Plan(msgspec.Struct, frozen=True):
+class ServerPlan(msgspec.Struct, frozen=True):
     """Which hosts there are, and where the files will be on a server."""
 
     servers: tuple[str, ...]
@@ -112,7 +112,7 @@ class _User(NamedTuple):
     public: str
 
 
-def write(folder: Path, plan: Plan, names: Names, files: Files, now: float) -> list[Path]:
+def write(folder: Path, plan: ServerPlan, names: Names, files: Files, now: float) -> list[Path]:
     """Write everything below ``folder``, and return the files that were written.
 
     Args:
@@ -139,7 +139,7 @@ def write(folder: Path, plan: Plan, names: Names, files: Files, now: float) -> l
     return desk.written
 
 
-def _check(plan: Plan) -> None:
+def _check(plan: ServerPlan) -> None:
     for what, hosts in (("servers", plan.servers), ("collectors", plan.collectors), ("writers", plan.writers)):
         if not hosts:
             raise ConfigError(_OP, what, "there is none", f"name them: --{what} a,b,c")
@@ -199,7 +199,7 @@ class _Desk:
 # ---- users --------------------------------------------------------------------------------------------------
 
 
-def _who(plan: Plan) -> Iterator[tuple[Role, str]]:
+def _who(plan: ServerPlan) -> Iterator[tuple[Role, str]]:
     yield from ((Role.COLLECTOR, host_name(host)) for host in plan.collectors)
     yield from ((Role.WRITER, host_name(host)) for host in plan.writers)
     yield Role.ADMIN, ""
@@ -209,7 +209,7 @@ def _folder(user: _User) -> str:
     return f"{user.role}s/{user.name}" if user.name else str(user.role)
 
 
-def _users(desk: _Desk, plan: Plan) -> list[_User]:
+def _users(desk: _Desk, plan: ServerPlan) -> list[_User]:
     nkeys = _nkeys()
 
     def new_seed() -> bytes:
@@ -243,7 +243,7 @@ def _missing(package: str) -> MissingExtraError:
 # ---- certificates -------------------------------------------------------------------------------------------
 
 
-def _certificates(desk: _Desk, plan: Plan, names: Names, now: float) -> bytes:
+def _certificates(desk: _Desk, plan: ServerPlan, names: Names, now: float) -> bytes:
     """Make what is missing; return the certificate of the authority."""
     try:
         from streamer.fleet import certificates  # noqa: PLC0415 - needs an extra
@@ -273,7 +273,7 @@ def _pair_files(host: str) -> tuple[str, str]:
 # ---- the text -----------------------------------------------------------------------------------------------
 
 
-def _server(host: str, plan: Plan, names: Names, users: Sequence[_User]) -> str:
+def _server(host: str, plan: ServerPlan, names: Names, users: Sequence[_User]) -> str:
     here = host if _is_address(host) else "0.0.0.0"  # noqa: S104 - a name may be that of another interface
     routes = [f"nats-route://{address(other, _ROUTES)}" for other in plan.servers]
     return _TEXT.format(

@@ -63,7 +63,7 @@ class Wanted(msgspec.Struct, frozen=True):
     object_bytes: int | None = None
 
 
-class State(StrEnum):
+class SetupState(StrEnum):
     """What has become of one thing."""
 
     MADE = "made"
@@ -73,17 +73,17 @@ class State(StrEnum):
     WAITS = "waits"
 
 
-class Finding(NamedTuple):
+class SetupFinding(NamedTuple):
     """One thing on the servers, what has become of it, and how it differs."""
 
     what: str
-    state: State
+    state: SetupState
     differences: tuple[str, ...] = ()
 
 
 async def set_up(
     link: Link, names: Names, wanted: Wanted, *, fix: bool = False, after_loss: bool = False
-) -> list[Finding]:
+) -> list[SetupFinding]:
     """Make what is missing, and compare what is there.
 
     Args:
@@ -100,20 +100,20 @@ async def set_up(
     found = [await _stream(link, one, wanted, fix=fix) for one in streams]
     buckets = await _bucket_count(link, names, wanted)
     consumers = [await _consumer(link, names, bucket, fix=fix) for bucket in range(buckets)]
-    is_new = found[_OWNERS].state is State.MADE
+    is_new = found[_OWNERS].state is SetupState.MADE
     if is_new and not after_loss:
         await declare_free(link, names, range(buckets))
     return [*found, *_together(consumers), await _owners(link, names, buckets)]
 
 
-async def _owners(link: Link, names: Names, buckets: int) -> Finding:
+async def _owners(link: Link, names: Names, buckets: int) -> SetupFinding:
     """Say of which buckets nobody can become the owner but who was it before."""
     entries = await read_all(link, await owners_of(link, names), names, range(buckets))
     nobody = [bucket for bucket in range(buckets) if bucket not in entries]
     if not nobody:
-        return Finding("owners of the buckets", State.FINE)
+        return SetupFinding("owners of the buckets", SetupState.FINE)
     wait = f"{shown_buckets(nobody)} wait for the writer that had them, or for `streamer fleet take`"
-    return Finding("owners of the buckets", State.WAITS, (wait,))
+    return SetupFinding("owners of the buckets", SetupState.WAITS, (wait,))
 
 
 async def _bucket_count(link: Link, names: Names, wanted: Wanted) -> int:
@@ -124,13 +124,15 @@ async def _bucket_count(link: Link, names: Names, wanted: Wanted) -> int:
     return int(said) if said.isascii() and said.isdigit() else wanted.buckets
 
 
-def _together(consumers: Sequence[Finding]) -> list[Finding]:
+def _together(consumers: Sequence[SetupFinding]) -> list[SetupFinding]:
     """Return one finding for all consumers that became the same."""
-    together: dict[tuple[State, tuple[str, ...]], list[str]] = {}
+    together: dict[tuple[SetupState, tuple[str, ...]], list[str]] = {}
     for what, state, differences in consumers:
         together.setdefault((state, differences), []).append(what)
     return [
-        Finding(f"consumer {whats[0]}" if len(whats) == 1 else f"{len(whats)} consumers from {whats[0]} on", *became)
+        SetupFinding(
+            f"consumer {whats[0]}" if len(whats) == 1 else f"{len(whats)} consumers from {whats[0]} on", *became
+        )
         for became, whats in together.items()
     ]
 
@@ -171,18 +173,18 @@ def _store(name: str, wanted: Wanted) -> StreamConfig:
     )  # fmt: skip
 
 
-async def _stream(link: Link, config: StreamConfig, wanted: Wanted, *, fix: bool) -> Finding:
+async def _stream(link: Link, config: StreamConfig, wanted: Wanted, *, fix: bool) -> SetupFinding:
     what = f"stream {config.name}"
     with answered(link, _OP, what, "see --replicas and --stream-bytes, and the disks of the servers"):
         there = await _looked_up(link, partial(link.js.stream_info, config.name), partial(link.js.add_stream, config))
         if there is None:
-            return Finding(what, State.MADE)
+            return SetupFinding(what, SetupState.MADE)
         unfit = _unfit(config, there)
         unlike = _unlike(config, there, wanted)
         if fix and unlike and not unfit:
             changes = {name: getattr(config, name) for name in unlike}
             await link.js.update_stream(there.evolve(**changes))
-            return Finding(what, State.FIXED, tuple(unlike.values()))
+            return SetupFinding(what, SetupState.FIXED, tuple(unlike.values()))
     return _compared(what, [*unfit, *unlike.values()])
 
 
@@ -254,24 +256,24 @@ def _consumer_config(names: Names, bucket: int) -> ConsumerConfig:
     )
 
 
-async def _consumer(link: Link, names: Names, bucket: int, *, fix: bool) -> Finding:
+async def _consumer(link: Link, names: Names, bucket: int, *, fix: bool) -> SetupFinding:
     config = _consumer_config(names, bucket)
     what, js = names.consumer(bucket), link.js
     with answered(link, _OP, what):
         look, make = partial(js.consumer_info, names.stream, what), partial(js.add_consumer, names.stream, config)
         there = await _looked_up(link, look, make)
         if there is None:
-            return Finding(what, State.MADE)
+            return SetupFinding(what, SetupState.MADE)
         unfit = _different(config, there, ["ack_policy", "filter_subject"])
         unlike = _different(config, there, ["max_ack_pending"])
         if fix and unlike and not unfit:
             await link.js.add_consumer(names.stream, there.evolve(max_ack_pending=_ACK_PENDING))
-            return Finding(what, State.FIXED, tuple(unlike.values()))
+            return SetupFinding(what, SetupState.FIXED, tuple(unlike.values()))
     return _compared(what, [*unfit.values(), *unlike.values()])
 
 
-def _compared(what: str, differences: Sequence[str]) -> Finding:
-    return Finding(what, State.DIFFERS if differences else State.FINE, tuple(differences))
+def _compared(what: str, differences: Sequence[str]) -> SetupFinding:
+    return SetupFinding(what, SetupState.DIFFERS if differences else SetupState.FINE, tuple(differences))
 
 
 def _different(config: Any, there: Any, names: Sequence[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from streamer.base.text import age, counted, printable, sized
 from streamer.config.fleet_names import Names, shown_buckets
 from streamer.fleet.connection import Link, Stream, answered
 from streamer.fleet.message import is_origin
-from streamer.fleet.owners import State, owners_of, read_all
+from streamer.fleet.owners import BucketState, owners_of, read_all
 
 if TYPE_CHECKING:
     from nats.js.api import ConsumerInfo, StreamInfo
@@ -189,9 +189,9 @@ def _bucket_lines(buckets: Sequence[_Bucket]) -> Iterator[str]:
 
 
 _WHOSE: Mapping[str, str] = {
-    State.OWNED: "{0} writes them",
-    State.RELEASED: "released by {0}; the next writer that is to have them takes them",
-    State.FREE: "nobody has had them yet",
+    BucketState.OWNED: "{0} writes them",
+    BucketState.RELEASED: "released by {0}; the next writer that is to have them takes them",
+    BucketState.FREE: "nobody has had them yet",
     "lost": "they wait for the writer that had them, or for `streamer fleet take`",
 }
 

@@ -21,7 +21,16 @@ from streamer.base.text import printable
 from streamer.config.fleet_names import bucket_of, shown_buckets
 from streamer.core.records.dataset_line import keys_meaning, line_key
 from streamer.fleet import moving
-from streamer.fleet.owners import Owner, State, get_keys, keys_of, owners_of, put_keys, read_all, set_entry
+from streamer.fleet.owners import (
+    BucketState,
+    Owner,
+    get_keys,
+    keys_of,
+    owners_of,
+    put_keys,
+    read_all,
+    set_entry,
+)
 from streamer.store.parts.parts import opened
 
 if TYPE_CHECKING:
@@ -30,7 +39,7 @@ if TYPE_CHECKING:
     from streamer.config.fleet_names import Names
     from streamer.core.records.key import DedupBy
     from streamer.fleet.connection import Link
-    from streamer.fleet.owners import Entry
+    from streamer.fleet.owners import OwnerEntry
 
 _OP = "take buckets from a writer"
 
@@ -85,7 +94,7 @@ async def take(
         for bucket in sorted(wanted):
             before = entries.get(bucket)
             had = before.owner.writer if before is not None else ""
-            released = Owner(State.RELEASED, had, await put_keys(link, objects, bucket, files[bucket]))
+            released = Owner(BucketState.RELEASED, had, await put_keys(link, objects, bucket, files[bucket]))
             if not await set_entry(link, store, names, bucket, released, before):
                 cause = "somebody changed its owner meanwhile"
                 raise RefusedError(_OP, f"bucket {bucket}", cause, "see `streamer fleet status`")
@@ -98,7 +107,7 @@ async def _put_earlier(
     objects: ObjectStore,
     db: sqlite3.Connection,
     bucket: int,
-    entry: Entry,
+    entry: OwnerEntry,
     buckets: int,
     by: DedupBy,
     folder: Path,

@@ -41,9 +41,9 @@ from streamer.fleet.connection import (
     stream_of,
     unexpected,
 )
-from streamer.fleet.message import HEADER_BYTES, Message, Place, headers, pack
+from streamer.fleet.message import HEADER_BYTES, Message, MessagePlace, headers, pack
 from streamer.fleet.outbox import Outbox
-from streamer.fleet.receipts import Ask, read_receipts
+from streamer.fleet.receipts import ReceiptRequest, read_receipts
 from streamer.store.ledger import delivery
 from streamer.store.ledger.delivery import Undeliverable
 from streamer.store.ledger.ledger import Ledger
@@ -284,7 +284,7 @@ class _Session:
             return
         await self._until_room()
         attempt = self._backlog.lanes[one.bucket].attempt if self._backlog.is_again else 0
-        place = Place(self._origin, self._backlog.life, number)
+        place = MessagePlace(self._origin, self._backlog.life, number)
         message = await self._message(one, place, attempt)
         # From here to the flight's place among the others nothing waits: a lost link leaves all of it or nothing.
         self._backlog.take(one)
@@ -299,7 +299,7 @@ class _Session:
     def _is_full(self) -> bool:
         return len(self._flights) >= _MOST_FLYING or self._flights.bytes >= _MOST_BYTES
 
-    async def _message(self, one: Next, place: Place, attempt: int) -> Message:
+    async def _message(self, one: Next, place: MessagePlace, attempt: int) -> Message:
         """Return the message of a line: as it is, packed, in an object, or one that says that it cannot travel."""
         line, most = one.line.data, self._link.most_bytes - HEADER_BYTES
         if len(line) <= most:
@@ -447,7 +447,7 @@ class _Session:
                 self._tokens += 1
                 lane.heard = now
                 self._asked[str(self._tokens)] = bucket, self._backlog.orders, now
-                ask = msgspec.json.encode(Ask(self._origin, self._backlog.life))
+                ask = msgspec.json.encode(ReceiptRequest(self._origin, self._backlog.life))
                 await self._link.client.publish(self._names.ask(bucket), ask, reply=f"{self._inbox}.{self._tokens}")
 
     async def _tell_alive(self) -> None:

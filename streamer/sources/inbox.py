@@ -17,8 +17,8 @@ from streamer.core.records.model import Cursor, Line, Span, State
 from streamer.core.verdicts.judge import Item, parse
 from streamer.core.verdicts.reasons import UNREADABLE
 from streamer.sources.reader import Budget, Overwritten, ShardRead, ShardReader, Unreadable
-from streamer.sources.shards import Found, ShardFolder
-from streamer.sources.shelf import Kept, Shelf, items_for, of_read, of_span
+from streamer.sources.shards import FoundShard, ShardFolder
+from streamer.sources.shelf import CachedLines, Shelf, items_for, of_read, of_span
 from streamer.store.ledger.ledger import Ledger, mark
 
 _CHUNK = 200
@@ -123,9 +123,9 @@ class ShardInbox:
         self._emit = emit
         self._at = at
         self._shelf = shelf
-        self._fresh: dict[str, Found] = {}
+        self._fresh: dict[str, FoundShard] = {}
         # Read while they could change once more without a trace: compared once more, when nothing else is to do.
-        self._again: dict[str, Found] = {}
+        self._again: dict[str, FoundShard] = {}
         self._unsettled: set[int] = set()
         self._resume: list[str] | None = None
         self._recalled = False
@@ -165,8 +165,8 @@ class ShardInbox:
 
     def _list(self, after: list[str] | None) -> list[str] | None:
         """Take shards with news behind the place ``after``, and return the place to go on from."""
-        fresh: dict[str, Found] = {}
-        again: dict[str, Found] = {}
+        fresh: dict[str, FoundShard] = {}
+        again: dict[str, FoundShard] = {}
         settled: set[int] = set()
         last = None
         more = False
@@ -233,7 +233,7 @@ class ShardInbox:
             return result, []
         items = self._items(result, span.shard_id, span.since)
         if shelf:
-            shelf.keep(asked, Kept(result, items))
+            shelf.keep(asked, CachedLines(result, items))
         return result, items
 
     def _due_work(self, results: Sequence[_SpanResult]) -> Work:
@@ -267,9 +267,9 @@ class ShardInbox:
             return Work(())
         return await self._new_work(await to_thread.run_sync(self._read, todo, budget))
 
-    def _next_shards(self, budget: Budget) -> list[Found]:
+    def _next_shards(self, budget: Budget) -> list[FoundShard]:
         """Return some shards with news, about as many as one batch can take."""
-        chunk: list[Found] = []
+        chunk: list[FoundShard] = []
         size = 0
         for found in islice(self._fresh.values(), _CHUNK):
             chunk.append(found)
@@ -278,7 +278,7 @@ class ShardInbox:
                 break
         return chunk
 
-    async def _look_up(self, chunk: Sequence[Found]) -> list[_ToRead]:
+    async def _look_up(self, chunk: Sequence[FoundShard]) -> list[_ToRead]:
         """Return the cursors from which to read; shards without news leave the inbox."""
         known, elsewhere = await self._ledger.cursors({found.path: found.stat[1] for found in chunk})
         if elsewhere:
@@ -296,7 +296,7 @@ class ShardInbox:
                 todo.append(_ToRead(cursor, msgspec.structs.replace(cursor, path=found.path)))
         return todo
 
-    def _moved(self, strangers: Sequence[Found], elsewhere: Sequence[Cursor]) -> dict[str, Cursor]:
+    def _moved(self, strangers: Sequence[FoundShard], elsewhere: Sequence[Cursor]) -> dict[str, Cursor]:
         """Recognise shards that were renamed, so that their lines are not read a second time."""
         by_inode = {cursor.stat[:2]: cursor for cursor in elsewhere}
         moved: dict[str, Cursor] = {}
@@ -306,7 +306,7 @@ class ShardInbox:
                 moved[found.path] = cursor
         return moved
 
-    def _was_moved(self, cursor: Cursor, found: Found) -> bool:
+    def _was_moved(self, cursor: Cursor, found: FoundShard) -> bool:
         return self._folder.find(cursor.path) is None and self._reader.recognises(cursor, found.path)
 
     def _read(self, todo: Sequence[_ToRead], budget: Budget) -> list[_Result]:
@@ -332,7 +332,7 @@ class ShardInbox:
             return result, []
         items = self._items(result.lines, cursor.id, since)
         if shelf:
-            shelf.keep(asked, Kept(result.lines, items, result.cursor, more=result.more))
+            shelf.keep(asked, CachedLines(result.lines, items, result.cursor, more=result.more))
         return result, items
 
     async def _new_work(self, results: Sequence[_Result]) -> Work:

@@ -24,7 +24,7 @@ import msgspec
 from streamer.base.errors import MissingExtraError, UnavailableError
 from streamer.config.database_url import Server
 from streamer.sources.trace_database import TooSlowError
-from streamer.sources.wire import HEAD, Answer, Ask, Greeting, frame
+from streamer.sources.wire import HEAD, Answer, Greeting, Query, frame
 
 _CHUNK = 1 << 18
 _WHOLE = 1 << 31
@@ -60,7 +60,7 @@ class LibsqlProcess:
             MissingExtraError: the extra `turso` is not installed.
         """
         try:
-            process = self._send(Ask(sql, _carried(values)))
+            process = self._send(Query(sql, _carried(values)))
             while (answer := self._receive(process)) is None:
                 await anyio.wait_readable(_out(process))
         except BaseException:
@@ -80,7 +80,7 @@ class LibsqlProcess:
             As :meth:`ask`.
         """
         try:
-            process = self._send(Ask(sql, _carried(values), characters))
+            process = self._send(Query(sql, _carried(values), characters))
             while (answer := self._receive(process)) is None:
                 select.select([_out(process)], [], [])
         except BaseException:
@@ -101,7 +101,7 @@ class LibsqlProcess:
                 with suppress(OSError):  # what was not sent any more
                     pipe.close()
 
-    def _send(self, ask: Ask) -> subprocess.Popen[bytes]:
+    def _send(self, ask: Query) -> subprocess.Popen[bytes]:
         process = self._process or self._start()
         self._write(process, frame(ask))
         return process

@@ -14,7 +14,7 @@ from typing import IO, Any, TypeVar
 import libsql
 import msgspec
 
-from streamer.sources.wire import HEAD, Answer, Ask, Greeting, frame, is_refusal
+from streamer.sources.wire import HEAD, Answer, Greeting, Query, frame, is_refusal
 
 _FRESH = 5.0
 """Seconds for which a connection is used again: a server forgets its side of it after 10 s."""
@@ -33,7 +33,7 @@ class _Connection:
         self._db: Any = None
         self._used = 0.0
 
-    def ask(self, ask: Ask) -> Answer:
+    def ask(self, ask: Query) -> Answer:
         is_old = self._db is not None and time.monotonic() - self._used < _FRESH
         answer = self._try(ask) if is_old else None
         if answer is None or (answer.error and not is_refusal(answer.error)):
@@ -42,7 +42,7 @@ class _Connection:
         self._used = time.monotonic()
         return answer
 
-    def _try(self, ask: Ask) -> Answer:
+    def _try(self, ask: Query) -> Answer:
         try:
             if self._db is None:
                 greeting = self._greeting
@@ -81,7 +81,7 @@ def _main() -> None:
     if greeting is None:
         return
     connection = _Connection(greeting)
-    while (ask := _read(sys.stdin.buffer, Ask)) is not None:
+    while (ask := _read(sys.stdin.buffer, Query)) is not None:
         # Not caught: nothing of Python's runs while libsql waits for the network.
         signal.setitimer(signal.ITIMER_REAL, greeting.seconds)
         answer = connection.ask(ask)

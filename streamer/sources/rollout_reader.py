@@ -25,7 +25,7 @@ from blake3 import blake3
 from streamer.base.secret import NO_SECRET, Secret
 from streamer.config.database_url import Server
 from streamer.core.records.layouts import MalformedError
-from streamer.core.records.model import Cursor, Record, Span
+from streamer.core.records.model import Cursor, SourceRecord, Span
 from streamer.core.records.trace_messages import Decision, from_completion
 from streamer.core.verdicts.join import JoinRule
 from streamer.sources.conversations import Conversations, Pages
@@ -197,7 +197,7 @@ class _Session:
         """Yield what metadata says of a session without messages, if it says anything."""
         if not (self._metadata.get("prompt") or self._metadata.get("completion")):
             return
-        found: Record | MalformedError
+        found: SourceRecord | MalformedError
         try:
             found = from_completion(self._id, self._metadata)
         except MalformedError as error:
@@ -238,7 +238,7 @@ class _Session:
 
 def _spend(budget: Budget, decision: Decision) -> bool:
     budget.lines -= 1
-    if isinstance(decision.found, Record):
+    if isinstance(decision.found, SourceRecord):
         budget.size -= len(decision.found.conversation.encoded)
     return budget.spent
 
@@ -250,5 +250,5 @@ def _may_go_on(decision: Decision, newest_us: int, join: JoinRule) -> bool:
     """
     if decision.time_us is None or decision.time_us <= newest_us:
         return False
-    replied = isinstance(decision.found, Record) or decision.found.reason != "reply_missing"
+    replied = isinstance(decision.found, SourceRecord) or decision.found.reason != "reply_missing"
     return join is JoinRule.AS_OF or not replied

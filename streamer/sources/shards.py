@@ -21,7 +21,7 @@ Stat = tuple[int, int, int, int, int]
 """(dev, ino, size, mtime_ns, ctime_ns)"""
 
 
-class Found(msgspec.Struct, frozen=True):
+class FoundShard(msgspec.Struct, frozen=True):
     """One shard as a scan saw it."""
 
     path: str
@@ -40,7 +40,7 @@ class ShardFolder:
         self._fits = re.compile(fnmatch.translate(pattern)).match
         self._ours = ours
 
-    def scan(self) -> Iterator[Found]:
+    def scan(self) -> Iterator[FoundShard]:
         """Yield every shard, in order of path.
 
         Raises:
@@ -49,7 +49,7 @@ class ShardFolder:
         root = os.stat(self.root)
         yield from self._scan_folder("", os.scandir(self.root), frozenset({(root.st_dev, root.st_ino)}))
 
-    def find(self, path: str) -> Found | None:
+    def find(self, path: str) -> FoundShard | None:
         """Return the shard at ``path`` below the folder, if there is one."""
         name = os.path.basename(path)
         if not self._fits(name) or (not self.follow_symlinks and self._leads_through_link(path)):
@@ -70,7 +70,7 @@ class ShardFolder:
 
     def _scan_folder(
         self, prefix: str, entries: os._ScandirIterator[str], above: frozenset[tuple[int, int]]
-    ) -> Iterator[Found]:
+    ) -> Iterator[FoundShard]:
         """Yield the shards in one folder; ``above`` are the folders that lead here, as links can form loops."""
         with entries:
             listed = sorted(entries, key=lambda entry: entry.name, reverse=True)
@@ -90,10 +90,10 @@ class ShardFolder:
             except OSError:  # gone since it was listed, or not ours to read: the next scan sees
                 continue
 
-    def _found(self, path: str, name: str, state: os.stat_result) -> Found | None:
+    def _found(self, path: str, name: str, state: os.stat_result) -> FoundShard | None:
         if not stat.S_ISREG(state.st_mode) or self._ours(name, self._base + path):
             return None
-        return Found(path, stat_of(state))
+        return FoundShard(path, stat_of(state))
 
 
 def stat_of(state: os.stat_result) -> Stat:

@@ -16,7 +16,7 @@ import msgspec
 from streamer.core.records.model import Cursor, Line, Span
 from streamer.core.verdicts.judge import Item
 from streamer.sources.reader import Budget
-from streamer.sources.shards import Found, ShardFolder
+from streamer.sources.shards import FoundShard, ShardFolder
 
 _ROOM = 8 << 20
 """Bytes of lines that are kept: about one batch. What is read last may overdraw it, as a line may overdraw a batch."""
@@ -25,7 +25,7 @@ _LISTED = 10_000
 """Shards of a listing that is kept, at most. A larger folder is listed for each dataset."""
 
 
-class Kept(NamedTuple):
+class CachedLines(NamedTuple):
     """Lines that were read, and the items that were made of them.
 
     ``cursor`` is the one after new lines, ``more`` whether the budget ended the read; of a span there is neither.
@@ -41,9 +41,9 @@ class Shelf:
     """The reads of one round of turns, by what was asked."""
 
     def __init__(self) -> None:
-        self._kept: dict[object, Kept] = {}
+        self._kept: dict[object, CachedLines] = {}
         self._size = 0
-        self._listing: Sequence[Found] | None = None
+        self._listing: Sequence[FoundShard] | None = None
 
     def clear(self) -> None:
         """Forget all, at the end of a round."""
@@ -51,7 +51,7 @@ class Shelf:
         self._size = 0
         self._listing = None
 
-    def find(self, asked: object, budget: Budget) -> Kept | None:
+    def find(self, asked: object, budget: Budget) -> CachedLines | None:
         """Return what was read when the same was asked, at the expense of the budget, or None."""
         kept = self._kept.get(asked)
         if kept is not None:
@@ -59,13 +59,13 @@ class Shelf:
                 budget.spend(line)
         return kept
 
-    def keep(self, asked: object, kept: Kept) -> None:
+    def keep(self, asked: object, kept: CachedLines) -> None:
         """Keep what was read, if there is room."""
         if self._size < _ROOM:
             self._size += sum(len(line.data or line.head) for line in kept.lines)
             self._kept[asked] = kept
 
-    def listed(self, folder: ShardFolder) -> Iterator[Found]:
+    def listed(self, folder: ShardFolder) -> Iterator[FoundShard]:
         """Yield every shard of the folder, as it is now or was when another dataset looked in this round.
 
         Raises:
@@ -74,7 +74,7 @@ class Shelf:
         if self._listing is not None:
             yield from self._listing
             return
-        listing: list[Found] = []
+        listing: list[FoundShard] = []
         for found in folder.scan():
             if len(listing) <= _LISTED:
                 listing.append(found)

@@ -25,7 +25,7 @@ class Greeting(msgspec.Struct, array_like=True):
     seconds: float
 
 
-class Ask(msgspec.Struct, array_like=True):
+class Query(msgspec.Struct, array_like=True):
     """One SELECT. With ``characters``, its rows are broken off soon after so many characters of them."""
 
     sql: str

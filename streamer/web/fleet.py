@@ -21,7 +21,7 @@ from streamer.fleet import origins, owners
 from streamer.fleet.connection import CONNECT, LOOK_UP, USE
 from streamer.fleet.intake import TAKE
 from streamer.fleet.uplink import SEND
-from streamer.store.views.snapshot import Standing, open_ledger
+from streamer.store.views.snapshot import LedgerStatus, open_ledger
 from streamer.web.seldom import Seldom
 
 HOSTS_SHOWN = 50
@@ -106,7 +106,7 @@ class FleetReader:
         self._now = now
         self._writer: Seldom[_Writer] = Seldom(self._find_writer, monotonic)
 
-    def read(self, stand: Standing, troubles: Iterable[str]) -> FleetNow | None:
+    def read(self, stand: LedgerStatus, troubles: Iterable[str]) -> FleetNow | None:
         """Return how it stands; None where this daemon is no part of a fleet.
 
         Args:
@@ -148,7 +148,7 @@ class FleetReader:
             silent=silent,
         )
 
-    def _collector(self, stand: Standing) -> _Collector:
+    def _collector(self, stand: LedgerStatus) -> _Collector:
         found = stand.delivery
         if found is None:
             lines = stand.dataset_lines + stand.removed_lines

@@ -31,7 +31,7 @@ from streamer.web.board import Board
 from streamer.web.distributions import DistributionReader
 from streamer.web.guard import Guard
 from streamer.web.metrics import Metrics
-from streamer.web.state import Link, StateReader
+from streamer.web.state import DatasetLink, StateReader
 from streamer.web.together import Together, distinct
 
 _OP = "serve the page"
@@ -48,7 +48,7 @@ _LAST_ANSWERS = 1
 class _One:
     """What observes and shows one dataset."""
 
-    def __init__(self, config: Config, health: Health, links: Sequence[Link]) -> None:
+    def __init__(self, config: Config, health: Health, links: Sequence[DatasetLink]) -> None:
         self.metrics = Metrics(config.dataset.path, config.dataset.ledger, health, others=config.others)
         board = Board(self._poke)
         self.observe = fan_out(self.metrics, board)
@@ -81,7 +81,7 @@ class Page:
         names = distinct(config.dataset.path.name for config in configs)
         slugs = distinct(_UNFIT.sub("-", name) for name in names)
         links = [
-            Link(name, str(config.dataset.path.absolute()), f"/datasets/{slug}", here=False)
+            DatasetLink(name, str(config.dataset.path.absolute()), f"/datasets/{slug}", here=False)
             for name, slug, config in zip(names, slugs, configs, strict=True)
             if len(configs) > 1
         ]

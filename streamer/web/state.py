@@ -19,7 +19,7 @@ from streamer.daemon.observers.health import Health
 from streamer.sources.lag import Lag, measure
 from streamer.sources.trace_db import locate
 from streamer.store.ledger.history import Point, held_at, points
-from streamer.store.views.snapshot import Snapshot, Standing, open_ledger, snapshot, standing
+from streamer.store.views.snapshot import LedgerStatus, Snapshot, open_ledger, snapshot, standing
 from streamer.web.board import Board, Latency
 from streamer.web.condition import Bar, bars
 from streamer.web.fleet import FleetNow, FleetReader
@@ -148,7 +148,7 @@ class _TraceDatabaseNow(msgspec.Struct, frozen=True):
     cause: str
 
 
-class Link(msgspec.Struct, frozen=True):
+class DatasetLink(msgspec.Struct, frozen=True):
     """Where another dataset of the same daemon is shown; ``here`` for this one."""
 
     name: str
@@ -178,7 +178,7 @@ class PageState(msgspec.Struct, frozen=True):
     condition: _Condition
     troubles: list[_TroubleNow]
     trace_database: _TraceDatabaseNow
-    datasets: list[Link] = []
+    datasets: list[DatasetLink] = []
     fleet: FleetNow | None = None
 
 
@@ -213,7 +213,7 @@ class StateReader:
         config: Config,
         board: Board,
         health: Health,
-        links: Sequence[Link] = (),
+        links: Sequence[DatasetLink] = (),
         now: Callable[[], float] = time.time,
     ) -> None:
         self.config = config
@@ -325,13 +325,13 @@ def _columns(found: list[Point]) -> _Columns:
     )
 
 
-def _dataset(path: Path, stand: Standing, rollouts: int) -> _DatasetNow:
+def _dataset(path: Path, stand: LedgerStatus, rollouts: int) -> _DatasetNow:
     return _DatasetNow(
         str(path.absolute()), path.name, stand.dataset_lines, stand.dataset_bytes, rollouts, stand.appended_at
     )
 
 
-def _flow(stand: Standing) -> _Flow:
+def _flow(stand: LedgerStatus) -> _Flow:
     states = [_FlowState(state, sum(stand.reasons[state].values()), stand.reasons[state]) for state in _ORDER]
     return _Flow(sum(state.lines for state in states), states)
 

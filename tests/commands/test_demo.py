@@ -15,8 +15,8 @@ import pytest
 from rich.console import Console
 
 from streamer.base.lock import DatasetLock, lock_file
-from streamer.commands.demo.place import Place
-from streamer.commands.demo.screen import View, drawn, growth
+from streamer.commands.demo.place import DemoPlace
+from streamer.commands.demo.screen import DemoView, drawn, growth
 from streamer.commands.demo.show import Show, newest
 from streamer.store.views.snapshot import snapshot
 
@@ -74,7 +74,7 @@ def test_no_child_survives_the_demo(tmp_path: Path, ending: signal.Signals) -> N
 
 def test_a_daemon_that_dies_fails_the_demo_with_the_end_of_its_log(tmp_path: Path) -> None:
     """Here it cannot start: another one holds its dataset."""
-    show = Show(Place(tmp_path), rollouts=5, seed=7, pace=0)
+    show = Show(DemoPlace(tmp_path), rollouts=5, seed=7, pace=0)
     (tmp_path / "shards").mkdir()
     with DatasetLock(lock_file(show.place.dataset)):
         (fault,) = show.run()
@@ -96,7 +96,7 @@ def test_a_reply_cannot_steer_the_terminal(tmp_path: Path) -> None:
     dataset = tmp_path / "dataset.jsonl"
     dataset.write_text(_dataset_line(1, "\x1b[2J [red]bold[/red]"), "utf-8")
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    console.print(drawn(View(1.0, 6, 1, snapshot(dataset), (0, 1), newest(dataset))))
+    console.print(drawn(DemoView(1.0, 6, 1, snapshot(dataset), (0, 1), newest(dataset))))
     assert isinstance(console.file, io.StringIO)
     assert "\\x1b[2J [red]bold[/red]" in console.file.getvalue()
 

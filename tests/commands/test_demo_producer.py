@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from streamer.commands.demo import shards
-from streamer.commands.demo.policy import MAX_ACTIONS, MIN_ACTIONS, Forager, State, Wanderer, route
+from streamer.commands.demo.policy import MAX_ACTIONS, MIN_ACTIONS, Forager, PlayerView, Wanderer, route
 from streamer.core.records import layouts
 from streamer.core.records.key import DedupBy, record_key
 
@@ -44,22 +44,22 @@ class Written:
 def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     """One run of the producer, shared by the tests."""
     pytest.importorskip("crafter", reason=WHY)
-    from streamer.commands.demo.producer import Producer  # noqa: PLC0415 - after the skip
-    from streamer.commands.demo.trace import Trace  # noqa: PLC0415 - as above
+    from streamer.commands.demo.producer import DemoProducer  # noqa: PLC0415 - after the skip
+    from streamer.commands.demo.trace import DemoTrace  # noqa: PLC0415 - as above
 
     folder = tmp_path_factory.mktemp("producer")
-    with Trace(folder / "traces.db") as trace:
-        played = Producer(folder / "shards", trace, seed=7).rollouts(ROLLOUTS)
+    with DemoTrace(folder / "traces.db") as trace:
+        played = DemoProducer(folder / "shards", trace, seed=7).rollouts(ROLLOUTS)
         return Written(folder, [f"{rollout.casting.role} {rollout.reward}" for rollout in played])
 
 
-def meadow(**tiles: tuple[int, int]) -> State:
+def meadow(**tiles: tuple[int, int]) -> PlayerView:
     """Return a state in the middle of a 9x9 meadow with the given tiles on it."""
     world = [["grass"] * 9 for _ in range(9)]
     for kind, (x, y) in tiles.items():
         world[x][y] = kind
     inventory = {"health": 9, "wood": 0, "sapling": 0, "wood_pickaxe": 0}
-    return State(1, (4, 4), (0, 1), inventory, (), tuple(map(tuple, world)), b"")
+    return PlayerView(1, (4, 4), (0, 1), inventory, (), tuple(map(tuple, world)), b"")
 
 
 @pytest.mark.slow

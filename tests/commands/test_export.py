@@ -22,7 +22,7 @@ from streamer.base.files import Files
 from streamer.commands.export.lines import Lines
 from streamer.commands.export.metadata import COLUMNS, columns_of
 from streamer.commands.export.options import ImageMode, Split, parse_splits, read_tools
-from streamer.commands.export.output import REPORT, Output
+from streamer.commands.export.output import REPORT, ExportFolder
 from streamer.commands.export.run import EXCLUDED
 from streamer.core.records.schema import METADATA_KEYS
 from tests.helpers.exports import CALL, TOOLS, chat, image, lines, record, rollouts, run, tree, write
@@ -472,7 +472,7 @@ class FullDisk(Files):
         super().fdatasync(fd)
 
 
-def _write_two(output: Output) -> None:
+def _write_two(output: ExportFolder) -> None:
     with output:
         output.write(REPORT, b"new")
         output.write("more", b"new")
@@ -481,11 +481,11 @@ def _write_two(output: Output) -> None:
 def test_a_full_disk_costs_no_older_export(tmp_path: Path) -> None:
     """And leaves nothing behind."""
     out = tmp_path / "export"
-    with Output(out, overwrite=False) as output:
+    with ExportFolder(out, overwrite=False) as output:
         output.write(REPORT, b"{}")
         output.publish()
     with pytest.raises(UnavailableError, match="No space left"):
-        _write_two(Output(out, overwrite=True, files=FullDisk(1)))
+        _write_two(ExportFolder(out, overwrite=True, files=FullDisk(1)))
     assert tree(out) == {REPORT: b"{}"}
     assert [found.name for found in tmp_path.iterdir()] == ["export"]
 
@@ -495,8 +495,8 @@ def test_two_exports_to_one_folder_do_not_mix(tmp_path: Path) -> None:
     left = tmp_path / ".export.part" / "new"
     left.mkdir(parents=True)
     (left / "old").write_text("from a killed one")
-    with Output(tmp_path / "export", overwrite=False) as output:
-        with pytest.raises(LockedError, match="another export"), Output(tmp_path / "export", overwrite=False):
+    with ExportFolder(tmp_path / "export", overwrite=False) as output:
+        with pytest.raises(LockedError, match="another export"), ExportFolder(tmp_path / "export", overwrite=False):
             pass
         output.write(REPORT, b"{}")
         output.publish()

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from streamer.base.atomic_file import Output
+from streamer.base.atomic_file import AtomicFile
 from streamer.base.errors import LockedError, RefusedError, UnavailableError
 from streamer.base.files import Files
 from streamer.base.lock import DatasetLock
@@ -398,7 +398,7 @@ class FullDisk(Files):
 def test_a_full_disk_leaves_the_old_output(tmp_path: Path) -> None:
     """The error names the output, and nothing is left behind."""
     (tmp_path / "out.jsonl").write_text("old\n")
-    with Output(tmp_path / "out.jsonl", FullDisk()) as output:
+    with AtomicFile(tmp_path / "out.jsonl", FullDisk()) as output:
         output.write(b"new\n")
         with pytest.raises(UnavailableError, match="No space left"):
             output.publish()
@@ -419,9 +419,9 @@ def test_a_dataset_of_a_daemon_is_not_replaced(folder: Path) -> None:
 
 def test_two_filters_do_not_write_one_output(tmp_path: Path) -> None:
     """The second one ends, and the first one's file is as it wrote it."""
-    with Output(tmp_path / "out.jsonl", Files()) as first:
+    with AtomicFile(tmp_path / "out.jsonl", Files()) as first:
         first.write(b"first\n")
-        with pytest.raises(LockedError), Output(tmp_path / "out.jsonl", Files()):
+        with pytest.raises(LockedError), AtomicFile(tmp_path / "out.jsonl", Files()):
             pass
         first.publish()
     assert (tmp_path / "out.jsonl").read_bytes() == b"first\n"
@@ -431,7 +431,7 @@ def test_a_link_at_the_temporary_name_is_not_followed(tmp_path: Path) -> None:
     """Nobody gets another file overwritten through it."""
     (tmp_path / "precious").write_text("precious")
     (tmp_path / ".out.jsonl.part").symlink_to(tmp_path / "precious")
-    with pytest.raises(UnavailableError), Output(tmp_path / "out.jsonl", Files()):
+    with pytest.raises(UnavailableError), AtomicFile(tmp_path / "out.jsonl", Files()):
         pass
     assert (tmp_path / "precious").read_text() == "precious"
 

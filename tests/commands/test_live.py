@@ -16,9 +16,9 @@ from wcwidth import wcswidth
 
 from streamer.base.lock import DatasetLock, lock_file
 from streamer.base.text import steady
-from streamer.commands.tail.history import MOST, History
+from streamer.commands.tail.history import MOST, ArrivalHistory
 from streamer.commands.tail.picture import picture
-from streamer.commands.tail.watch import SHARE, View, Watch
+from streamer.commands.tail.watch import SHARE, TailView, Watch
 from streamer.core.records.model import State
 from streamer.reader.summary_line import glimpse
 from streamer.reader.tail import DatasetLine
@@ -313,7 +313,7 @@ class _Slow:
         return self.passed
 
 
-def counts(view: View) -> int:
+def counts(view: TailView) -> int:
     """Return the lines read, which the six counts add up to."""
     assert view.seen is not None
     assert sum(view.seen.counts.values()) == view.seen.read
@@ -347,7 +347,7 @@ def test_what_is_far_behind_is_passed_over(path: Path, clock: FakeClock) -> None
 
 def test_history_keeps_all_of_a_long_time_in_bounded_memory() -> None:
     """Its sum is that of everything that came."""
-    history = History(0.0)
+    history = ArrivalHistory(0.0)
     for second in range(10_000):
         history.add(float(second), 3)
     for width in (1, 7, 80, 500):
@@ -373,9 +373,9 @@ def test_no_line_is_wider_and_no_picture_higher_than_the_terminal(
     found = glimpse(DatasetLine(0, line(reply, run_id=reply, model=reply)))
     path = f"/data/{name}.jsonl"
     seen = Snapshot({**dict.fromkeys(State, 0), "appended": 12_345}, {}, path, dataset_lines=12_345, ledger=True)
-    view = View(
+    view = TailView(
         dataset=path, size=10**9, daemon=None, seen=seen if ledger == "known" else None, age=1.0, stale=False,
-        trouble=reply, note=reply, came=3, per_minute=3.0, history=History(0.0), newest=(found,) * 50,
+        trouble=reply, note=reply, came=3, per_minute=3.0, history=ArrivalHistory(0.0), newest=(found,) * 50,
     )  # fmt: skip
     lines = picture(view, width, height)
     assert len(lines) <= height

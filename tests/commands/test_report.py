@@ -24,10 +24,10 @@ from streamer.base.errors import ConfigError, RefusedError, UnavailableError
 from streamer.base.lock import DatasetLock, lock_file
 from streamer.base.spill_counts import Tally
 from streamer.commands.report.cli import report as command
-from streamer.commands.report.gather import BestRollouts, Curve, Place, Rollout, Sample, top
+from streamer.commands.report.gather import BestRollouts, Curve, RecordPlace, Rollout, Sample, top
 from streamer.commands.report.html import Html, el
 from streamer.commands.report.page import page
-from streamer.commands.report.report import Report, report
+from streamer.commands.report.report import DatasetReport, report
 from streamer.commands.report.samples import CHARACTERS, IMAGES, MESSAGES, read_samples
 from streamer.commands.report.summary import summary
 from streamer.commands.report.survey import survey
@@ -79,12 +79,12 @@ def run(*arguments: object, code: int = 0) -> str:
     return result.output
 
 
-def made(path: Path, **options: Any) -> Report:
+def made(path: Path, **options: Any) -> DatasetReport:
     """Return the report of a dataset whose ledger is where it is by default."""
     return report(path, ledger_of(path), **options)
 
 
-def html_of(found: Report, path: Path) -> str:
+def html_of(found: DatasetReport, path: Path) -> str:
     """Return the page."""
     return page(found, read_samples(path, found.survey.sample), 0.0)
 
@@ -497,10 +497,10 @@ def test_memory_does_not_grow_with_the_dataset(path: Path) -> None:
 def test_a_sample_is_a_part_of_what_there_is_and_the_same_for_the_same_seed(size: int, many: int, seed: int) -> None:
     """In the order of the dataset, none twice."""
 
-    def drawn() -> list[Place]:
+    def drawn() -> list[RecordPlace]:
         sample = Sample(size, seed)
         for number in range(many):
-            sample.offer(Place(number * 10, 10, number))
+            sample.offer(RecordPlace(number * 10, 10, number))
         return sample.places()
 
     assert drawn() == drawn() == sorted(set(drawn()))
@@ -513,7 +513,7 @@ def test_every_place_is_as_likely_as_any_other() -> None:
     for seed in range(2000):
         sample = Sample(5, seed)
         for number in range(20):
-            sample.offer(Place(number, 1, number))
+            sample.offer(RecordPlace(number, 1, number))
         hits.update(place.number for place in sample.places())
     assert all(400 < hits[number] < 600 for number in range(20))
 

@@ -18,12 +18,12 @@ import pytest
 from streamer.commands.cli import COMMANDS
 from streamer.commands.soak import oracle, validate
 from streamer.commands.soak.agenda import Agenda
-from streamer.commands.soak.journal import Journal, Journals
-from streamer.commands.soak.place import Place
-from streamer.commands.soak.problem import Problem
-from streamer.commands.soak.producer import Producer
-from streamer.commands.soak.report import Report, as_text
-from streamer.commands.soak.trace import Trace
+from streamer.commands.soak.journal import Journals, SoakJournal
+from streamer.commands.soak.place import SoakPlace
+from streamer.commands.soak.problem import BrokenPromise
+from streamer.commands.soak.producer import SoakProducer
+from streamer.commands.soak.report import SoakReport, as_text
+from streamer.commands.soak.trace import SoakTrace
 from streamer.commands.soak.watcher import Watcher
 from tests.helpers.producer import FakeClock
 
@@ -101,8 +101,8 @@ def test_help_has_an_example() -> None:
 
 def test_a_report_cannot_steer_the_terminal() -> None:
     """A file name may hold anything; a problem that quotes it stays on its line."""
-    problem = Problem("missing", "a\x1b[2J\nb", "first\nsecond \x9b line")
-    report = Report(False, 1, 0.5, "/tmp/\x1b]0;x", {}, {}, 0.0, {"missing": 1}, [problem])  # noqa: FBT003
+    problem = BrokenPromise("missing", "a\x1b[2J\nb", "first\nsecond \x9b line")
+    report = SoakReport(False, 1, 0.5, "/tmp/\x1b]0;x", {}, {}, 0.0, {"missing": 1}, [problem])  # noqa: FBT003
     lines = list(as_text(report))
     assert all(line.isprintable() for line in lines)
     assert any("a\\x1b[2J\\nb" in line for line in lines)
@@ -112,14 +112,14 @@ def test_a_report_cannot_steer_the_terminal() -> None:
 
 
 @pytest.fixture(scope="module")
-def soaked(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def soaked(tmp_path_factory: pytest.TempPathFactory) -> SoakPlace:
     """Return what a producer wrote in five seconds of its own time, and what a daemon made of it."""
-    place = Place(tmp_path_factory.mktemp("soak"))
+    place = SoakPlace(tmp_path_factory.mktemp("soak"))
     place.make()
     clock = FakeClock()
     agenda = Agenda(clock.monotonic)
-    with Journal(place.journals, "producer-00000") as journal, Trace(place.database) as trace:
-        agenda.add(Producer(place, 7, 0, journal, trace, agenda).rollouts())
+    with SoakJournal(place.journals, "producer-00000") as journal, SoakTrace(place.database) as trace:
+        agenda.add(SoakProducer(place, 7, 0, journal, trace, agenda).rollouts())
         while clock.passed < 5:
             clock.advance(agenda.act())
     _work_off(place)
@@ -127,12 +127,12 @@ def soaked(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 @pytest.fixture
-def place(soaked: Place, tmp_path: Path) -> Place:
+def place(soaked: SoakPlace, tmp_path: Path) -> SoakPlace:
     """Return a copy that a test may damage."""
-    return Place(Path(shutil.copytree(soaked.folder, tmp_path / "soak")))
+    return SoakPlace(Path(shutil.copytree(soaked.folder, tmp_path / "soak")))
 
 
-def _work_off(place: Place) -> None:
+def _work_off(place: SoakPlace) -> None:
     paths = ["--shards", str(place.shards), "--database", str(place.database), "--dataset", str(place.dataset)]
     place.config.write_text("[source]\nmax_line_bytes = 1048576\n", "utf-8")
     subprocess.run(
@@ -143,14 +143,14 @@ def _work_off(place: Place) -> None:
     )
 
 
-def _kinds(place: Place) -> Counter[str]:
+def _kinds(place: SoakPlace) -> Counter[str]:
     """Return what the validator finds, without what the ledger says: a doctored dataset never fits that."""
     found = validate.validate(place, oracle.expect(place)).problems
     return Counter(problem.kind for problem in found if problem.kind not in ("accounts", "verify"))
 
 
 @pytest.mark.slow
-def test_an_honest_dataset_has_no_problem(place: Place) -> None:
+def test_an_honest_dataset_has_no_problem(place: SoakPlace) -> None:
     """Whatever the validator finds elsewhere is not there of itself, and there was something to find."""
     verdict = validate.validate(place, oracle.expect(place))
     assert verdict.problems == []
@@ -160,13 +160,13 @@ def test_an_honest_dataset_has_no_problem(place: Place) -> None:
     assert verdict.counts["accounts: duplicate"] > 0
 
 
-def test_a_line_that_was_removed_is_missing(place: Place) -> None:
+def test_a_line_that_was_removed_is_missing(place: SoakPlace) -> None:
     """Every record that must be in has to be in."""
     _doctor(place, lambda lines: lines[:3] + lines[4:])
     assert _kinds(place) == {"missing": 1}
 
 
-def test_a_line_that_was_doubled_is_twice(place: Place) -> None:
+def test_a_line_that_was_doubled_is_twice(place: SoakPlace) -> None:
     """Exactly once."""
     _doctor(place, lambda lines: [*lines, lines[5]])
     assert _kinds(place) == {"twice": 1}
@@ -182,7 +182,7 @@ def test_a_line_that_was_doubled_is_twice(place: Place) -> None:
         (lambda value: value["metadata"].update(shard="elsewhere.jsonl"), "wrong_shard"),
     ],
 )
-def test_a_line_that_was_altered_is_noticed(place: Place, alter: Callable[[Any], object], kind: str) -> None:
+def test_a_line_that_was_altered_is_noticed(place: SoakPlace, alter: Callable[[Any], object], kind: str) -> None:
     """What the producer wrote has to come out as it was, with the outcome that it had."""
 
     def altered(line: bytes) -> bytes:
@@ -194,7 +194,7 @@ def test_a_line_that_was_altered_is_noticed(place: Place, alter: Callable[[Any],
     assert _kinds(place) == {kind: 1}
 
 
-def test_a_record_that_never_qualified_is_noticed(place: Place) -> None:
+def test_a_record_that_never_qualified_is_noticed(place: SoakPlace) -> None:
     """A line that the producer did write, of a rollout whose reward was 0."""
     expected = oracle.expect(place)
     never = {mark for mark, records in expected.records.items() if not any(record.rewards for record in records)}
@@ -202,20 +202,20 @@ def test_a_record_that_never_qualified_is_noticed(place: Place) -> None:
     assert _kinds(place) == {"never_qualified": 1}
 
 
-def test_a_line_of_no_one_and_a_torn_one_are_noticed(place: Place) -> None:
+def test_a_line_of_no_one_and_a_torn_one_are_noticed(place: SoakPlace) -> None:
     """The dataset holds whole records and nothing else."""
     _doctor(place, lambda lines: [*lines, b'{"hello": 1}\n', b"\n", b'{"messages": ['])
     assert _kinds(place) == {"foreign": 2, "unterminated": 1}
 
 
-def test_accounts_that_do_not_fit_the_dataset_are_noticed(place: Place) -> None:
+def test_accounts_that_do_not_fit_the_dataset_are_noticed(place: SoakPlace) -> None:
     """A line more than the ledger knows."""
     _doctor(place, lambda lines: [*lines, lines[0]])
     problems = validate.validate(place, oracle.expect(place)).problems
     assert {problem.kind for problem in problems} == {"twice", "accounts", "verify"}
 
 
-def test_a_dead_letter_that_is_gone_or_of_a_good_line_is_noticed(place: Place) -> None:
+def test_a_dead_letter_that_is_gone_or_of_a_good_line_is_noticed(place: SoakPlace) -> None:
     """Each bad line has one, no good line has one, and each has a reason."""
     first, *rest = place.dead_letters.read_bytes().splitlines(keepends=True)
     place.dead_letters.write_bytes(b"".join(rest) + first.replace(b"soak-bad", b"soak"))
@@ -224,26 +224,26 @@ def test_a_dead_letter_that_is_gone_or_of_a_good_line_is_noticed(place: Place) -
     assert _kinds(place) == {"dead_letters": 1}
 
 
-def test_a_line_that_was_never_read_is_noticed(place: Place) -> None:
+def test_a_line_that_was_never_read_is_noticed(place: SoakPlace) -> None:
     """A shard grows by a copy of one of its lines after the daemon has ended."""
     shard = next(path for path in sorted(place.shards.glob("*.jsonl")) if path.read_bytes().endswith(b"\n"))
     shard.write_bytes(shard.read_bytes() + shard.read_bytes().splitlines(keepends=True)[0])
     assert _kinds(place) == {"lines_lost": 1}
 
 
-def test_a_shard_that_does_not_hold_what_was_written_is_noticed(place: Place) -> None:
+def test_a_shard_that_does_not_hold_what_was_written_is_noticed(place: SoakPlace) -> None:
     """The file system lied: that is no fault of the daemon, and it is told apart."""
     shard = next(path for path in sorted(place.shards.glob("*.jsonl")) if path.read_bytes().endswith(b"\n"))
     shard.write_bytes(shard.read_bytes() + b'{"soak": 1}\n')
     assert _kinds(place)["shards_changed"] == 1
 
 
-def _doctor(place: Place, change: Callable[[list[bytes]], list[bytes]]) -> None:
+def _doctor(place: SoakPlace, change: Callable[[list[bytes]], list[bytes]]) -> None:
     lines = place.dataset.read_bytes().splitlines(keepends=True)
     place.dataset.write_bytes(b"".join(change(lines)))
 
 
-def _as_dataset_line(place: Place, marks: set[str]) -> bytes:
+def _as_dataset_line(place: SoakPlace, marks: set[str]) -> bytes:
     """Return a line of a shard as the daemon would have written it."""
     for shard in sorted(place.shards.glob("run-*.jsonl")):
         for line in shard.read_bytes().splitlines():
@@ -261,7 +261,7 @@ def _as_dataset_line(place: Place, marks: set[str]) -> bytes:
 
 def _watched(path: Path, change: Callable[[], object]) -> list[str]:
     """Return what a watcher says of a change after it has seen the file."""
-    problems: list[Problem] = []
+    problems: list[BrokenPromise] = []
     with Watcher(path, problems.append) as watcher:
         watcher.look()
         change()
@@ -307,7 +307,7 @@ def _replace(path: Path) -> None:
 def test_journals_tell_whole_entries_once(tmp_path: Path) -> None:
     """An entry that a kill cut off told of an act that had not begun."""
     journals = Journals(tmp_path)
-    with Journal(tmp_path, "one") as journal:
+    with SoakJournal(tmp_path, "one") as journal:
         journal.did("this")
         assert len(list(journals.news())) == 1
         journal.did("that", 0)

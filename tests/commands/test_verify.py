@@ -25,7 +25,7 @@ import streamer
 from streamer.base.errors import ConfigError, MissingExtraError
 from streamer.base.spill_counts import Tally
 from streamer.commands.verify.cli import verify
-from streamer.commands.verify.inspect import FINDINGS_KEPT, Report, inspect
+from streamer.commands.verify.inspect import FINDINGS_KEPT, VerifyReport, inspect
 from streamer.core.records.key import DedupBy
 from streamer.core.records.layouts import MalformedError, read
 from streamer.core.records.schema import METADATA_KEYS, Kind, check_line
@@ -118,7 +118,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def kinds(report: Report) -> dict[str, int]:
+def kinds(report: VerifyReport) -> dict[str, int]:
     """Return everything that was found, by kind."""
     return report.problems.counts | report.warnings.counts
 

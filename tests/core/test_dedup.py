@@ -21,7 +21,7 @@ from tests.helpers.producer import PNG, call, dialogue, iso, jsonl, messages
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from streamer.core.records.model import Record
+    from streamer.core.records.model import SourceRecord
 
 OUTCOME = Outcome(1, "run-a", 3, 1, 8, "2026-01-01", None, qualifies=True, rule="r")
 SHARD = "sft_run-a.jsonl"
@@ -51,7 +51,7 @@ talks = st.builds(lambda some, last: [*some, last], st.lists(asked | replies, mi
 """Conversations that end with a reply."""
 
 
-def taken(value: Any, shard: str = SHARD) -> Record:
+def taken(value: Any, shard: str = SHARD) -> SourceRecord:
     """Return the record of a line's value."""
     return read(jsonl(value).rstrip(b"\n"), shard)
 
@@ -389,7 +389,7 @@ def test_a_key_is_the_same_wherever_it_is_computed(line: str) -> None:
     assert wrong == []
 
 
-def shallow(data: bytes) -> Record | None:
+def shallow(data: bytes) -> SourceRecord | None:
     """Return the record of a line, None if that is nested too deeply."""
     with suppress(MalformedError):
         return read(data, SHARD)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from streamer.core.records.dataset_line import encode_line
 from streamer.core.records.key import DedupBy, record_key
 from streamer.core.records.layouts import MalformedError, read
-from streamer.core.records.model import Outcome, Record
+from streamer.core.records.model import Outcome, SourceRecord
 from streamer.core.records.schema import check_line
 from streamer.core.records.trace_calls import Call, read_call
 from streamer.core.records.trace_messages import Decision, Decisions, Row, from_completion
@@ -35,14 +35,14 @@ def decisions(
     return [*found, *grouped.finish()]
 
 
-def records(rows: list[Row], calls: list[Call] | None = None) -> list[Record]:
+def records(rows: list[Row], calls: list[Call] | None = None) -> list[SourceRecord]:
     """Return the records of rows; none of them may be unusable."""
     found = [one.found for one in decisions(rows, calls)]
-    assert all(isinstance(one, Record) for one in found), found
-    return [one for one in found if isinstance(one, Record)]
+    assert all(isinstance(one, SourceRecord) for one in found), found
+    return [one for one in found if isinstance(one, SourceRecord)]
 
 
-def only(rows: list[Row], calls: list[Call] | None = None) -> Record:
+def only(rows: list[Row], calls: list[Call] | None = None) -> SourceRecord:
     """Return the one record of rows."""
     [record] = records(rows, calls)
     return record
@@ -138,7 +138,7 @@ def test_a_long_plain_reply_that_was_cut_is_a_dead_letter() -> None:
 def test_a_decision_without_a_reply_row_is_a_dead_letter() -> None:
     """A rollout that ended after the prompt has nothing to learn from, and says so."""
     [first, last] = decisions([*decision(0), *decision(1, first=4)[:2]])
-    assert isinstance(first.found, Record)
+    assert isinstance(first.found, SourceRecord)
     assert isinstance(last.found, MalformedError)
     assert (last.found.reason, last.turn, last.first, last.last) == ("reply_missing", 1, 4, 5)
 
@@ -256,7 +256,7 @@ def test_a_decision_that_is_too_long_is_dropped_while_it_is_read() -> None:
     [long, good] = [*grouped.feed([*decision(1, first=200)]), *grouped.finish()]
     assert isinstance(long.found, MalformedError)
     assert (long.found.reason, long.first, long.last) == ("too_long", 1, 199)
-    assert isinstance(good.found, Record)
+    assert isinstance(good.found, SourceRecord)
 
 
 @given(page=st.integers(1, 12), turns=st.integers(1, 6))
@@ -297,7 +297,7 @@ def test_whatever_rows_hold_they_give_lines_that_are_fine_or_dead_letters(raw: l
     """Hostile rows raise nothing, and every record is a line without a problem."""
     rows = [Row(i, step, kind, content, metadata) for i, (step, kind, content, metadata) in enumerate(raw, 1)]
     for one in decisions(rows):
-        if isinstance(one.found, Record):
+        if isinstance(one.found, SourceRecord):
             line = encode_line(one.found, OUTCOME, "traces.db")
             problems = [f for f in check_line(line).findings if not f.kind.is_warning]
             assert problems == []

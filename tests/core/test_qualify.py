@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.core.records.conversation import of_messages
-from streamer.core.records.model import Record
+from streamer.core.records.model import SourceRecord
 from streamer.core.verdicts.qualify import Images, RecordRules, below_bar
 
 
-def record(turn: Any = 0, model: Any = "gpt-5-nano", *, has_image: bool = False) -> Record:
+def record(turn: Any = 0, model: Any = "gpt-5-nano", *, has_image: bool = False) -> SourceRecord:
     """Return a record of which only that matters."""
-    return Record("run-a", of_messages([]), has_image, turn=turn, model=model)
+    return SourceRecord("run-a", of_messages([]), has_image, turn=turn, model=model)
 
 
 def test_without_rules_every_record_of_a_good_rollout_gets_in() -> None:

@@ -21,7 +21,7 @@ from streamer.base.files import Files, SystemClock
 from streamer.core.records.key import DedupBy
 from streamer.daemon.pipeline import Pipeline
 from streamer.store.dataset.dead_letters import dead_letters_path
-from streamer.store.dataset.writer import Dataset
+from streamer.store.dataset.writer import DatasetWriter
 from streamer.store.parts.parts import RollRules
 from tests.helpers.crash_child import HALF_A_REWRITE, HALF_A_WRITE
 from tests.helpers.producer import (
@@ -570,6 +570,6 @@ def test_a_dataset_that_cannot_be_opened_is_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "good.jsonl"
     path.mkdir()
     with pytest.raises(UnavailableError) as caught:
-        Dataset(path, Files(), SystemClock(), RollRules()).open()
+        DatasetWriter(path, Files(), SystemClock(), RollRules()).open()
     assert caught.value.where == str(path)
     assert caught.value.retry

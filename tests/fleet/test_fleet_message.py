@@ -22,7 +22,7 @@ from streamer.fleet.message import (
     ORIGIN,
     SKIPPED,
     Message,
-    Place,
+    MessagePlace,
     headers,
     pack,
     read,
@@ -35,7 +35,7 @@ LINE = (
     b'"metadata":{"run_id":"r","turn":0,"timestamp":null}}\n'
 )
 PLACES = st.builds(
-    Place,
+    MessagePlace,
     st.from_regex(r"[A-Za-z0-9_-]{1,64}\.[a-z0-9]{1,32}", fullmatch=True),
     st.from_regex(r"[a-z0-9]{1,32}", fullmatch=True),
     st.integers(1, LAST_NUMBER),
@@ -172,9 +172,9 @@ def test_what_is_not_packed_as_we_do_is_refused(body: bytes) -> None:
 
 def test_a_message_is_as_long_as_it_says() -> None:
     """The headers of the longest names fit into the room that is kept for them."""
-    place = Place("h" * 64 + "." + "a" * 32, "b" * 32, LAST_NUMBER)
+    place = MessagePlace("h" * 64 + "." + "a" * 32, "b" * 32, LAST_NUMBER)
     message = Message(place, packed=True, object="o" * 200, holds=b"k" * 16)
     found = headers(message, "p" * 64 + "-" + "d" * 64, "i" * 100)
     size = sum(len(name) + len(value) + 4 for name, value in found.items()) + len("NATS/1.0\r\n\r\n")
     assert size < 1024
-    assert msgspec.json.decode(msgspec.json.encode(place), type=Place) == place
+    assert msgspec.json.decode(msgspec.json.encode(place), type=MessagePlace) == place

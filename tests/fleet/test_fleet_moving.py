@@ -17,7 +17,7 @@ from streamer.base.files import Files
 from streamer.config.fleet_names import bucket_of, parse_buckets, shown_buckets
 from streamer.fleet import durability, moving, origins
 from streamer.store.ledger.ledger import Ledger
-from streamer.store.ledger.transactions import Batch
+from streamer.store.ledger.transactions import BatchCommit
 from streamer.store.parts.parts import Part
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def ledger(path: Path, held: list[bytes], rows: list[tuple[Any, ...]] = []) -> P
     async def main() -> None:
         async with Ledger.open(path, Files()) as opened:
             await opened.forget_keys(DEDUP)
-            await opened.commit(Batch(appended=[(key, place) for place, key in enumerate(held)]))
+            await opened.commit(BatchCommit(appended=[(key, place) for place, key in enumerate(held)]))
             await opened.transact(origins.prepare)
             await opened.transact(lambda db: origins.take_over(db, 1, rows))
 
@@ -181,10 +181,10 @@ def test_whatever_a_monitoring_answers_is_a_finding(said: Any) -> None:
 
 def test_a_head_can_be_read_as_it_was_written() -> None:
     """What stands on the servers for weeks has a version."""
-    head = moving.Head(1, 7, 32, DEDUP, 0, (ROW,))
+    head = moving.HandoffHead(1, 7, 32, DEDUP, 0, (ROW,))
     line = (
         b'{"format":1,"bucket":7,"buckets":32,"dedup":"conversation/2","keys":0,'
         b'"origins":[["eval-1.ab","l1","[[1,3],[7,9]]",6,5.0]]}'
     )
     assert msgspec.json.encode(head) == line
-    assert msgspec.json.decode(line, type=moving.Head) == head
+    assert msgspec.json.decode(line, type=moving.HandoffHead) == head

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from streamer.config.fleet_names import bucket_of, host_name, is_name, parse_buckets
 from streamer.fleet import origins
 from streamer.fleet.lane import Lane
-from streamer.fleet.message import Place
+from streamer.fleet.message import MessagePlace
 from streamer.fleet.origins import MOST_RANGES, Held, extended, whole
 from streamer.fleet.receipts import MOST_MARKS, Mark, Receipt, is_lost, read_ask, read_receipts, thinned
 from streamer.store.ledger.delivery import Delivered
@@ -181,24 +181,24 @@ class TestOrigins:
     def test_what_was_taken_is_held_up_to_the_first_gap(self, db: sqlite3.Connection) -> None:
         """A gap that is filled later counts from then on."""
         for numbers, expected in (([1, 2], 2), ([4], 2), ([3], 4)):
-            held = [Held(Place("h.a", "l", number), 5) for number in numbers]
+            held = [Held(MessagePlace("h.a", "l", number), 5) for number in numbers]
             assert origins.take(db, held, 0.0) == {("h.a", 5, "l"): expected}
         assert origins.number_held(db, "h.a", 5, "l") == 4
         assert origins.number_held(db, "h.a", 6, "l") == 0
-        assert origins.already(db, [(5, Place("h.a", "l", 3)), (5, Place("h.a", "l", 9))]) == {
-            (5, Place("h.a", "l", 3))
+        assert origins.already(db, [(5, MessagePlace("h.a", "l", 3)), (5, MessagePlace("h.a", "l", 9))]) == {
+            (5, MessagePlace("h.a", "l", 3))
         }
 
     def test_a_key_that_another_one_sent_is_held_if_it_is_there(self, db: sqlite3.Connection) -> None:
         """Nothing is believed of what a collector says of keys."""
         db.execute("INSERT INTO record VALUES (?)", (b"there",))
-        held = [Held(Place("h.a", "l", 1), 0, b"there"), Held(Place("h.a", "l", 2), 0, b"not there")]
+        held = [Held(MessagePlace("h.a", "l", 1), 0, b"there"), Held(MessagePlace("h.a", "l", 2), 0, b"not there")]
         assert origins.take(db, held, 0.0) == {("h.a", 0, "l"): 1}
 
     def test_lives_that_are_long_over_are_forgotten(self, db: sqlite3.Connection) -> None:
         """A collector that starts every minute does not fill the ledger."""
         for life in range(200):
-            origins.take(db, [Held(Place("h.a", str(life), 1), 0)], 0.0)
+            origins.take(db, [Held(MessagePlace("h.a", str(life), 1), 0)], 0.0)
         (rows,) = db.execute("SELECT count(*) FROM origin").fetchone()
         assert rows == 16
         assert origins.number_held(db, "h.a", 0, "199") == 1

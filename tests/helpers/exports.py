@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from streamer.commands.export.options import Format, Options
-from streamer.commands.export.report import Report
+from streamer.commands.export.report import ExportReport
 from streamer.commands.export.run import export
 from streamer.core.records.schema import METADATA_KEYS
 
@@ -87,7 +87,7 @@ def write(path: Path, *values: Any) -> Path:
 
 def run(
     dataset: Path, to: str, out: Path | None = None, *, overwrite: bool = False, **options: Any
-) -> tuple[Path, Report]:
+) -> tuple[Path, ExportReport]:
     """Export a dataset; return the folder and the report, after seeing that the accounts add up."""
     folder = out or dataset.with_name(f"{to}-{len(list(dataset.parent.iterdir()))}")
     ledger = dataset.with_name(f"{dataset.name}.ledger")

@@ -17,7 +17,7 @@ from streamer.base.files import Files
 from streamer.config import Flags, load
 from streamer.daemon.observers.health import Health
 from streamer.fleet import origins
-from streamer.fleet.message import Place as Sent
+from streamer.fleet.message import MessagePlace
 from streamer.fleet.origins import Held
 from streamer.store.ledger import delivery
 from streamer.store.ledger.delivery import Delivered, Progress, Undeliverable
@@ -63,7 +63,7 @@ def as_writer(ledger: Path, hosts: Mapping[str, tuple[int, float]], owned: Itera
 
     def take(db: sqlite3.Connection) -> None:
         for origin, (records, ago) in hosts.items():
-            held = [Held(Sent(origin, "1a", number), number % 4) for number in range(1, records + 1)]
+            held = [Held(MessagePlace(origin, "1a", number), number % 4) for number in range(1, records + 1)]
             origins.take(db, held, now - ago)
 
     transact(ledger, origins.prepare, partial(origins.writer, new="cd"), take)

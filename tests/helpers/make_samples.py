@@ -24,7 +24,7 @@ from streamer import follow
 from streamer.base.files import Files
 from streamer.commands.compact.run import compact
 from streamer.config import Flags, load
-from streamer.fleet.receipts import Ask, Receipt
+from streamer.fleet.receipts import Receipt, ReceiptRequest
 from tests.commands.test_run import Place, ended, until
 from tests.helpers.frozen import coming, freeze, said, stable
 from tests.helpers.producer import EPOCH, FakeClock, add_outcome, correct_outcome, dialogue, jsonl, messages, work_off
@@ -216,7 +216,7 @@ def make_fleet(target: Path, folder: Path) -> dict[str, Any]:
             "owners": owners,
             "keys": keys,
             "receipt": msgspec.json.encode([Receipt(3, "eval.ab", "1a", 7, "cd", 5, 9, idle=True)]).decode(),
-            "ask": msgspec.json.encode(Ask("eval.ab", "1a")).decode(),
+            "ask": msgspec.json.encode(ReceiptRequest("eval.ab", "1a")).decode(),
             "hosts": {
                 host.folder.name: {
                     "status": answer(host, "status"),

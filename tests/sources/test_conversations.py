@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from streamer.core.records.model import Record
+from streamer.core.records.model import SourceRecord
 from streamer.sources.conversations import Conversations, Pages
 from streamer.sources.trace_db import open_for_batch
 from tests.helpers.producer import make_traces
@@ -44,7 +44,7 @@ def test_what_was_said_comes_from_the_events(tmp_path: Path) -> None:
     with open_for_batch(path, 0) as db:
         for rows in (1, 2, 100):
             found = [one.found for one in Conversations(Pages(db, path, rows=rows)).decisions("a")]
-            records = [one for one in found if isinstance(one, Record)]
+            records = [one for one in found if isinstance(one, SourceRecord)]
             assert [one.messages[-1]["content"] for one in records] == [f"say {turn}" for turn in range(5)]
             assert {(one.model, one.provider) for one in records} == {("gpt", "custom")}
 

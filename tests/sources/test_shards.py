@@ -13,7 +13,7 @@ from streamer.base.files import Files
 from streamer.core.records.model import Cursor, Line, Span, State
 from streamer.sources.folder import OwnFiles
 from streamer.sources.reader import Budget, Overwritten, ShardRead, ShardReader, Unreadable
-from streamer.sources.shards import Found, ShardFolder
+from streamer.sources.shards import FoundShard, ShardFolder
 from tests.helpers.producer import FakeClock
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class TestScan:
         (root / "a.jsonl").write_bytes(b"one\n")
         state = (root / "a.jsonl").stat()
         expected = (state.st_dev, state.st_ino, 4, state.st_mtime_ns, state.st_ctime_ns)
-        assert list(folder(root).scan()) == [Found("a.jsonl", expected)]
+        assert list(folder(root).scan()) == [FoundShard("a.jsonl", expected)]
 
 
 class TestLines:

@@ -15,7 +15,7 @@ from streamer.daemon.daemon import Daemon
 from streamer.daemon.observers.systemd import Notifier
 from streamer.sources.reader import Budget
 from streamer.sources.shards import ShardFolder
-from streamer.sources.shelf import Kept, Shelf, of_read, of_span
+from streamer.sources.shelf import CachedLines, Shelf, of_read, of_span
 from tests.helpers.producer import FakeClock, accounts, add_outcome, dialogue, jsonl, make_traces, records, settings
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class TestWhatIsKept:
         """The number that a ledger has for a shard is no part of it."""
         shelf = Shelf()
         cursor, budget = Cursor("a.jsonl", id=7, offset=5, lines=1), Budget(10, 1000)
-        shelf.keep(of_read(cursor, budget), Kept([line(1)], [], cursor))
+        shelf.keep(of_read(cursor, budget), CachedLines([line(1)], [], cursor))
         found = shelf.find(of_read(msgspec.structs.replace(cursor, id=8), Budget(10, 1000)), budget)
         assert found is not None
         assert (budget.lines, budget.size) == (9, 990)
@@ -158,7 +158,7 @@ class TestWhatIsKept:
         shelf = Shelf()
         budget = Budget(1000, 1 << 30)
         for number in range(4):
-            shelf.keep(number, Kept([line(1, 4 << 20)], []))
+            shelf.keep(number, CachedLines([line(1, 4 << 20)], []))
         assert [shelf.find(number, budget) is not None for number in range(4)] == [True, True, False, False]
 
     def test_a_folder_is_listed_once_a_round(self, folder: Path) -> None:

@@ -19,7 +19,7 @@ from streamer.base.files import Files
 from streamer.core.records.key import DedupBy
 from streamer.fleet import message, moving, origins
 from streamer.fleet.owners import Owner
-from streamer.fleet.receipts import Ask, Receipt
+from streamer.fleet.receipts import Receipt, ReceiptRequest
 from streamer.store.ledger import delivery
 from streamer.store.ledger.ledger import Ledger
 from tests.commands.test_run import Place
@@ -248,6 +248,6 @@ class TestFleet:
         owners = [msgspec.json.decode(text, type=Owner) for text in fleet["owners"].values()]
         assert [owner.state for owner in owners] == ["owned", "owned", "owned", "released"]
         assert [bool(owner.keys) for owner in owners] == [False, False, False, True]
-        assert msgspec.json.decode(fleet["ask"], type=Ask) == Ask("eval.ab", "1a")
+        assert msgspec.json.decode(fleet["ask"], type=ReceiptRequest) == ReceiptRequest("eval.ab", "1a")
         receipt = Receipt(3, "eval.ab", "1a", 7, "cd", 5, 9, idle=True)
         assert msgspec.json.decode(fleet["receipt"], type=list[Receipt]) == [receipt]

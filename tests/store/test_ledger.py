@@ -20,7 +20,7 @@ from streamer.core.records.model import Cursor, Outcome, Span, State
 from streamer.core.verdicts.join import JoinRule
 from streamer.store.ledger.ledger import Ledger
 from streamer.store.ledger.schema import APPLICATION_ID, SCHEMA_VERSION
-from streamer.store.ledger.transactions import Batch
+from streamer.store.ledger.transactions import BatchCommit
 from streamer.store.views.snapshot import snapshot
 from tests.helpers.producer import (
     FakeClock,
@@ -106,11 +106,11 @@ async def perform(ledger: Ledger, action: tuple[Any, ...]) -> None:
     name, *values = action
     if name == "commit":
         cursors = [Cursor(f"{i}.jsonl", id=i, stat=(1, i, 0, 0, 0)) for i in (1, 2, 3)]
-        await ledger.commit(Batch(cursors=cursors, spans=values[0], due=values[1]))
+        await ledger.commit(BatchCommit(cursors=cursors, spans=values[0], due=values[1]))
     elif name == "judge again":
         found = [span for span, _ in await ledger.due(values[0])]
         judged = [msgspec.structs.replace(span, state=State.DUPLICATE, reason="") for span in found]
-        await ledger.commit(Batch(taken=found, spans=judged))
+        await ledger.commit(BatchCommit(taken=found, spans=judged))
     elif name == "overwritten":
         await ledger.overwritten(values[0])
     elif name == "expire":
@@ -152,7 +152,7 @@ def test_the_tally_is_the_sum_of_the_spans_whatever_happens(
 def test_a_transaction_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     """Cursors, verdicts, keys and lengths come together or not at all."""
     span = Span(1, 0, 10, 1, 1, "a", State.APPENDED)
-    batch = Batch(cursors=[Cursor("1.jsonl", id=1)], spans=[span], appended=[(b"key", 0)], dataset_length=10)
+    batch = BatchCommit(cursors=[Cursor("1.jsonl", id=1)], spans=[span], appended=[(b"key", 0)], dataset_length=10)
 
     async def work(ledger: Ledger) -> None:
         await ledger.commit(batch)
@@ -174,9 +174,9 @@ def test_a_ledger_that_someone_holds_is_tried_again(tmp_path: Path) -> None:
         with closing(sqlite3.connect(tmp_path / "ledger", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(UnavailableError) as caught:
-                await ledger.commit(Batch())
+                await ledger.commit(BatchCommit())
             assert caught.value.retry
-        await ledger.commit(Batch())
+        await ledger.commit(BatchCommit())
 
     with_ledger(tmp_path / "ledger", work)
 
@@ -186,7 +186,7 @@ def test_undecodable_names_come_back_as_they_were(tmp_path: Path) -> None:
     cursor = Cursor("\udcff/a.jsonl", 1, 10, 2, 12, b"f", (2**63 - 1, 2, 5, 6, 7))
 
     async def work(ledger: Ledger) -> None:
-        await ledger.commit(Batch(cursors=[cursor]))
+        await ledger.commit(BatchCommit(cursors=[cursor]))
         assert await ledger.cursors({cursor.path: 1, "other": 0}) == ({cursor.path: cursor}, [])
 
     with_ledger(tmp_path / "ledger", work)

@@ -21,7 +21,7 @@ CREATE INDEX temp.doomed_value_place ON doomed_value (place);
 """
 
 
-class Line(msgspec.Struct, frozen=True):
+class MarkedLine(msgspec.Struct, frozen=True):
     """One line that is to be taken out of a part; ``values`` are what it counts as for caps."""
 
     place: int
@@ -45,7 +45,7 @@ def prepare(db: sqlite3.Connection) -> None:
     db.executescript(_SCHEMA)
 
 
-def add(db: sqlite3.Connection, lines: Iterable[Line]) -> None:
+def add(db: sqlite3.Connection, lines: Iterable[MarkedLine]) -> None:
     """Take note of lines that are to go."""
     for line in lines:
         row = db.execute("SELECT offset, claimed FROM record WHERE key = ?", (line.key,)).fetchone()

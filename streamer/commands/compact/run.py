@@ -211,7 +211,7 @@ class _Compactor:
     async def _judge(self, lines: Sequence[tuple[int, bytes]], part: int, withdrawn: frozenset[int]) -> None:
         facts = [facts_of(line) for _, line in lines]
         judge = await self._judge_of({one.run_id for one in facts if one is not None}, withdrawn)
-        found: list[doomed.Line] = []
+        found: list[doomed.MarkedLine] = []
         for (place, line), one in zip(lines, facts, strict=True):
             verdict = judge.verdict(one)
             if isinstance(verdict, str):
@@ -234,8 +234,8 @@ class _Compactor:
             turns = TurnBook(rewards, outcomes, rules.join, turn_rules)
         return Judge(outcomes, withdrawn, rules, turns)
 
-    def _doomed(self, place: int, line: bytes, part: int, session: str, verdict: Verdict) -> doomed.Line:
-        return doomed.Line(
+    def _doomed(self, place: int, line: bytes, part: int, session: str, verdict: Verdict) -> doomed.MarkedLine:
+        return doomed.MarkedLine(
             place,
             place + len(line),
             part,

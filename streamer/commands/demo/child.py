@@ -15,7 +15,7 @@ from streamer.base.text import printable
 _STOP_SECONDS = 10.0
 
 
-class Child:
+class DemoProcess:
     """A process that cannot outlive the demo; use it as a context manager.
 
     It has a session of its own, so that Ctrl-C reaches the demo alone and the demo decides who stops first.

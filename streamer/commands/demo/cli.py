@@ -9,7 +9,7 @@ import typer
 from streamer.base.errors import ConfigError
 from streamer.base.text import printable
 from streamer.commands.demo.episodes import require_crafter
-from streamer.commands.demo.place import Place
+from streamer.commands.demo.place import DemoPlace
 from streamer.commands.demo.show import Show
 
 
@@ -29,7 +29,7 @@ def demo(
     Example: streamer demo --rollouts 12 --folder /tmp/crafter-demo
     """
     require_crafter()
-    show = Show(Place(_fresh(folder)), rollouts, seed, pace)
+    show = Show(DemoPlace(_fresh(folder)), rollouts, seed, pace)
     try:
         faults = show.run()
     except KeyboardInterrupt:

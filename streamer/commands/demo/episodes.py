@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from streamer.base.errors import MissingExtraError
-from streamer.commands.demo.policy import STEPS, Decision, Place, Player, State
+from streamer.commands.demo.policy import STEPS, Place, Player, PlayerDecision, PlayerView
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ _CREATURES = ("player", "cow", "zombie", "skeleton", "arrow", "plant")
 """In the order of their numbers on Crafter's semantic map, which follow those of the materials."""
 
 
-class Turn(msgspec.Struct, frozen=True):
+class PlayedTurn(msgspec.Struct, frozen=True):
     """One decision and what came of it.
 
     ``earlier`` holds the actions of the turns before, the newest first. ``gained`` names the achievements
@@ -28,13 +28,13 @@ class Turn(msgspec.Struct, frozen=True):
     """
 
     number: int
-    before: State
+    before: PlayerView
     earlier: tuple[tuple[str, ...], ...]
-    decision: Decision
+    decision: PlayerDecision
     gained: tuple[str, ...]
 
 
-def play(seed: int, player: Player, turns: int) -> Iterator[Turn]:
+def play(seed: int, player: Player, turns: int) -> Iterator[PlayedTurn]:
     """Play one episode of at most ``turns`` turns; it ends early when the player dies.
 
     Raises:
@@ -48,7 +48,7 @@ def play(seed: int, player: Player, turns: int) -> Iterator[Turn]:
         decision = player(before)
         game.act(decision.actions)
         gained = tuple(name for name in game.state.unlocked if name not in before.unlocked)
-        yield Turn(number, before, earlier, decision, gained)
+        yield PlayedTurn(number, before, earlier, decision, gained)
         earlier = (decision.actions, *earlier)[:_REMEMBERED_TURNS]
         if game.state.over:
             return
@@ -86,13 +86,13 @@ class _Game:
                 return
             self.state = self._step(action)
 
-    def _step(self, action: str) -> State:
+    def _step(self, action: str) -> PlayerView:
         # Crafter keeps the direction to itself. Nobody sleeps here, so every move turns the player.
         self._facing = STEPS.get(action, self._facing)
         frame, _, over, info = self._env.step(self._numbers[action])
         self._steps += 1
         x, y = info["player_pos"].tolist()
-        return State(
+        return PlayerView(
             step=self._steps,
             position=(x, y),
             facing=self._facing,

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 
-class Place(msgspec.Struct, frozen=True):
+class DemoPlace(msgspec.Struct, frozen=True):
     """Where everything of one demo lies."""
 
     folder: Path

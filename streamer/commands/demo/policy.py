@@ -38,7 +38,7 @@ _TOOLS = ("place_table", "make_wood_pickaxe", "make_wood_sword")
 _TOOLS_TOO_EARLY = (*_TOOLS, "place_stone", "place_plant", "noop")
 
 
-class State(msgspec.Struct, frozen=True):
+class PlayerView(msgspec.Struct, frozen=True):
     """What a player sees before a turn.
 
     ``world`` names what stands on every tile, as ``world[x][y]``; y grows downwards. ``frame`` is the
@@ -61,14 +61,14 @@ class State(msgspec.Struct, frozen=True):
         return self.world[x][y] if inside else "void"
 
 
-class Decision(NamedTuple):
+class PlayerDecision(NamedTuple):
     """What a player says (may be empty) and the 2-5 actions it takes."""
 
     reply: str
     actions: tuple[str, ...]
 
 
-Player = Callable[[State], Decision]
+Player = Callable[[PlayerView], PlayerDecision]
 
 
 class Forager:
@@ -78,50 +78,50 @@ class Forager:
         # A player's dice, no secret.
         self._random = Random(seed)  # noqa: S311
 
-    def __call__(self, state: State) -> Decision:
+    def __call__(self, state: PlayerView) -> PlayerDecision:
         """Take the first of the player's aims that makes sense here."""
         aims = (self._build, self._plant, self._search_grass, self._fetch)
         decision = next((found for aim in aims if (found := aim(state))), None) or self._explore()
         return self._sometimes_silent(decision)
 
-    def _build(self, state: State) -> Decision | None:
+    def _build(self, state: PlayerView) -> PlayerDecision | None:
         if "place_table" in state.unlocked or state.inventory["wood"] < _WOOD_FOR_TOOLS:
             return None
         step = self._open_step(state, _WALKABLE)
         if step is None:
             return None
-        return Decision("That is enough wood: a table first, then the tools.", (step, *_TOOLS))
+        return PlayerDecision("That is enough wood: a table first, then the tools.", (step, *_TOOLS))
 
-    def _plant(self, state: State) -> Decision | None:
+    def _plant(self, state: PlayerView) -> PlayerDecision | None:
         if "place_plant" in state.unlocked or not state.inventory["sapling"]:
             return None
         step = self._open_step(state, frozenset({"grass"}))
         if step is None:
             return None
-        return Decision("The sapling goes into the ground, on free grass.", (step, "place_plant"))
+        return PlayerDecision("The sapling goes into the ground, on free grass.", (step, "place_plant"))
 
-    def _search_grass(self, state: State) -> Decision | None:
+    def _search_grass(self, state: PlayerView) -> PlayerDecision | None:
         on_grass = state.tile(_add(state.position, state.facing)) == "grass"
         if not on_grass or "collect_sapling" in state.unlocked or self._random.random() >= _GRASS_CHANCE:
             return None
         times = self._random.randint(MIN_ACTIONS, MAX_ACTIONS)
-        return Decision("Grass hides a sapling now and then — worth a try.", ("do",) * times)
+        return PlayerDecision("Grass hides a sapling now and then — worth a try.", ("do",) * times)
 
-    def _fetch(self, state: State) -> Decision | None:
+    def _fetch(self, state: PlayerView) -> PlayerDecision | None:
         wanted = _wanted(state)
         moves = route(state, frozenset(wanted))
         if moves is None:
             return None
         kind = _reached(state, moves)
         actions = (*moves, *("do",) * wanted[kind])[:MAX_ACTIONS]
-        return Decision(f"Nearest {kind}: {len(moves)} moves, first {_word(moves[0])} — on my way.", actions)
+        return PlayerDecision(f"Nearest {kind}: {len(moves)} moves, first {_word(moves[0])} — on my way.", actions)
 
-    def _explore(self) -> Decision:
+    def _explore(self) -> PlayerDecision:
         step = self._random.choice(list(STEPS))
         times = self._random.randint(MIN_ACTIONS + 1, MAX_ACTIONS)
-        return Decision(f"Nothing useful in reach; I scout {_word(step)}wards.", (step,) * times)
+        return PlayerDecision(f"Nothing useful in reach; I scout {_word(step)}wards.", (step,) * times)
 
-    def _open_step(self, state: State, ground: frozenset[str]) -> str | None:
+    def _open_step(self, state: PlayerView, ground: frozenset[str]) -> str | None:
         """Return a move after which the player faces free ground of the given kinds."""
         for step in self._random.sample(list(STEPS), len(STEPS)):
             beside = _add(state.position, STEPS[step])
@@ -130,7 +130,7 @@ class Forager:
                 return step
         return None
 
-    def _sometimes_silent(self, decision: Decision) -> Decision:
+    def _sometimes_silent(self, decision: PlayerDecision) -> PlayerDecision:
         silent = self._random.random() < _SILENCE_CHANCE
         return decision._replace(reply="") if silent else decision
 
@@ -142,15 +142,15 @@ class Wanderer:
         # As above.
         self._random = Random(seed)  # noqa: S311
 
-    def __call__(self, state: State) -> Decision:
+    def __call__(self, state: PlayerView) -> PlayerDecision:
         """Pick actions without a look at the map."""
         choices = (*STEPS, *_TOOLS_TOO_EARLY)
         actions = self._random.choices(choices, k=self._random.randint(MIN_ACTIONS, MAX_ACTIONS))
         reply = f"Step {state.step}, no plan yet: {_word(actions[0])} it is."
-        return Decision(reply, tuple(actions))
+        return PlayerDecision(reply, tuple(actions))
 
 
-def route(state: State, wanted: frozenset[str]) -> tuple[str, ...] | None:
+def route(state: PlayerView, wanted: frozenset[str]) -> tuple[str, ...] | None:
     """Return the shortest moves to the nearest tile of a wanted kind, or None if none can be reached.
 
     The last move bumps into that tile: it turns the player towards it without taking a step.
@@ -185,14 +185,14 @@ def _neighbours(place: Place) -> Iterator[tuple[str, Place]]:
         yield step, _add(place, direction)
 
 
-def _reached(state: State, moves: tuple[str, ...]) -> str:
+def _reached(state: PlayerView, moves: tuple[str, ...]) -> str:
     place = state.position
     for move in moves:
         place = _add(place, STEPS[move])
     return state.tile(place)
 
 
-def _wanted(state: State) -> dict[str, int]:
+def _wanted(state: PlayerView) -> dict[str, int]:
     """Return the kinds of tile worth a walk, with how often to ``do`` there."""
     wanted: dict[str, int] = {}
     if "place_table" not in state.unlocked:

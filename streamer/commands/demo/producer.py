@@ -27,7 +27,7 @@ from streamer.base.errors import MissingExtraError
 from streamer.commands.demo import shards
 from streamer.commands.demo.episodes import play, require_crafter
 from streamer.commands.demo.policy import Forager, Player, Wanderer
-from streamer.commands.demo.trace import Trace
+from streamer.commands.demo.trace import DemoTrace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +69,7 @@ class _Rollout(msgspec.Struct, frozen=True):
     shard: Path
 
 
-class Producer:
+class DemoProducer:
     """Plays rollouts one after the other.
 
     Args:
@@ -79,7 +79,7 @@ class Producer:
 
     """
 
-    def __init__(self, folder: Path, trace: Trace, seed: int) -> None:
+    def __init__(self, folder: Path, trace: DemoTrace, seed: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._trace = trace
@@ -126,8 +126,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         require_crafter()
-        with Trace(options.database) as trace:
-            rollouts = Producer(options.shards, trace, options.seed).rollouts(options.rollouts, options.pace)
+        with DemoTrace(options.database) as trace:
+            rollouts = DemoProducer(options.shards, trace, options.seed).rollouts(options.rollouts, options.pace)
             for number, rollout in enumerate(rollouts, start=1):
                 sys.stdout.write(f"{_line(number, options.rollouts, rollout)}\n")
                 sys.stdout.flush()

@@ -29,7 +29,7 @@ FATES = {
 """Name and colour of each count of a snapshot; the six sum up to the lines read."""
 
 
-class View(msgspec.Struct, frozen=True):
+class DemoView(msgspec.Struct, frozen=True):
     """What there is to see at one moment."""
 
     seconds: float
@@ -43,7 +43,7 @@ class View(msgspec.Struct, frozen=True):
 class Screen(Protocol):
     """Where views are shown."""
 
-    def show(self, view: View) -> None:
+    def show(self, view: DemoView) -> None:
         """Show one view; it may be skipped."""
 
 
@@ -54,7 +54,7 @@ class _PlainScreen:
         self._last = ""
         self._next = 0.0
 
-    def show(self, view: View) -> None:
+    def show(self, view: DemoView) -> None:
         """Print the accounts if they changed."""
         line = f"rollouts {view.played}/{view.rollouts}  {accounts(view.counts)}"
         if line == self._last or view.seconds < self._next:
@@ -69,7 +69,7 @@ class _LiveScreen:
     def __init__(self, live: Live) -> None:
         self._live = live
 
-    def show(self, view: View) -> None:
+    def show(self, view: DemoView) -> None:
         """Draw the view."""
         self._live.update(drawn(view), refresh=True)
 
@@ -85,7 +85,7 @@ def screen() -> Iterator[Screen]:
         yield _LiveScreen(live)
 
 
-def drawn(view: View) -> Group:
+def drawn(view: DemoView) -> Group:
     """Return a view as rich draws it; what models wrote is plain text in it."""
     head = Text(f"streamer demo  {view.seconds:5.1f} s  ", style="bold")
     head.append(f"rollouts {view.played}/{view.rollouts} ", style="default")

@@ -14,14 +14,14 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from streamer.commands.demo.policy import MAX_ACTIONS, MIN_ACTIONS, STEPS, Place, State
+from streamer.commands.demo.policy import MAX_ACTIONS, MIN_ACTIONS, STEPS, Place, PlayerView
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
     from pathlib import Path
 
-    from streamer.commands.demo.episodes import Turn
+    from streamer.commands.demo.episodes import PlayedTurn
 
 _MODEL = "scripted-forager"
 _PROVIDER = "demo"
@@ -45,7 +45,7 @@ Answer with one call of {_TOOL} with {MIN_ACTIONS} to {MAX_ACTIONS} actions out 
 """
 
 
-def record(run_id: str, turn: Turn, at: datetime, *, images: bool) -> dict[str, Any]:
+def record(run_id: str, turn: PlayedTurn, at: datetime, *, images: bool) -> dict[str, Any]:
     """Return one turn as the line of a shard holds it.
 
     Args:
@@ -76,7 +76,7 @@ def record(run_id: str, turn: Turn, at: datetime, *, images: bool) -> dict[str, 
     }
 
 
-def _describe(turn: Turn) -> str:
+def _describe(turn: PlayedTurn) -> str:
     """Return the state before a turn in words: what a prompt without images shows."""
     state = turn.before
     calls = [f"- {_TOOL}: {_arguments(actions)}" for actions in turn.earlier] or ["- none"]
@@ -147,17 +147,17 @@ def _arguments(actions: Sequence[str]) -> str:
     return json.dumps({"actions": list(actions)})
 
 
-def _inventory(state: State) -> str:
+def _inventory(state: PlayerView) -> str:
     held = {name: count for name, count in state.inventory.items() if count and name != "health"}
     return ", ".join(f"{name}:{count}" for name, count in held.items()) or "empty"
 
 
-def _map(state: State) -> list[str]:
+def _map(state: PlayerView) -> list[str]:
     (x, y), (width, height) = state.position, _SIGHT
     rows = range(y - height // 2, y + height // 2 + 1)
     columns = range(x - width // 2, x + width // 2 + 1)
     return [" ".join(_tile(state, (column, row)) for column in columns) for row in rows]
 
 
-def _tile(state: State, place: Place) -> str:
+def _tile(state: PlayerView, place: Place) -> str:
     return "player" if place == state.position else state.tile(place)

@@ -18,8 +18,8 @@ import typer
 from streamer.base.errors import UnavailableError
 from streamer.base.text import printable
 from streamer.commands.demo import screen
-from streamer.commands.demo.child import Child
-from streamer.commands.demo.place import Place
+from streamer.commands.demo.child import DemoProcess
+from streamer.commands.demo.place import DemoPlace
 from streamer.store.views.snapshot import Snapshot, snapshot
 
 _PAGE_PORT = 8765
@@ -45,13 +45,13 @@ class Show:
 
     """
 
-    def __init__(self, place: Place, rollouts: int, seed: int, pace: float) -> None:
+    def __init__(self, place: DemoPlace, rollouts: int, seed: int, pace: float) -> None:
         self.place = place
         self._rollouts = rollouts
         self._page = f"127.0.0.1:{_free_port()}" if _can_serve() else ""
         place.config.write_text(_config(place, self._page), "utf-8")
-        self._producer = Child("producer", place.log("producer"), _producer(place, rollouts, seed, pace))
-        self._daemon = Child("daemon", place.log("daemon"), _daemon(place))
+        self._producer = DemoProcess("producer", place.log("producer"), _producer(place, rollouts, seed, pace))
+        self._daemon = DemoProcess("daemon", place.log("daemon"), _daemon(place))
         self._started = time.monotonic()
         self._counts = snapshot(place.dataset)
         self._growth = [0]
@@ -82,7 +82,7 @@ class Show:
                 return []
             time.sleep(_POLL_SECONDS)
 
-    def _look(self) -> screen.View:
+    def _look(self) -> screen.DemoView:
         # A ledger that is busy right now is looked at again in a moment.
         with contextlib.suppress(UnavailableError):
             self._counts = snapshot(self.place.dataset)
@@ -90,7 +90,7 @@ class Show:
         # The producer says one line a rollout.
         played = self.place.log("producer").read_bytes().count(b"\n")
         replies = newest(self.place.dataset)
-        return screen.View(self._seconds(), self._rollouts, played, self._counts, tuple(self._growth), replies)
+        return screen.DemoView(self._seconds(), self._rollouts, played, self._counts, tuple(self._growth), replies)
 
     def _sum_up(self, seconds: float) -> list[str]:
         counts = snapshot(self.place.dataset)
@@ -106,12 +106,12 @@ class Show:
 class _Settling:
     """Tells when nothing more is to come after the producer has ended."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: DemoPlace) -> None:
         self._place = place
         self._counts: dict[str, int] = {}
         self._changed = 0.0
 
-    def settled(self, view: screen.View) -> bool:
+    def settled(self, view: screen.DemoView) -> bool:
         """Say whether every written line has its fate, or nothing has moved for a while."""
         if view.counts.counts != self._counts:
             self._counts, self._changed = view.counts.counts, view.seconds
@@ -119,17 +119,17 @@ class _Settling:
         return done or view.seconds - self._changed >= _SETTLE_SECONDS
 
 
-def _producer(place: Place, rollouts: int, seed: int, pace: float) -> list[str]:
+def _producer(place: DemoPlace, rollouts: int, seed: int, pace: float) -> list[str]:
     where = ["--shards", str(place.shards), "--database", str(place.database)]
     how = ["--rollouts", str(rollouts), "--seed", str(seed), "--pace", str(pace)]
     return [sys.executable, "-m", "streamer.commands.demo.producer", *where, *how]
 
 
-def _daemon(place: Place) -> list[str]:
+def _daemon(place: DemoPlace) -> list[str]:
     return [sys.executable, "-m", "streamer", "run", "--config", str(place.config)]
 
 
-def _config(place: Place, page: str) -> str:
+def _config(place: DemoPlace, page: str) -> str:
     """Return the daemon's configuration, with paths that hold wherever the folder is moved."""
     lines = ["[source]", f'shards = "{place.shards.name}"', f'database = "{place.database.name}"']
     lines += ["[dataset]", f'path = "{place.dataset.name}"']
@@ -155,7 +155,7 @@ def _where_to_look(page: str) -> str:
     return "no page: install the extra `web` to watch it grow in a browser (in a checkout: pip install '.[web]')"
 
 
-def _summary(place: Place, counts: Snapshot) -> Iterator[str]:
+def _summary(place: DemoPlace, counts: Snapshot) -> Iterator[str]:
     streamer = "streamer" if shutil.which("streamer") else f"{shlex.quote(sys.executable)} -m streamer"
     dataset = shlex.quote(_shown(place.dataset))
     yield screen.accounts(counts)

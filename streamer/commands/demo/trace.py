@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from streamer.commands.demo.episodes import Turn
+    from streamer.commands.demo.episodes import PlayedTurn
 
 BUSY_SECONDS = 5.0
 """How long a commit waits for readers; then it fails. The same as the real one's."""
@@ -57,7 +57,7 @@ CREATE INDEX IF NOT EXISTS idx_message_session_step ON messages (session_id, tim
 """
 
 
-class Trace:
+class DemoTrace:
     """A trace database being written; use it as a context manager.
 
     Args:
@@ -88,7 +88,7 @@ class Trace:
                 (session, _now(), _compact(metadata)),
             )
 
-    def turn(self, session: str, turn: Turn, record: dict[str, Any]) -> None:
+    def turn(self, session: str, turn: PlayedTurn, record: dict[str, Any]) -> None:
         """Add one turn: its timestep, messages, events and rewards.
 
         Args:
@@ -133,7 +133,7 @@ class Trace:
             (session, _step_id(number), number, number, _now()),
         )
 
-    def _messages(self, session: str, step: int, turn: Turn, record: dict[str, Any]) -> None:
+    def _messages(self, session: str, step: int, turn: PlayedTurn, record: dict[str, Any]) -> None:
         about = {"turn": turn.number, "step_id": _step_id(turn.number)}
         for message, text in zip(record["dialogue"], record["dialogue_text"], strict=True):
             content = {"role": message["role"], "text": text["content"], "content": message["content"]}
@@ -149,7 +149,7 @@ class Trace:
             (session, step, role, json.dumps(content, ensure_ascii=False), _seconds(), _compact(about)),
         )
 
-    def _events(self, session: str, step: int, turn: Turn, record: dict[str, Any]) -> int:
+    def _events(self, session: str, step: int, turn: PlayedTurn, record: dict[str, Any]) -> int:
         """Add the model's call and the environment's answer; return the id of the latter."""
         about = _compact({"turn": turn.number, "run_id": session, "step_id": _step_id(turn.number)})
         self._insert(
@@ -164,14 +164,14 @@ class Trace:
             (session, step, _seconds(), float(len(turn.gained)), about),
         )
 
-    def _rewards(self, session: str, event: int, turn: Turn) -> None:
+    def _rewards(self, session: str, event: int, turn: PlayedTurn) -> None:
         gained = _compact({"achievements": list(turn.gained)})
         self._reward(session, event, turn, "sparse", None)
         self._reward(session, event, turn, "achievement_delta", gained)
         if turn.gained:
             self._reward(session, event, turn, "unique_achievement_delta", gained)
 
-    def _reward(self, session: str, event: int, turn: Turn, kind: str, annotation: str | None) -> None:
+    def _reward(self, session: str, event: int, turn: PlayedTurn, kind: str, annotation: str | None) -> None:
         self._insert(
             "INSERT INTO event_rewards (event_id, session_id, turn_number, reward_value, reward_type,"
             " annotation, source, created_at) VALUES (?, ?, ?, ?, ?, ?, 'environment', ?)",

@@ -39,7 +39,7 @@ from streamer.sources.conversations import Conversations, Pages
 from streamer.sources.folder import shard_folder
 from streamer.sources.outcomes import OutcomePoller
 from streamer.sources.remote_pages import RemotePages
-from streamer.sources.shards import Found
+from streamer.sources.shards import FoundShard
 from streamer.sources.trace_db import locate, open_for_batch
 from streamer.store.ledger.schema import way_out
 from streamer.store.parts.parts import opened
@@ -57,7 +57,7 @@ _REMOTE_TYPES = frozenset(
 _OFF = frozenset({"0", "false", "f", "no", "n", "off"})
 
 
-_Check = Callable[[], Iterable["Finding"]]
+_Check = Callable[[], Iterable["DoctorFinding"]]
 
 
 class Level(StrEnum):
@@ -68,7 +68,7 @@ class Level(StrEnum):
     PROBLEM = "problem"
 
 
-class Finding(msgspec.Struct, frozen=True):
+class DoctorFinding(msgspec.Struct, frozen=True):
     """What one check saw, and what to do about it."""
 
     level: Level
@@ -76,7 +76,7 @@ class Finding(msgspec.Struct, frozen=True):
     remedy: str = ""
 
 
-def examine(configs: Sequence[Config], environ: Mapping[str, str]) -> Iterator[Finding]:
+def examine(configs: Sequence[Config], environ: Mapping[str, str]) -> Iterator[DoctorFinding]:
     """Yield the findings of every check, in the order in which they build on each other.
 
     What datasets have in common is looked at once; of what each has for itself, several are told by their names.
@@ -89,7 +89,7 @@ def examine(configs: Sequence[Config], environ: Mapping[str, str]) -> Iterator[F
     yield from _of_each(configs, _near, _room, _lock)
 
 
-def _of_this_machine(configs: Sequence[Config], environ: Mapping[str, str]) -> Iterator[Finding]:
+def _of_this_machine(configs: Sequence[Config], environ: Mapping[str, str]) -> Iterator[DoctorFinding]:
     """Look at shards and outcomes, and at what a daemon makes of them."""
     config = configs[0]
     source = config.source
@@ -107,64 +107,66 @@ def _of_this_machine(configs: Sequence[Config], environ: Mapping[str, str]) -> I
         yield from _checked(lambda: _watch_limits(source.shards))
 
 
-def _checked(*checks: _Check) -> Iterator[Finding]:
+def _checked(*checks: _Check) -> Iterator[DoctorFinding]:
     for check in checks:
         try:
             yield from check()
         except StreamerError as error:
-            yield Finding(Level.PROBLEM, f"cannot {error.op}: {error.where}: {error.cause}", error.hint)
+            yield DoctorFinding(Level.PROBLEM, f"cannot {error.op}: {error.where}: {error.cause}", error.hint)
 
 
-def _of_each(configs: Sequence[Config], *checks: Callable[[Config], Iterable[Finding]]) -> Iterator[Finding]:
+def _of_each(
+    configs: Sequence[Config], *checks: Callable[[Config], Iterable[DoctorFinding]]
+) -> Iterator[DoctorFinding]:
     for config in configs:
         name = f"{config.dataset.path.name}: " if len(configs) > 1 else ""
         for finding in _checked(*(partial(check, config) for check in checks)):
             yield msgspec.structs.replace(finding, what=f"{name}{finding.what}")
 
 
-def _shards(config: Config) -> Iterator[Found]:
+def _shards(config: Config) -> Iterator[FoundShard]:
     try:
         yield from shard_folder(config).scan()
     except OSError:
         return
 
 
-def _shard_folder(config: Config, environ: Mapping[str, str], shards: list[Found]) -> Iterator[Finding]:
+def _shard_folder(config: Config, environ: Mapping[str, str], shards: list[FoundShard]) -> Iterator[DoctorFinding]:
     folder = config.source.shards
     if not folder.is_dir():
-        yield Finding(
+        yield DoctorFinding(
             Level.PROBLEM,
             f"the shard folder {folder} is not there",
             "set SFT_OUTPUT_DIR (or TASKAPP_SFT_OUTPUT_DIR) where the task app is started, and the same here",
         )
     elif not os.access(folder, os.R_OK | os.X_OK):
-        yield Finding(
+        yield DoctorFinding(
             Level.PROBLEM, f"the shard folder {folder} cannot be read", f"sudo setfacl -m u:$USER:rx {folder}"
         )
     elif shards:
-        yield Finding(Level.OK, f"the shard folder {folder} holds {counted(len(shards), 'shard')}")
+        yield DoctorFinding(Level.OK, f"the shard folder {folder} holds {counted(len(shards), 'shard')}")
     else:
         yield from _why_empty(config, environ)
 
 
-def _why_empty(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
+def _why_empty(config: Config, environ: Mapping[str, str]) -> Iterator[DoctorFinding]:
     source = config.source
     others = sum(len(files) for _, _, files in os.walk(source.shards))
     if others:
-        yield Finding(
+        yield DoctorFinding(
             Level.PROBLEM,
             f"none of the {others:,} files in {source.shards} fits source.pattern {source.pattern!r}",
             "set source.pattern",
         )
         return
     if environ.get("TASKAPP_TRACING_ENABLED", "").strip().lower() in _OFF and "TASKAPP_TRACING_ENABLED" in environ:
-        yield Finding(
+        yield DoctorFinding(
             Level.PROBLEM,
             "TASKAPP_TRACING_ENABLED is off: the task app records nothing",
             "export TASKAPP_TRACING_ENABLED=1",
         )
         return
-    yield Finding(
+    yield DoctorFinding(
         Level.WARNING,
         f"the shard folder {source.shards} is empty",
         "if rollouts have ended: was the task app started with TASKAPP_TRACING_ENABLED=1 and with SFT_OUTPUT_DIR"
@@ -172,19 +174,19 @@ def _why_empty(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
     )
 
 
-def _shard_ends(config: Config, shards: list[Found]) -> Iterator[Finding]:
+def _shard_ends(config: Config, shards: list[FoundShard]) -> Iterator[DoctorFinding]:
     empty = [found for found in shards if not found.stat[2]]
     torn = [found for found in islice(shards, _SAMPLED) if found.stat[2] and not _ends(config, found)]
     if empty or torn:
         names = ", ".join(found.path for found in [*empty, *torn][:3])
-        yield Finding(
+        yield DoctorFinding(
             Level.WARNING,
             f"{counted(len(empty), 'shard')} empty, {len(torn):,} without a newline at the end ({names})",
             "if their rollouts are still being written, nothing; else the producer died, and the last line is lost",
         )
 
 
-def _ends(config: Config, found: Found) -> bool:
+def _ends(config: Config, found: FoundShard) -> bool:
     try:
         with open(config.source.shards / found.path, "rb") as shard:
             shard.seek(-1, os.SEEK_END)
@@ -193,10 +195,10 @@ def _ends(config: Config, found: Found) -> bool:
         return True
 
 
-def _database(config: Config) -> Iterator[Finding]:
+def _database(config: Config) -> Iterator[DoctorFinding]:
     path = locate(config.source.database)
     if isinstance(path, Path) and not path.exists():
-        yield Finding(
+        yield DoctorFinding(
             Level.PROBLEM,
             f"the trace database {path} is not there",
             "the producer makes it with its first session; else: --database FILE, TURSO_LOCAL_DB_URL or SQLD_DB_PATH",
@@ -204,35 +206,37 @@ def _database(config: Config) -> Iterator[Finding]:
         return
     rows, qualifying, sessions, rewarded = anyio.run(_count_outcomes, config)
     if not rows:
-        yield Finding(Level.WARNING, f"{path} has no outcome rows yet", "they come when rollouts end; is tracing on?")
+        yield DoctorFinding(
+            Level.WARNING, f"{path} has no outcome rows yet", "they come when rollouts end; is tracing on?"
+        )
     elif not qualifying:
-        yield Finding(
+        yield DoctorFinding(
             Level.WARNING,
             f"none of the {rows:,} outcomes in {path} meets: {config.qualify.where}",
             f"see what there is: {_shell(path)} 'SELECT total_reward, count(*) FROM outcome_rewards GROUP BY 1'",
         )
     else:
-        yield Finding(Level.OK, f"{path} has {rows:,} outcomes, {qualifying:,} meet: {config.qualify.where}")
+        yield DoctorFinding(Level.OK, f"{path} has {rows:,} outcomes, {qualifying:,} meet: {config.qualify.where}")
         yield from _turn_rewards(config, path, sessions, rewarded)
 
 
-def _turn_rewards(config: Config, path: Path | Server, sessions: int, rewarded: int) -> Iterator[Finding]:
+def _turn_rewards(config: Config, path: Path | Server, sessions: int, rewarded: int) -> Iterator[DoctorFinding]:
     turns = config.records.turn_rules
     if turns is None:
         return
     what = f"{rewarded:,} of {counted(sessions, 'session')} that qualify have rewards of the type {turns.type}"
     if rewarded:
-        yield Finding(Level.OK, what)
+        yield DoctorFinding(Level.OK, what)
     else:
         remedy = f"see which there are: {_shell(path)} 'SELECT reward_type, count(*) FROM event_rewards GROUP BY 1'"
-        yield Finding(Level.WARNING, what, f"set records.reward_type; {remedy}")
+        yield DoctorFinding(Level.WARNING, what, f"set records.reward_type; {remedy}")
 
 
 def _shell(path: Path | Server) -> str:
     return f"sqlite3 '{path}'" if isinstance(path, Path) else f"turso db shell '{path}'"
 
 
-def _conversations(config: Config) -> Iterator[Finding]:
+def _conversations(config: Config) -> Iterator[DoctorFinding]:
     path = locate(config.source.database, config.source.token)
     if config.source.conversations is From.SHARDS or (isinstance(path, Path) and not path.exists()):
         return
@@ -243,9 +247,9 @@ def _conversations(config: Config) -> Iterator[Finding]:
         with closing(RemotePages(path)) as pages:
             found = Conversations(pages).any()
     if found:
-        yield Finding(Level.OK, f"{path} holds conversations")
+        yield DoctorFinding(Level.OK, f"{path} holds conversations")
     else:
-        yield Finding(
+        yield DoctorFinding(
             Level.WARNING,
             f"{path} has no messages to take conversations from",
             'they come with the first rollout; else: source.conversations = "shards"',
@@ -269,7 +273,7 @@ async def _count_outcomes(config: Config) -> tuple[int, int, int, int]:
     return rows, qualifying, len(has_rewards), sum(has_rewards.values())
 
 
-def _matches(config: Config, shards: list[Found]) -> Iterator[Finding]:
+def _matches(config: Config, shards: list[FoundShard]) -> Iterator[DoctorFinding]:
     path = locate(config.source.database, config.source.token)
     sessions = {session for found in islice(shards, _SAMPLED) if (session := _session(config, found))}
     if not sessions or (isinstance(path, Path) and not path.exists()):
@@ -277,7 +281,7 @@ def _matches(config: Config, shards: list[Found]) -> Iterator[Finding]:
     try:
         found = _scored(path, sessions) if isinstance(path, Path) else _scored_there(path, sessions)
     except sqlite3.Error as error:
-        yield Finding(Level.PROBLEM, f"{path} cannot be asked for sessions: {error}", "see the finding above")
+        yield DoctorFinding(Level.PROBLEM, f"{path} cannot be asked for sessions: {error}", "see the finding above")
         return
     level = Level.OK if found == len(sessions) else Level.WARNING if found else Level.PROBLEM
     remedy = (
@@ -285,7 +289,7 @@ def _matches(config: Config, shards: list[Found]) -> Iterator[Finding]:
         if found
         else "shards and database are of different runs, or the run ids differ: see `streamer explain SHARD`"
     )
-    yield Finding(level, f"{found:,} of {len(sessions):,} sessions of shards have an outcome", remedy)
+    yield DoctorFinding(level, f"{found:,} of {len(sessions):,} sessions of shards have an outcome", remedy)
 
 
 def _scored(path: Path, sessions: set[str]) -> int:
@@ -306,7 +310,7 @@ def _scored_there(server: Server, sessions: set[str]) -> int:
     return int(rows[0][0])
 
 
-def _session(config: Config, found: Found) -> str | None:
+def _session(config: Config, found: FoundShard) -> str | None:
     try:
         with open(config.source.shards / found.path, "rb") as shard:
             return layouts.read(shard.readline(_FIRST_LINE), found.path).session
@@ -314,25 +318,25 @@ def _session(config: Config, found: Found) -> str | None:
         return None
 
 
-def _ledger(config: Config) -> Iterator[Finding]:
+def _ledger(config: Config) -> Iterator[DoctorFinding]:
     seen = snapshot(config.dataset.path, config.dataset.ledger)
     late = seen.reasons.get("waiting", {}).get(DUE_AFTER_OUTCOMES, 0)
     if late:
-        yield Finding(
+        yield DoctorFinding(
             Level.WARNING,
             f"{late:,} waiting lines are younger than every outcome of their session",
             'normal while rollouts of a repeated run id go on; else timestamps are not UTC: set join.rule = "max"',
         )
     size = _size(config.dataset.path)
     if size < seen.dataset_bytes:
-        yield Finding(
+        yield DoctorFinding(
             Level.PROBLEM,
             f"{config.dataset.path} holds {size:,} bytes, its ledger has committed {seen.dataset_bytes:,}",
             f"bring the file back, or go on with what is there: {way_out(config.dataset.ledger)}",
         )
     dead = seen.counts["dead_lettered"]
     if dead:
-        yield Finding(
+        yield DoctorFinding(
             Level.WARNING,
             f"{counted(dead, 'line')} could not be taken",
             f"jq -r .reason '{config.dataset.path}.dead.jsonl' | sort | uniq -c",
@@ -348,10 +352,10 @@ def _size(dataset: Path) -> int:
         return 0
 
 
-def _notifications(config: Config, watched: Path) -> Iterator[Finding]:
+def _notifications(config: Config, watched: Path) -> Iterator[DoctorFinding]:
     kind = _file_system(watched)
     if kind in _REMOTE_TYPES:
-        yield Finding(
+        yield DoctorFinding(
             Level.WARNING,
             f"{watched} is on {kind}: changes made elsewhere are not notified",
             "set source.force_polling = true, or leave it to the timed scan (source.scan_interval)",
@@ -361,9 +365,9 @@ def _notifications(config: Config, watched: Path) -> Iterator[Finding]:
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         return
     if anyio.run(_is_notified, folder):
-        yield Finding(Level.OK, f"notifications of changes arrive (tried in {folder})")
+        yield DoctorFinding(Level.OK, f"notifications of changes arrive (tried in {folder})")
     else:
-        yield Finding(
+        yield DoctorFinding(
             Level.WARNING,
             f"no notification of a change arrived in {folder}",
             "set source.force_polling = true",
@@ -403,7 +407,7 @@ def _file_system(folder: Path) -> str:
     return max(holding, default=(0, ""))[1]
 
 
-def _watch_limits(watched: Path) -> Iterator[Finding]:
+def _watch_limits(watched: Path) -> Iterator[DoctorFinding]:
     try:
         with open("/proc/sys/fs/inotify/max_user_watches", encoding="ascii") as file:
             limit = int(file.read())
@@ -411,16 +415,16 @@ def _watch_limits(watched: Path) -> Iterator[Finding]:
         return
     folders = sum(1 for _ in os.walk(watched))
     if folders > limit // 2:
-        yield Finding(
+        yield DoctorFinding(
             Level.WARNING,
             f"{folders:,} folders below the shard folder, {limit:,} watches allowed for each user",
             f"sudo sysctl fs.inotify.max_user_watches={4 * folders}",
         )
     else:
-        yield Finding(Level.OK, f"{counted(folders, 'folder')} to watch, {limit:,} watches allowed")
+        yield DoctorFinding(Level.OK, f"{counted(folders, 'folder')} to watch, {limit:,} watches allowed")
 
 
-def _fleet(config: Config) -> Iterator[Finding]:
+def _fleet(config: Config) -> Iterator[DoctorFinding]:
     names = Names(config.fleet.prefix, config.fleet.dataset)
 
     async def look() -> Stream:
@@ -429,32 +433,34 @@ def _fleet(config: Config) -> Iterator[Finding]:
 
     stream = anyio.run(look)
     check_dedup(stream, names, config.dedup.by)
-    yield Finding(Level.OK, f"the stream {names.stream} is there, with {counted(stream.buckets, 'bucket')}")
+    yield DoctorFinding(Level.OK, f"the stream {names.stream} is there, with {counted(stream.buckets, 'bucket')}")
 
 
-def _near(config: Config) -> Iterator[Finding]:
+def _near(config: Config) -> Iterator[DoctorFinding]:
     if config.near.is_on:
         Signer(config.near)
-        yield Finding(Level.OK, "all that finds near-duplicates is installed")
+        yield DoctorFinding(Level.OK, "all that finds near-duplicates is installed")
 
 
-def _room(config: Config) -> Iterator[Finding]:
+def _room(config: Config) -> Iterator[DoctorFinding]:
     for name, file in (("dataset", config.dataset.path), ("ledger", config.dataset.ledger)):
         folder = next(parent for parent in file.absolute().parents if parent.is_dir())
         if not os.access(folder, os.W_OK):
-            yield Finding(Level.PROBLEM, f"the folder of the {name}, {folder}, cannot be written", "see its rights")
+            yield DoctorFinding(
+                Level.PROBLEM, f"the folder of the {name}, {folder}, cannot be written", "see its rights"
+            )
         free = shutil.disk_usage(folder).free
         level, remedy = (
             (Level.OK, "") if free > _LITTLE_ROOM else (Level.WARNING, "make room: the daemon waits when it is full")
         )
-        yield Finding(level, f"{free / 1e9:,.1f} GB free for the {name} in {folder}", remedy)
+        yield DoctorFinding(level, f"{free / 1e9:,.1f} GB free for the {name} in {folder}", remedy)
 
 
-def _lock(config: Config) -> Iterator[Finding]:
+def _lock(config: Config) -> Iterator[DoctorFinding]:
     who = holder(lock_file(config.dataset.path))
-    yield Finding(Level.OK, f"the dataset is held by a daemon: {who}" if who else "no daemon holds the dataset")
+    yield DoctorFinding(Level.OK, f"the dataset is held by a daemon: {who}" if who else "no daemon holds the dataset")
 
 
-def misconfigured(error: ConfigError) -> Finding:
+def misconfigured(error: ConfigError) -> DoctorFinding:
     """Return the finding for a configuration that cannot be used."""
-    return Finding(Level.PROBLEM, f"cannot {error.op}: {error.where}: {error.cause}", error.hint)
+    return DoctorFinding(Level.PROBLEM, f"cannot {error.op}: {error.where}: {error.cause}", error.hint)

@@ -11,7 +11,7 @@ import typer
 
 from streamer.base.errors import ConfigError
 from streamer.base.text import printable
-from streamer.commands.doctor.checks import Finding, Level, examine, misconfigured
+from streamer.commands.doctor.checks import DoctorFinding, Level, examine, misconfigured
 from streamer.config import Flags, load_all
 
 _PROBLEMS_FOUND = 1
@@ -48,7 +48,7 @@ def doctor(
         raise typer.Exit(_PROBLEMS_FOUND)
 
 
-def _findings(config: Path | None, flags: Flags) -> Iterable[Finding]:
+def _findings(config: Path | None, flags: Flags) -> Iterable[DoctorFinding]:
     try:
         settings = load_all(config, os.environ, flags)
     except ConfigError as error:
@@ -56,7 +56,7 @@ def _findings(config: Path | None, flags: Flags) -> Iterable[Finding]:
     return examine(settings, os.environ)
 
 
-def _show(findings: Iterable[Finding]) -> None:
+def _show(findings: Iterable[DoctorFinding]) -> None:
     for finding in findings:
         first, *rest = finding.what.splitlines()
         typer.echo(f"{_MARKS[finding.level]}{printable(first)}")

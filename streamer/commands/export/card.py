@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from streamer.commands.export.chat import Record
+from streamer.commands.export.chat import ExportRecord
 from streamer.commands.export.options import Format, ImageMode, Options
-from streamer.commands.export.report import Report
+from streamer.commands.export.report import ExportReport
 from streamer.commands.export.selection import SplitCounts
 
 _DIGEST_BYTES = 16
@@ -33,7 +33,7 @@ _SHAPE = {
 }
 
 
-def card(report: Report, sample: Record) -> str:
+def card(report: ExportReport, sample: ExportRecord) -> str:
     """Return the text of the card.
 
     Args:
@@ -43,7 +43,7 @@ def card(report: Report, sample: Record) -> str:
     return "\n".join([*_front(report), *_body(report, sample)]) + "\n"
 
 
-def _front(report: Report) -> Iterator[str]:
+def _front(report: ExportReport) -> Iterator[str]:
     yield "---"
     yield "task_categories:"
     yield "- text-generation"
@@ -75,7 +75,7 @@ def _sharegpt_features(options: Options) -> Iterator[str]:
         yield from ("  - name: tools", "    dtype: string")
 
 
-def _body(report: Report, sample: Record) -> Iterator[str]:
+def _body(report: ExportReport, sample: ExportRecord) -> Iterator[str]:
     origin, options = report.origin, report.options
     yield "# Rollouts that ended well"
     yield ""

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from streamer.commands.export.images import is_image
-from streamer.commands.export.unfit import Reason, UnfitError
+from streamer.commands.export.unfit import Exclusion, UnfitError
 
 _CALL_KEYS = frozenset({"id", "type", "function", "index"})
 """``index`` is left from streaming, and says nothing that the order does not."""
@@ -16,7 +16,7 @@ _CALL_KEYS = frozenset({"id", "type", "function", "index"})
 _FUNCTION_KEYS = frozenset({"name", "arguments"})
 
 
-class Record(msgspec.Struct, frozen=True, gc=False):
+class ExportRecord(msgspec.Struct, frozen=True, gc=False):
     """One record of a dataset, as formats get it. ``data`` is its line, newline included."""
 
     line: int
@@ -48,7 +48,7 @@ def known(message: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     found = _said(message)
     unknown = sorted(found.keys() - set(keys))
     if unknown:
-        raise UnfitError(Reason.UNKNOWN_KEY, f"a message has {', '.join(map(repr, unknown))}")
+        raise UnfitError(Exclusion.UNKNOWN_KEY, f"a message has {', '.join(map(repr, unknown))}")
     return found
 
 
@@ -66,7 +66,7 @@ def text_of(part: dict[str, Any]) -> str:
         UnfitError: it is no text.
     """
     if part.get("type") != "text" or not isinstance(part.get("text"), str):
-        raise UnfitError(Reason.UNKNOWN_PART, f"a part of type {part.get('type')!r} is neither text nor image")
+        raise UnfitError(Exclusion.UNKNOWN_PART, f"a part of type {part.get('type')!r} is neither text nor image")
     text: str = part["text"]
     return text
 
@@ -91,7 +91,7 @@ def without_images(message: dict[str, Any]) -> dict[str, Any]:
         return message
     left = [part for part in content if not is_image(part)]
     if not left:
-        raise UnfitError(Reason.ONLY_IMAGES, "a message is nothing but images")
+        raise UnfitError(Exclusion.ONLY_IMAGES, "a message is nothing but images")
     return {**message, "content": plain_text(left)}
 
 
@@ -113,9 +113,9 @@ def object_of(arguments: str) -> dict[str, Any]:
     try:
         value = msgspec.json.decode(arguments or "{}")
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
-        raise UnfitError(Reason.ARGUMENTS, f"arguments are no JSON: {error}") from error
+        raise UnfitError(Exclusion.ARGUMENTS, f"arguments are no JSON: {error}") from error
     if not isinstance(value, dict):
-        raise UnfitError(Reason.ARGUMENTS, "arguments are JSON, but no object")
+        raise UnfitError(Exclusion.ARGUMENTS, "arguments are JSON, but no object")
     return value
 
 
@@ -124,6 +124,6 @@ def _call(call: dict[str, Any]) -> _Call:
     unknown = sorted((_said(call).keys() - _CALL_KEYS) | (function.keys() - _FUNCTION_KEYS))
     if unknown or call.get("type") not in (None, "function"):
         what = f"has {', '.join(map(repr, unknown))}" if unknown else f"is of type {call['type']!r}"
-        raise UnfitError(Reason.UNKNOWN_KEY, f"a tool call {what}")
+        raise UnfitError(Exclusion.UNKNOWN_KEY, f"a tool call {what}")
     identifier = call.get("id")
     return _Call(identifier if isinstance(identifier, str) else None, function["name"], function["arguments"])

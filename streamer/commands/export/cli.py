@@ -15,7 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from streamer import config as configuration
 from streamer.base.text import printable
 from streamer.commands.export.options import Format, ImageMode, Options, parse_splits, read_tools
-from streamer.commands.export.report import Report
+from streamer.commands.export.report import ExportReport
 from streamer.commands.export.run import EXCLUDED
 from streamer.commands.export.run import export as export_dataset
 
@@ -90,7 +90,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         yield lambda what, done, size: bar.update(task, description=what, completed=done, total=size)
 
 
-def _shown(report: Report, out: Path) -> Iterator[str]:
+def _shown(report: ExportReport, out: Path) -> Iterator[str]:
     width = len(f"{report.origin.lines:,}")
     yield f"{report.origin.lines:>{width},} lines"
     for split in report.splits:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from streamer.commands.export.unfit import Reason, UnfitError
+from streamer.commands.export.unfit import Exclusion, UnfitError
 from streamer.core.records.conversation import IMAGE_PARTS
 from streamer.core.records.images import image_url
 
@@ -71,9 +71,9 @@ def image_of(part: dict[str, Any]) -> Image:
     """
     url = image_url(part)
     if url is None:
-        raise UnfitError(Reason.BAD_IMAGE, "there is no URL or data in an image part")
+        raise UnfitError(Exclusion.BAD_IMAGE, "there is no URL or data in an image part")
     if url.startswith(("http://", "https://")):
-        raise UnfitError(Reason.REMOTE_IMAGE, "an image is on a server, and nothing is fetched")
+        raise UnfitError(Exclusion.REMOTE_IMAGE, "an image is on a server, and nothing is fetched")
     return Image(data := decoded(url), f"{blake3(data).hexdigest(_NAME_BYTES)}.{_suffix(data)}")
 
 
@@ -85,11 +85,11 @@ def decoded(url: str) -> bytes:
     """
     header, _, payload = url.partition(",")
     if not header.startswith("data:") or not header.endswith(";base64"):
-        raise UnfitError(Reason.BAD_IMAGE, "an image is no data URL in base64")
+        raise UnfitError(Exclusion.BAD_IMAGE, "an image is no data URL in base64")
     try:
         return b64decode(payload, validate=True)
     except ValueError as error:
-        raise UnfitError(Reason.BAD_IMAGE, f"an image is not base64: {error}") from error
+        raise UnfitError(Exclusion.BAD_IMAGE, f"an image is not base64: {error}") from error
 
 
 def _suffix(data: bytes) -> str:
@@ -103,7 +103,7 @@ def _suffix(data: bytes) -> str:
             return found
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
-    raise UnfitError(Reason.BAD_IMAGE, "an image is neither PNG, JPEG, GIF, WebP nor BMP")
+    raise UnfitError(Exclusion.BAD_IMAGE, "an image is neither PNG, JPEG, GIF, WebP nor BMP")
 
 
 def relative(path: str, start: str) -> str:

@@ -8,12 +8,20 @@ from typing import Any, BinaryIO, Self
 
 import msgspec
 
-from streamer.commands.export.chat import Record, calls_of, known, object_of, parts_of, text_of, without_images
+from streamer.commands.export.chat import (
+    ExportRecord,
+    calls_of,
+    known,
+    object_of,
+    parts_of,
+    text_of,
+    without_images,
+)
 from streamer.commands.export.images import Image, ImageFiles, image_of, is_image
 from streamer.commands.export.openai_rules import FileRules, check_example
 from streamer.commands.export.options import ImageMode, Options
-from streamer.commands.export.output import Output
-from streamer.commands.export.unfit import Reason, UnfitError
+from streamer.commands.export.output import ExportFolder
+from streamer.commands.export.unfit import Exclusion, UnfitError
 from streamer.core.records.images import image_url
 
 IMAGES = "images"
@@ -33,7 +41,7 @@ _SPEAKERS = {
 }
 _ASKS = ("human", "observation")
 
-_Encode = Callable[[str, Record], Any]
+_Encode = Callable[[str, ExportRecord], Any]
 """Returns the value of one line, or its bytes: (split, record)."""
 
 _encode = msgspec.json.Encoder().encode
@@ -47,7 +55,7 @@ class JsonLines:
         encode: makes a line of a record; raises ``UnfitError`` before anything is written.
     """
 
-    def __init__(self, output: Output, encode: _Encode) -> None:
+    def __init__(self, output: ExportFolder, encode: _Encode) -> None:
         self._output = output
         self._encode = encode
         self._open = ExitStack()
@@ -59,7 +67,7 @@ class JsonLines:
     def __exit__(self, *error: object) -> None:
         self._open.close()
 
-    def add(self, split: str, record: Record) -> None:
+    def add(self, split: str, record: ExportRecord) -> None:
         """Write one record.
 
         Raises:
@@ -78,18 +86,18 @@ class JsonLines:
         return {split: f"{split}.jsonl" for split in self._files}
 
 
-def image_files(output: Output, folder: str = IMAGES) -> ImageFiles:
+def image_files(output: ExportFolder, folder: str = IMAGES) -> ImageFiles:
     """Return where images go that are files."""
     return ImageFiles(folder, output.write, output.exists)
 
 
-def plain_lines(output: Output, mode: ImageMode) -> _Encode:
+def plain_lines(output: ExportFolder, mode: ImageMode) -> _Encode:
     """Return what makes lines of the dataset's own format: byte for byte, unless images leave it."""
     if mode is ImageMode.EMBEDDED:
         return lambda _split, record: record.data
     files = image_files(output)
 
-    def encode(_split: str, record: Record) -> Any:
+    def encode(_split: str, record: ExportRecord) -> Any:
         if mode is ImageMode.DROP:
             messages = [without_images(message) for message in record.messages]
         else:
@@ -102,7 +110,7 @@ def plain_lines(output: Output, mode: ImageMode) -> _Encode:
 def openai_lines(options: Options, rules: FileRules) -> _Encode:
     """Return what makes lines for fine-tuning by the OpenAI API; each keeps to its rules."""
 
-    def encode(split: str, record: Record) -> Any:
+    def encode(split: str, record: ExportRecord) -> Any:
         messages = record.messages
         if options.image_mode is ImageMode.DROP:
             messages = [without_images(message) for message in messages]
@@ -111,19 +119,19 @@ def openai_lines(options: Options, rules: FileRules) -> _Encode:
             example["tools"] = options.tools
         violations = check_example(example)
         if violations:
-            raise UnfitError(Reason.OPENAI, *(f"{found.rule}: {found.detail}" for found in violations))
+            raise UnfitError(Exclusion.OPENAI, *(f"{found.rule}: {found.detail}" for found in violations))
         rules.count(split, example)
         return example
 
     return encode
 
 
-def sharegpt_lines(options: Options, output: Output) -> _Encode:
+def sharegpt_lines(options: Options, output: ExportFolder) -> _Encode:
     """Return what makes lines of the ShareGPT format, as LLaMA-Factory reads it."""
     files = image_files(output)
     tools = _encode([tool["function"] for tool in options.tools]).decode() if options.tools is not None else None
 
-    def encode(_split: str, record: Record) -> Any:
+    def encode(_split: str, record: ExportRecord) -> Any:
         images: list[Image] = []
         messages = [known(message, _SHAREGPT_KEYS) for message in record.messages]
         if options.image_mode is ImageMode.DROP:
@@ -191,7 +199,7 @@ def _turn(message: dict[str, Any], images: list[Image]) -> dict[str, str]:
     if not calls:
         return {"from": "gpt", "value": text}
     if text:
-        raise UnfitError(Reason.TEXT_BESIDE_CALL, "a reply has text and tool calls: here a turn is one of the two")
+        raise UnfitError(Exclusion.TEXT_BESIDE_CALL, "a reply has text and tool calls: here a turn is one of the two")
     return {"from": "function_call", "value": _encode(calls if len(calls) > 1 else calls[0]).decode()}
 
 
@@ -204,7 +212,9 @@ def _with_tokens(content: Any, images: list[Image]) -> str:
         else:
             texts.append(text_of(part))
             if _IMAGE_TOKEN in texts[-1]:
-                raise UnfitError(Reason.IMAGE_TOKEN, f"a text holds {_IMAGE_TOKEN!r}, which stands for an image here")
+                raise UnfitError(
+                    Exclusion.IMAGE_TOKEN, f"a text holds {_IMAGE_TOKEN!r}, which stands for an image here"
+                )
     return "".join(texts)
 
 
@@ -229,6 +239,6 @@ def _check_order(turns: list[dict[str, str]]) -> None:
     asked = turns[1:] if turns[0]["from"] == "system" else turns
     for i, turn in enumerate(asked):
         if (turn["from"] in _ASKS) != (i % 2 == 0) or turn["from"] == "system":
-            raise UnfitError(Reason.TURN_ORDER, f"turn {i + 1} is of {turn['from']}, out of turn")
+            raise UnfitError(Exclusion.TURN_ORDER, f"turn {i + 1} is of {turn['from']}, out of turn")
     if len(asked) % 2:
-        raise UnfitError(Reason.TURN_ORDER, "the last turn is no reply")
+        raise UnfitError(Exclusion.TURN_ORDER, "the last turn is no reply")

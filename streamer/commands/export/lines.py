@@ -21,7 +21,7 @@ from streamer.store.parts.parts import Piece, opened
 from streamer.store.views.snapshot import committed_in, open_ledger
 
 
-class Line(msgspec.Struct, frozen=True, gc=False):
+class ExportLine(msgspec.Struct, frozen=True, gc=False):
     """One line. ``data`` ends with its newline; it is None if the line is too long to look into.
 
     ``number`` starts at 1, ``offset`` at 0, and both are counted through all files of the dataset. ``finished`` is
@@ -35,7 +35,7 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     finished: bool = True
 
 
-class Origin(msgspec.Struct, frozen=True):
+class DatasetOrigin(msgspec.Struct, frozen=True):
     """Where the lines come from: what a dataset card says of it.
 
     ``conditions`` are the SQL conditions of the daemon, ``dedup`` is how it told duplicates (both empty without a
@@ -87,7 +87,7 @@ class Lines:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def __iter__(self) -> Iterator[Line]:
+    def __iter__(self) -> Iterator[ExportLine]:
         """Yield every line, from the first one on.
 
         Raises:
@@ -119,11 +119,11 @@ class Lines:
             raise UnavailableError("read the dataset", printable(str(self._path)), "it was cut while it was read")
         return data
 
-    def origin(self) -> Origin:
+    def origin(self) -> DatasetOrigin:
         """Return what was read, after all lines were."""
         _, conditions, dedup = self._ledger or (0, [], "")
         name = printable(self._path.name)
-        return Origin(name, self._count, self.length, self._digest.hexdigest(), conditions, dedup)
+        return DatasetOrigin(name, self._count, self.length, self._digest.hexdigest(), conditions, dedup)
 
     def _committed(self, size: int) -> int:
         if self._ledger is None:
@@ -138,19 +138,19 @@ class Lines:
             )
         return committed
 
-    def _next(self, file: BinaryIO, offset: int, most: int) -> Line:
+    def _next(self, file: BinaryIO, offset: int, most: int) -> ExportLine:
         data = file.readline(min(most, self._longest))
         self._digest.update(data)
         number = self._count + 1
         if data.endswith(b"\n"):
-            return Line(number, offset, len(data), data)
+            return ExportLine(number, offset, len(data), data)
         if len(data) == most or not data:
-            return Line(number, offset, most, None, finished=False)
+            return ExportLine(number, offset, most, None, finished=False)
         length, last = len(data), b""
         while last != b"\n" and length < most and (block := file.readline(min(BLOCK, most - length))):
             self._digest.update(block)
             length, last = length + len(block), block[-1:]
-        return Line(number, offset, length, None, finished=last == b"\n")
+        return ExportLine(number, offset, length, None, finished=last == b"\n")
 
 
 def _read_ledger(path: Path, pieces: Sequence[Piece]) -> tuple[int, list[str], str] | None:

@@ -33,7 +33,7 @@ _EXCHANGE = 2
 _NOT_HERE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
-class Output:
+class ExportFolder:
     """Writes the files of one export. Leaving it without ``publish`` leaves everything as it was.
 
     Args:

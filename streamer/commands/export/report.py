@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from streamer.commands.export.lines import Origin
+from streamer.commands.export.lines import DatasetOrigin
 from streamer.commands.export.options import Options
 from streamer.commands.export.selection import SplitCounts
 
 
-class Report(msgspec.Struct, frozen=True):
+class ExportReport(msgspec.Struct, frozen=True):
     """What was written and what was not.
 
     ``origin.lines`` = ``written`` + all of ``excluded``. ``splits`` are those that have a record, ``paths`` where each
@@ -18,7 +18,7 @@ class Report(msgspec.Struct, frozen=True):
 
     streamer: str
     options: Options
-    origin: Origin
+    origin: DatasetOrigin
     written: int
     splits: list[SplitCounts]
     paths: dict[str, str]

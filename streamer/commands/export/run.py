@@ -13,16 +13,16 @@ import msgspec
 from streamer import __version__
 from streamer.base.errors import ConfigError
 from streamer.commands.export.card import card
-from streamer.commands.export.chat import Record
+from streamer.commands.export.chat import ExportRecord
 from streamer.commands.export.json_lines import JsonLines, openai_lines, plain_lines, sharegpt_lines
-from streamer.commands.export.lines import Line, Lines
+from streamer.commands.export.lines import ExportLine, Lines
 from streamer.commands.export.openai_rules import FileRules
 from streamer.commands.export.options import Format, Options
-from streamer.commands.export.output import REPORT, Output
-from streamer.commands.export.report import Report
+from streamer.commands.export.output import REPORT, ExportFolder
+from streamer.commands.export.report import ExportReport
 from streamer.commands.export.selection import Candidate, Selection
 from streamer.commands.export.tables import Tables, layout
-from streamer.commands.export.unfit import Reason, UnfitError
+from streamer.commands.export.unfit import Exclusion, UnfitError
 from streamer.commands.export.where import Condition
 from streamer.core.records.conversation import has_image
 from streamer.core.records.schema import CheckedLine, Kind, check_line
@@ -44,7 +44,7 @@ _Progress = Callable[[str, int, int], None]
 
 
 class _Writer(Protocol):
-    def add(self, split: str, record: Record) -> None: ...
+    def add(self, split: str, record: ExportRecord) -> None: ...
     def finish(self) -> dict[str, str]: ...
 
 
@@ -65,7 +65,7 @@ def export(
     *,
     overwrite: bool = False,
     progress: _Progress = lambda _what, _done, _size: None,
-) -> Report:
+) -> ExportReport:
     """Write an export of a dataset, as far as it is committed now, and return what became of every line.
 
     Nothing is written if no record is taken.
@@ -88,7 +88,7 @@ def export(
     options.check()
     _keep_apart(dataset, out)
     with (
-        Output(out, overwrite=overwrite) as output,
+        ExportFolder(out, overwrite=overwrite) as output,
         Lines(dataset, ledger) as lines,
         Selection(options.splits, options.seed) as selection,
     ):
@@ -107,7 +107,7 @@ class _Export:
     def __init__(
         self,
         options: Options,
-        output: Output,
+        output: ExportFolder,
         lines: Lines,
         selection: Selection,
         progress: _Progress,
@@ -140,7 +140,7 @@ class _Export:
                 condition.add(line.number, checked.metadata)
             self._selection.keep(condition.lines())
 
-    def _records(self) -> Iterator[tuple[Line, CheckedLine]]:
+    def _records(self) -> Iterator[tuple[ExportLine, CheckedLine]]:
         """Yield every line that is a record."""
         size = self._lines.length
         for line in self._lines:
@@ -150,10 +150,10 @@ class _Export:
             if checked is not None:
                 yield line, checked
 
-    def _checked(self, line: Line) -> CheckedLine | None:
+    def _checked(self, line: ExportLine) -> CheckedLine | None:
         """Return what a line holds, or None if it is no record: what `verify` calls a problem is none."""
         if not line.finished:
-            self._bury(line.number, line.offset, Reason.UNFINISHED, f"{line.length} bytes without a newline")
+            self._bury(line.number, line.offset, Exclusion.UNFINISHED, f"{line.length} bytes without a newline")
         elif line.data is None:
             self._bury(line.number, line.offset, Kind.TOO_LONG, f"{line.length} bytes")
         else:
@@ -164,7 +164,7 @@ class _Export:
             self._bury(line.number, line.offset, problem.kind, problem.detail)
         return None
 
-    def _take(self, line: Line, checked: CheckedLine) -> None:
+    def _take(self, line: ExportLine, checked: CheckedLine) -> None:
         data = line.data or b""
         self._selection.add(line.number, line.offset, data, checked.metadata, image=has_image(checked.messages))
 
@@ -199,21 +199,21 @@ class _Export:
             return JsonLines(output, sharegpt_lines(options, output))
         return Tables(output, layout(options, images=self._selection.has_images()))
 
-    def _record(self, candidate: Candidate) -> Record:
+    def _record(self, candidate: Candidate) -> ExportRecord:
         data = self._lines.read(candidate.offset, candidate.length)
         value = _decode(data)  # the first pass saw that it is a record
-        return Record(candidate.line, candidate.id, data, value["messages"], value["metadata"])
+        return ExportRecord(candidate.line, candidate.id, data, value["messages"], value["metadata"])
 
-    def sample(self) -> Record:
+    def sample(self) -> ExportRecord:
         """Return the first record that was written."""
         return self._record(next(self._selection.taken()))
 
-    def report(self, paths: dict[str, str]) -> Report:
+    def report(self, paths: dict[str, str]) -> ExportReport:
         """Return what became of every line."""
         counts = self._selection.counts()
         empty = [f"{split.name}: no rollout fell into it, so it has no file" for split in counts if not split.records]
         sizes = {split: self._output.size(path) for split, path in paths.items()} if self._is_openai() else {}
-        return Report(
+        return ExportReport(
             streamer=__version__,
             options=self._options,
             origin=self._lines.origin(),

@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from streamer.base.errors import UnavailableError
 from streamer.commands.export.options import Split
-from streamer.commands.export.unfit import Reason
+from streamer.commands.export.unfit import Exclusion
 from streamer.core.records.schema import is_number
 
 _SCHEMA = """
@@ -102,7 +102,7 @@ class Selection:
         with _disk():
             self._db.executemany("INSERT OR IGNORE INTO kept VALUES (?)", ((line,) for line in lines))
             self._db.execute(
-                "UPDATE record SET excluded = ? WHERE line NOT IN (SELECT line FROM kept)", (Reason.WHERE,)
+                "UPDATE record SET excluded = ? WHERE line NOT IN (SELECT line FROM kept)", (Exclusion.WHERE,)
             )
 
     def keep_top(self, rollouts: int) -> None:
@@ -113,7 +113,7 @@ class Selection:
         with _disk():
             self._db.create_function("tie", 1, lambda run: self._hash("top", run), deterministic=True)
             self._db.execute(
-                "UPDATE record SET excluded = ? WHERE reward IS NULL AND excluded IS NULL", (Reason.NO_REWARD,)
+                "UPDATE record SET excluded = ? WHERE reward IS NULL AND excluded IS NULL", (Exclusion.NO_REWARD,)
             )
             self._db.execute(
                 "INSERT INTO best SELECT DISTINCT run, reward FROM record WHERE excluded IS NULL"
@@ -123,7 +123,7 @@ class Selection:
             self._db.execute(
                 "UPDATE record SET excluded = ? WHERE excluded IS NULL"
                 " AND NOT EXISTS (SELECT 1 FROM best WHERE best.run = record.run AND best.reward = record.reward)",
-                (Reason.BELOW_TOP,),
+                (Exclusion.BELOW_TOP,),
             )
 
     def keep_sample(self, records: int) -> None:
@@ -132,10 +132,10 @@ class Selection:
             self._db.execute(
                 "UPDATE record SET excluded = ? WHERE line IN"
                 " (SELECT line FROM record WHERE excluded IS NULL ORDER BY draw, line LIMIT -1 OFFSET ?)",
-                (Reason.NOT_SAMPLED, records),
+                (Exclusion.NOT_SAMPLED, records),
             )
 
-    def exclude(self, line: int, reason: Reason) -> None:
+    def exclude(self, line: int, reason: Exclusion) -> None:
         """Leave out one record that was taken."""
         with _disk():
             self._db.execute("UPDATE record SET excluded = ? WHERE line = ?", (reason, line))

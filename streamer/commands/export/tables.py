@@ -14,7 +14,7 @@ import msgspec
 
 from streamer.base.errors import MissingExtraError
 from streamer.commands.export.chat import (
-    Record,
+    ExportRecord,
     calls_of,
     known,
     object_of,
@@ -27,8 +27,8 @@ from streamer.commands.export.images import Image, ImageFiles, image_of, is_imag
 from streamer.commands.export.json_lines import IMAGES, image_files
 from streamer.commands.export.metadata import COLUMNS, columns_of
 from streamer.commands.export.options import Format, ImageMode, Options
-from streamer.commands.export.output import Output
-from streamer.commands.export.unfit import Reason, UnfitError
+from streamer.commands.export.output import ExportFolder
+from streamer.commands.export.unfit import Exclusion, UnfitError
 
 _ROW_GROUP_BYTES = 16 << 20
 _ROW_GROUP_ROWS = 1000
@@ -104,7 +104,7 @@ class Tables:
         shard_bytes: bytes of lines after which another file is begun, where the layout has several.
     """
 
-    def __init__(self, output: Output, layout: _Layout, *, shard_bytes: int = _SHARD_BYTES) -> None:
+    def __init__(self, output: ExportFolder, layout: _Layout, *, shard_bytes: int = _SHARD_BYTES) -> None:
         self._output = output
         self._layout = layout
         self._shard_bytes = shard_bytes
@@ -121,7 +121,7 @@ class Tables:
         for file in self._open.values():
             file.abandon()
 
-    def add(self, split: str, record: Record) -> None:
+    def add(self, split: str, record: ExportRecord) -> None:
         """Write one record.
 
         Raises:
@@ -153,7 +153,7 @@ class Tables:
         shards.append(path)
         return _File(self._output, path, self._schemas, self._arrow, self._parquet)
 
-    def _row(self, split: str, record: Record) -> dict[str, Any]:
+    def _row(self, split: str, record: ExportRecord) -> dict[str, Any]:
         images: list[Image] = []
         messages = [self._message(message, images) for message in record.messages]
         row: dict[str, Any] = {"id": record.id}
@@ -204,7 +204,7 @@ class Tables:
         if column is None:
             return {"images": [{"bytes": image.data, "path": image.name} for image in images]}
         if column == "file_names" and not images:
-            raise UnfitError(Reason.NO_IMAGE, "an image folder has no place for a record without an image")
+            raise UnfitError(Exclusion.NO_IMAGE, "an image folder has no place for a record without an image")
         folder = self._layout.image_folder.format(split=split)
         files = self._images.setdefault(split, image_files(self._output, folder))
         home = self._layout.path.format(split=split).rpartition("/")[0] or "."
@@ -244,7 +244,7 @@ class _File:
     """One Parquet file. Rows are held until they make a row group."""
 
     def __init__(
-        self, output: Output, path: str, schemas: tuple[Any, Any], arrow: ModuleType, parquet: ModuleType
+        self, output: ExportFolder, path: str, schemas: tuple[Any, Any], arrow: ModuleType, parquet: ModuleType
     ) -> None:
         self.taken = 0
         self._arrow = arrow

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class Reason(StrEnum):
+class Exclusion(StrEnum):
     """Everything that keeps a record out, besides what ``check.Kind`` finds wrong with a line."""
 
     # of the line
@@ -34,7 +34,7 @@ class Reason(StrEnum):
 class UnfitError(Exception):
     """A record that a format cannot hold as it is, for one reason, with all that is to be said about it."""
 
-    def __init__(self, reason: Reason, *details: str) -> None:
+    def __init__(self, reason: Exclusion, *details: str) -> None:
         super().__init__(reason, *details)
         self.reason = reason
         self.details = details

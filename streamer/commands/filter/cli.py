@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from streamer.base.atomic_file import Output
+from streamer.base.atomic_file import AtomicFile
 from streamer.base.errors import ConfigError
 from streamer.base.files import Files
 from streamer.base.text import printable
@@ -65,7 +65,7 @@ def _followed(config: Path) -> Config:
 
 
 def _write(settings: FilterConfig) -> Counts:
-    with Output(settings.output, Files()) as output:
+    with AtomicFile(settings.output, Files()) as output:
         counts = run(settings, output.write, settings.output.parent)
         if counts.written:
             output.publish()

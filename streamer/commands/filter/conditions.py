@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from streamer.commands.filter.config import FilterConfig
-from streamer.core.records.model import Outcome, Record
+from streamer.core.records.model import Outcome, SourceRecord
 from streamer.core.verdicts.join import JoinRule, choose
 
 CONDITIONS = (
@@ -49,7 +49,7 @@ def removed_by(session: Session, config: FilterConfig) -> str | None:
     )
 
 
-def record_is_taken(record: Record, outcome: Outcome | None, config: FilterConfig) -> bool:
+def record_is_taken(record: SourceRecord, outcome: Outcome | None, config: FilterConfig) -> bool:
     """Say whether a record of a session that is taken is, too.
 
     A session that was run several times has good and bad rollouts, perhaps of several models.
@@ -64,7 +64,7 @@ def record_is_taken(record: Record, outcome: Outcome | None, config: FilterConfi
     return outcome is None or _official(outcome.total_reward, config) is None
 
 
-def outcome_of(record: Record, outcomes: list[Outcome]) -> Outcome | None:
+def outcome_of(record: SourceRecord, outcomes: list[Outcome]) -> Outcome | None:
     """Return the outcome of a record's rollout.
 
     Args:

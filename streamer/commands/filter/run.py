@@ -25,7 +25,7 @@ from streamer.config.database_url import Server
 from streamer.core.records.dataset_line import encode_line
 from streamer.core.records.key import DedupBy, record_key
 from streamer.core.records.layouts import MalformedError
-from streamer.core.records.model import Outcome, Record
+from streamer.core.records.model import Outcome, SourceRecord
 from streamer.core.records.trace_messages import from_completion
 from streamer.sources.conversations import AnyPages, Conversations, Pages
 from streamer.sources.remote_pages import RemotePages
@@ -164,11 +164,11 @@ class _Pass:
                 line = encode_line(_with(record, ours), outcome or _NO_OUTCOME, self._source)
                 yield key, line
 
-    def _records(self, session: Session) -> Iterator[Record]:
+    def _records(self, session: Session) -> Iterator[SourceRecord]:
         read = False
         for decision in self._conversations.decisions(session.id, session.metadata.get("model")):
             read = True
-            if isinstance(decision.found, Record):
+            if isinstance(decision.found, SourceRecord):
                 yield decision.found
             else:
                 self._bury(session, decision.turn, decision.found)
@@ -195,5 +195,5 @@ def _session_keys(session: Session) -> dict[str, Any]:
     return {"session_id": session.id, "created_at": session.created_at, **told}
 
 
-def _with(record: Record, more: dict[str, Any]) -> Record:
+def _with(record: SourceRecord, more: dict[str, Any]) -> SourceRecord:
     return msgspec.structs.replace(record, metadata={**record.metadata, **more})

@@ -11,12 +11,12 @@ import msgspec
 import typer
 
 from streamer import config as configuration
-from streamer.base.atomic_file import Output
+from streamer.base.atomic_file import AtomicFile
 from streamer.base.errors import RefusedError, UnavailableError
 from streamer.base.files import Files
 from streamer.base.text import printable
 from streamer.commands.report.page import page
-from streamer.commands.report.report import Report
+from streamer.commands.report.report import DatasetReport
 from streamer.commands.report.report import report as make_report
 from streamer.commands.report.samples import read_samples
 from streamer.commands.report.summary import summary
@@ -77,12 +77,12 @@ def _refuse_own_files(html: Path, files: Dataset) -> None:
         raise RefusedError("write the report", printable(str(html)), "it is a file of the dataset", "name another one")
 
 
-def _write_page(html: Path, dataset: Path, found: Report) -> None:
+def _write_page(html: Path, dataset: Path, found: DatasetReport) -> None:
     """Write the page under another name, and put it in its place when it is whole."""
     try:
         samples = read_samples(dataset, found.survey.sample)
     except OSError as error:
         raise UnavailableError("read", printable(str(dataset)), error.strerror or str(error)) from error
-    with Output(Path(os.path.realpath(html)), Files()) as output:
+    with AtomicFile(Path(os.path.realpath(html)), Files()) as output:
         output.write(page(found, samples, time.time()).encode())
         output.publish()

@@ -27,7 +27,7 @@ def top(tally: Tally, what: str, most: int) -> Top:
     return Top(names, tally.distinct(what) - len(names), tally.total(what) - sum(names.values()))
 
 
-class Place(msgspec.Struct, frozen=True, order=True):
+class RecordPlace(msgspec.Struct, frozen=True, order=True):
     """Where a record lies in the dataset: bytes, through all of its files, and the number of its line."""
 
     offset: int
@@ -42,9 +42,9 @@ class Sample:
         self._size = size
         self._random = random.Random(seed)  # noqa: S311 - chance, no secret
         self._seen = 0
-        self._places: list[Place] = []
+        self._places: list[RecordPlace] = []
 
-    def offer(self, place: Place) -> None:
+    def offer(self, place: RecordPlace) -> None:
         """Take a place into account."""
         self._seen += 1
         if len(self._places) < self._size:
@@ -52,7 +52,7 @@ class Sample:
         elif (index := self._random.randrange(self._seen)) < self._size:
             self._places[index] = place
 
-    def places(self) -> list[Place]:
+    def places(self) -> list[RecordPlace]:
         """Return what was picked, in the order of the dataset."""
         return sorted(self._places)
 

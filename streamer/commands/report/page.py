@@ -11,9 +11,9 @@ from streamer.commands import status_text
 from streamer.commands.report import plots
 from streamer.commands.report.gather import Top
 from streamer.commands.report.html import Child, Html, el, join
-from streamer.commands.report.report import Report
+from streamer.commands.report.report import DatasetReport
 from streamer.commands.report.samples import Shown, ShownMessage, ShownRecord
-from streamer.commands.report.survey import Role, Survey
+from streamer.commands.report.survey import RoleCounts, Survey
 from streamer.core.records.model import STATE_NAMES
 from streamer.store.views.snapshot import Snapshot
 
@@ -22,7 +22,7 @@ _OPEN_ROLES = ("user", "assistant")
 """Messages of other roles are folded: the system prompt is the same everywhere."""
 
 
-def page(report: Report, samples: Sequence[ShownRecord], made: float) -> str:
+def page(report: DatasetReport, samples: Sequence[ShownRecord], made: float) -> str:
     """Return the page.
 
     Args:
@@ -64,7 +64,7 @@ def _section(key: str, title: str, content: Child) -> Html:
     return el("section", el("h2", title, id=key), content, aria_labelledby=key)
 
 
-def _sections(report: Report, samples: Sequence[ShownRecord]) -> Iterator[tuple[str, str, Child]]:
+def _sections(report: DatasetReport, samples: Sequence[ShownRecord]) -> Iterator[tuple[str, str, Child]]:
     found = report.survey
     if report.ledger:
         yield "flow", "What was read, and what became of it", _flow(report.ledger)
@@ -82,7 +82,7 @@ def _sections(report: Report, samples: Sequence[ShownRecord]) -> Iterator[tuple[
         yield "problems", "Problems in lines", _broken(found)
 
 
-def _tiles(report: Report) -> Html:
+def _tiles(report: DatasetReport) -> Html:
     found = report.survey
     tiles = [
         ("records", f"{found.records:,}"),
@@ -193,7 +193,7 @@ def _contents(found: Survey) -> Child:
     ]
 
 
-def _roles(roles: dict[str, Role]) -> Html:
+def _roles(roles: dict[str, RoleCounts]) -> Html:
     most = max((sums.messages for sums in roles.values()), default=0)
     rows = [
         [role, _bar(sums.messages, most), _number(sums.messages), _number(sums.characters)]
@@ -229,7 +229,7 @@ def _best(found: Survey) -> Html:
 # -- samples ---------------------------------------------------------------------------------------------
 
 
-def _samples(report: Report, samples: Sequence[ShownRecord]) -> Child:
+def _samples(report: DatasetReport, samples: Sequence[ShownRecord]) -> Child:
     said = f"{counted(len(samples), 'record')}, picked at random (seed {report.seed}); what is left out is said there."
     return [el("p", said), el("div", map(_record, samples), class_="grid")]
 
@@ -271,7 +271,7 @@ def _text(shown: Shown) -> Child:
 # -- where it comes from ---------------------------------------------------------------------------------
 
 
-def _settings(report: Report) -> Child:
+def _settings(report: DatasetReport) -> Child:
     seen, made_with = report.ledger, report.settings
     rows: list[list[Child]] = [["dataset", el("code", report.survey.dataset)]]
     label = "where" if len(made_with.where) == 1 else "where, at some time"

@@ -9,16 +9,16 @@ import msgspec
 
 from streamer.base.errors import StreamerError
 from streamer.commands.report.survey import SAMPLES, Survey, survey
-from streamer.store.views.snapshot import Settings, Snapshot, settings, snapshot
+from streamer.store.views.snapshot import MadeWith, Snapshot, settings, snapshot
 
 
-class Report(msgspec.Struct, frozen=True):
+class DatasetReport(msgspec.Struct, frozen=True):
     """A survey of the dataset, and its ledger: None if there is none, or if it cannot be read (``trouble``)."""
 
     survey: Survey
     seed: int
     ledger: Snapshot | None = None
-    settings: Settings = Settings()
+    settings: MadeWith = MadeWith()
     trouble: str = ""
 
     @property
@@ -44,7 +44,7 @@ def report(
     samples: int = SAMPLES,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda _done, _size: None,
-) -> Report:
+) -> DatasetReport:
     """Read a dataset up to the length that its ledger has committed, and what the ledger says.
 
     Args:
@@ -61,13 +61,13 @@ def report(
     seen, made_with, trouble = _look(dataset, ledger)
     committed = seen.dataset_bytes if seen else None
     found = survey(dataset, committed=committed, samples=samples, seed=seed, progress=progress)
-    return Report(found, seed, seen, made_with, trouble)
+    return DatasetReport(found, seed, seen, made_with, trouble)
 
 
-def _look(dataset: Path, ledger: Path) -> tuple[Snapshot | None, Settings, str]:
+def _look(dataset: Path, ledger: Path) -> tuple[Snapshot | None, MadeWith, str]:
     """Ask the ledger; one that cannot be read is told, and the dataset is reported on all the same."""
     try:
         seen = snapshot(dataset, ledger)
         return (seen if seen.ledger else None), settings(ledger), ""
     except StreamerError as error:
-        return None, Settings(), f"The ledger could not be read: {error.cause}"
+        return None, MadeWith(), f"The ledger could not be read: {error.cause}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from streamer.commands.report.gather import Place
+from streamer.commands.report.gather import RecordPlace
 from streamer.core.records.images import embedded
 from streamer.core.records.schema import check_line, image_parts, tool_calls
 from streamer.reader.scan import read_at
@@ -64,7 +64,11 @@ class _Budget:
 
 
 def read_samples(
-    dataset: Path, places: Sequence[Place], *, page_bytes: int = _PAGE_IMAGE_BYTES, image_bytes: int = _IMAGE_BYTES
+    dataset: Path,
+    places: Sequence[RecordPlace],
+    *,
+    page_bytes: int = _PAGE_IMAGE_BYTES,
+    image_bytes: int = _IMAGE_BYTES,
 ) -> list[ShownRecord]:
     """Read records again and return what is shown of them. Memory holds one of them whole at a time.
 
@@ -82,7 +86,7 @@ def read_samples(
         return [_record(pieces, place, budget) for place in places]
 
 
-def _record(pieces: Sequence[Piece], place: Place, budget: _Budget) -> ShownRecord:
+def _record(pieces: Sequence[Piece], place: RecordPlace, budget: _Budget) -> ShownRecord:
     if place.length > _LINE_BYTES:
         return ShownRecord(place.number, {}, [], unread=f"it is {place.length:,} bytes long")
     checked = check_line(read_at(pieces, place.offset, place.length))

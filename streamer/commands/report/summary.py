@@ -10,7 +10,7 @@ from streamer.base.text import counted, printable
 from streamer.commands import status_text
 from streamer.commands.report.gather import Top
 from streamer.commands.report.plots import moment
-from streamer.commands.report.report import Report
+from streamer.commands.report.report import DatasetReport
 from streamer.commands.report.survey import Spread, Survey
 from streamer.core.records.model import STATE_NAMES
 from streamer.reader.summary_line import cut
@@ -23,7 +23,7 @@ _BINS = 6
 _COLUMNS = 60
 
 
-def summary(report: Report) -> Iterator[str]:
+def summary(report: DatasetReport) -> Iterator[str]:
     """Yield the lines of a concise summary."""
     found = report.survey
     yield f"{printable(found.dataset)}: {counted(found.records, 'record')} of {counted(found.rollouts, 'rollout')}"
@@ -46,7 +46,7 @@ def _flow(seen: Snapshot) -> str:
     return f"read {seen.read:,} = {counts}"
 
 
-def _facts(report: Report) -> Iterator[tuple[str, str]]:
+def _facts(report: DatasetReport) -> Iterator[tuple[str, str]]:
     found = report.survey
     yield "size", f"{counted(found.bytes, 'byte')}, {counted(found.lines, 'line')}"
     if found.records:

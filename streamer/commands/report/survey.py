@@ -15,8 +15,8 @@ from streamer.base.errors import UnavailableError
 from streamer.base.histogram import Bin, bins, quantile
 from streamer.base.spill_counts import Tally
 from streamer.base.text import printable
-from streamer.commands.report.gather import BestRollouts, Curve, Place, Rollout, Sample, Top, top
-from streamer.commands.verify.inspect import Findings, Found
+from streamer.commands.report.gather import BestRollouts, Curve, RecordPlace, Rollout, Sample, Top, top
+from streamer.commands.verify.inspect import Findings, PlacedFinding
 from streamer.core.records.images import image_url
 from streamer.core.records.layouts import ROLES, time_us
 from streamer.core.records.schema import CheckedLine, Finding, Kind, check_line, image_parts, is_number, tool_calls
@@ -67,7 +67,7 @@ class _Growth(msgspec.Struct, frozen=True):
     without_time: int
 
 
-class Role(msgspec.Struct, frozen=True):
+class RoleCounts(msgspec.Struct, frozen=True):
     """Messages of one role, and the characters of their texts and tool calls."""
 
     messages: int
@@ -95,14 +95,14 @@ class Survey(msgspec.Struct, frozen=True):
     achievements: Top
     messages: Spread
     characters: Spread
-    roles: dict[str, Role]
+    roles: dict[str, RoleCounts]
     tools: Top
     models: Top
     with_image: int
     images: int
     image_characters: int
     best: list[Rollout]
-    sample: list[Place]
+    sample: list[RecordPlace]
 
 
 def survey(
@@ -176,11 +176,11 @@ class _Surveyor:
             self._take_record(line, checked)
 
     def _find(self, line: NumberedLine, finding: Finding) -> None:
-        self._findings.add(Found(finding.kind, line.file, line.number, line.offset, finding.detail))
+        self._findings.add(PlacedFinding(finding.kind, line.file, line.number, line.offset, finding.detail))
 
     def _take_record(self, line: NumberedLine, checked: CheckedLine) -> None:
         self._records += 1
-        self._sample.offer(Place(line.before + line.offset, line.length, line.number))
+        self._sample.offer(RecordPlace(line.before + line.offset, line.length, line.number))
         self._take_messages(checked.messages)
         self._take_metadata(checked.metadata, line.number)
 
@@ -248,7 +248,9 @@ class _Surveyor:
             achievements=top(tally, "achievement", _TOP),
             messages=self._spread("messages"),
             characters=self._spread("characters"),
-            roles={role: Role(messages, self._characters[role]) for role, messages in self._messages.most_common()},
+            roles={
+                role: RoleCounts(messages, self._characters[role]) for role, messages in self._messages.most_common()
+            },
             tools=top(tally, "tool", _TOP),
             models=top(tally, "model", _TOP),
             with_image=self._with_image,

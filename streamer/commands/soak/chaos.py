@@ -12,9 +12,9 @@ from pathlib import Path
 from random import Random
 
 from streamer.commands.soak.agenda import Script
-from streamer.commands.soak.journal import Closed, Journal, Journals, Moved
-from streamer.commands.soak.place import Place
-from streamer.commands.soak.source import Source
+from streamer.commands.soak.journal import Closed, Journals, ShardMove, SoakJournal
+from streamer.commands.soak.place import SoakPlace
+from streamer.commands.soak.source import SoakSource
 from streamer.commands.soak.subject import Subject
 
 _MEAN_GAP = 0.8
@@ -31,7 +31,9 @@ _TORN = b'{"messages":[{"role":"system","content":"a line that someone began and
 class Chaos:
     """Draws mishaps from a deck that holds each kind at least once."""
 
-    def __init__(self, place: Place, rng: Random, journal: Journal, subject: Subject, source: Source) -> None:
+    def __init__(
+        self, place: SoakPlace, rng: Random, journal: SoakJournal, subject: Subject, source: SoakSource
+    ) -> None:
         self._place = place
         self._rng = rng
         self._journal = journal
@@ -200,7 +202,7 @@ class Chaos:
             yield 0.0
 
     def _move(self, shard: str, target: str, act: Callable[[Path, Path], object]) -> None:
-        self._journal.note(Moved(shard, target))
+        self._journal.note(ShardMove(shard, target))
         (self._place.shards / target).parent.mkdir(parents=True, exist_ok=True)
         act(self._place.shards / shard, self._place.shards / target)
 

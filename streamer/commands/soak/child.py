@@ -19,7 +19,7 @@ _TOLD = 12
 """Lines of a log that are worth repeating."""
 
 
-class Child:
+class SoakProcess:
     """A process in a session of its own, so that Ctrl-C reaches the soak alone; ``log`` has what it says."""
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
@@ -66,7 +66,7 @@ class Children:
     def __init__(self, logs: Path) -> None:
         self._logs = logs
         self._started = 0
-        self._alive: list[Child] = []
+        self._alive: list[SoakProcess] = []
 
     def __enter__(self) -> Self:
         return self
@@ -79,11 +79,11 @@ class Children:
         for child in self._alive:
             child.kill()
 
-    def start(self, name: str, arguments: Sequence[str]) -> Child:
+    def start(self, name: str, arguments: Sequence[str]) -> SoakProcess:
         """Start a module of ours."""
         self._alive = [child for child in self._alive if child.status is None]
         self._started += 1
-        child = Child([sys.executable, "-P", "-m", *arguments], self._logs / f"{self._started:05}-{name}.log")
+        child = SoakProcess([sys.executable, "-P", "-m", *arguments], self._logs / f"{self._started:05}-{name}.log")
         self._alive.append(child)
         return child
 

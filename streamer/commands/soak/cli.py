@@ -13,7 +13,7 @@ import typer
 
 from streamer.base.errors import ConfigError, UnavailableError
 from streamer.base.text import printable
-from streamer.commands.soak.report import Report, as_text
+from streamer.commands.soak.report import SoakReport, as_text
 from streamer.commands.soak.soak import Soak
 
 _BROKEN = 1
@@ -59,7 +59,7 @@ def _make(folder: Path) -> Path:
         raise ConfigError("make a folder", printable(str(folder)), error.strerror or str(error)) from error
 
 
-def _run(soak: Soak, place: Path) -> Report:
+def _run(soak: Soak, place: Path) -> SoakReport:
     try:
         return soak.run()
     except OSError as error:
@@ -70,7 +70,7 @@ def _run(soak: Soak, place: Path) -> Report:
         raise
 
 
-def _show(report: Report, *, as_json: bool) -> None:
+def _show(report: SoakReport, *, as_json: bool) -> None:
     if as_json:
         text = msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
         sys.stdout.write(text.encode("ascii", "backslashreplace").decode() + "\n")

@@ -58,7 +58,7 @@ _MODELS = ("gpt-4o-mini", "gpt-5-nano", "scripted")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Conversation(msgspec.Struct, frozen=True):
+class SoakConversation(msgspec.Struct, frozen=True):
     """What was asked and answered, before it has a layout and its tool calls have ids."""
 
     mark: str
@@ -68,7 +68,7 @@ class Conversation(msgspec.Struct, frozen=True):
     has_image: bool
 
 
-class Turn(msgspec.Struct, frozen=True):
+class SoakTurn(msgspec.Struct, frozen=True):
     """Where and when a conversation took place."""
 
     session: str
@@ -83,14 +83,14 @@ class Written(msgspec.Struct, frozen=True):
     about: Said | Bad | None
 
 
-def converse(rng: Random, mark: str, size: int = 0) -> Conversation:
+def converse(rng: Random, mark: str, size: int = 0) -> SoakConversation:
     """Draw a conversation; its prompt is at least ``size`` characters long."""
     words = rng.choices(_WORDS, k=rng.randint(10, 150))
     text = f"{mark} {' '.join(words)}{'.' * size}"
     has_image = rng.random() < 0.3  # noqa: PLR2004
     parts = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": _PNG}}]
     calls = [rng.choices(("move_left", "do", "noop", "sleep"), k=rng.randint(1, 5)) for _ in range(rng.randint(0, 2))]
-    return Conversation(
+    return SoakConversation(
         mark=mark,
         prompt=[{"role": "system", "content": _SYSTEM}, {"role": "user", "content": parts if has_image else text}],
         content="I go on." if not calls or rng.random() < 0.3 else "",  # noqa: PLR2004
@@ -99,7 +99,7 @@ def converse(rng: Random, mark: str, size: int = 0) -> Conversation:
     )
 
 
-def written(rng: Random, conversation: Conversation, layout: Layout, turn: Turn) -> Written:
+def written(rng: Random, conversation: SoakConversation, layout: Layout, turn: SoakTurn) -> Written:
     """Return the line of a conversation. Ids of tool calls are drawn, so no two lines are the same."""
     reply = _reply(rng, conversation)
     value = _LAYOUTS[layout](conversation, reply, turn, rng.choice(_MODELS))
@@ -156,7 +156,7 @@ _BAD: tuple[Callable[[bytes], bytes], ...] = (
 )
 
 
-def _reply(rng: Random, conversation: Conversation) -> dict[str, Any]:
+def _reply(rng: Random, conversation: SoakConversation) -> dict[str, Any]:
     reply: dict[str, Any] = {"role": "assistant", "content": conversation.content}
     if conversation.calls:
         reply["tool_calls"] = [_call(rng, actions) for actions in conversation.calls]
@@ -169,7 +169,7 @@ def _call(rng: Random, actions: list[str]) -> dict[str, Any]:
     return {"id": f"call_{rng.getrandbits(64):016x}", "type": "function", "function": function}
 
 
-def _dialogue(conversation: Conversation, reply: dict[str, Any], turn: Turn, model: str) -> dict[str, Any]:
+def _dialogue(conversation: SoakConversation, reply: dict[str, Any], turn: SoakTurn, model: str) -> dict[str, Any]:
     answer = {key: value for key, value in reply.items() if key != "role"}
     has_image = conversation.has_image
     return {
@@ -185,12 +185,12 @@ def _dialogue(conversation: Conversation, reply: dict[str, Any], turn: Turn, mod
     }
 
 
-def _documented(conversation: Conversation, reply: dict[str, Any], turn: Turn, model: str) -> dict[str, Any]:
+def _documented(conversation: SoakConversation, reply: dict[str, Any], turn: SoakTurn, model: str) -> dict[str, Any]:
     metadata = {"run_id": turn.session, "turn": turn.number, "model": model, "reward": 1.0}
     return {"messages": [*conversation.prompt, reply], "metadata": metadata}
 
 
-def _with_session(conversation: Conversation, reply: dict[str, Any], turn: Turn, model: str) -> dict[str, Any]:
+def _with_session(conversation: SoakConversation, reply: dict[str, Any], turn: SoakTurn, model: str) -> dict[str, Any]:
     metadata = {
         "session_id": turn.session,
         "turn": turn.number,
@@ -201,11 +201,11 @@ def _with_session(conversation: Conversation, reply: dict[str, Any], turn: Turn,
     return {"messages": [*conversation.prompt, reply], "metadata": metadata}
 
 
-def _bare(conversation: Conversation, reply: dict[str, Any], _turn: Turn, _model: str) -> dict[str, Any]:
+def _bare(conversation: SoakConversation, reply: dict[str, Any], _turn: SoakTurn, _model: str) -> dict[str, Any]:
     return {"messages": [*conversation.prompt, reply]}
 
 
-_LAYOUTS: dict[Layout, Callable[[Conversation, dict[str, Any], Turn, str], dict[str, Any]]] = {
+_LAYOUTS: dict[Layout, Callable[[SoakConversation, dict[str, Any], SoakTurn, str], dict[str, Any]]] = {
     Layout.DIALOGUE: _dialogue,
     Layout.DOCUMENTED: _documented,
     Layout.SESSION_ID: _with_session,

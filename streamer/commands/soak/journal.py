@@ -52,7 +52,7 @@ class Closed(msgspec.Struct, frozen=True, tag="closed"):
     path: str
 
 
-class Moved(msgspec.Struct, frozen=True, tag="moved"):
+class ShardMove(msgspec.Struct, frozen=True, tag="moved"):
     """A shard is about to be renamed or copied."""
 
     source: str
@@ -67,7 +67,7 @@ class Scoring(msgspec.Struct, frozen=True, tag="scoring"):
     reward: int
 
 
-class Committed(msgspec.Struct, frozen=True, tag="committed"):
+class TraceCommitted(msgspec.Struct, frozen=True, tag="committed"):
     """A write to the trace database took so many seconds; ``fault`` says why it failed, if it did."""
 
     session: str
@@ -82,10 +82,10 @@ class Did(msgspec.Struct, frozen=True, tag="did"):
     times: int = 1
 
 
-Entry = Shard | Closed | Moved | Scoring | Committed | Did
+Entry = Shard | Closed | ShardMove | Scoring | TraceCommitted | Did
 
 
-class Journal:
+class SoakJournal:
     """The writer of one journal; use it as a context manager."""
 
     def __init__(self, folder: Path, name: str) -> None:

@@ -22,9 +22,19 @@ from urllib.parse import quote
 import msgspec
 
 from streamer.commands.soak.conversations import microseconds
-from streamer.commands.soak.journal import Bad, Committed, Entry, Journals, Moved, Said, Scoring, Shard, digest
-from streamer.commands.soak.place import Place
-from streamer.commands.soak.problem import Problem
+from streamer.commands.soak.journal import (
+    Bad,
+    Entry,
+    Journals,
+    Said,
+    Scoring,
+    Shard,
+    ShardMove,
+    TraceCommitted,
+    digest,
+)
+from streamer.commands.soak.place import SoakPlace
+from streamer.commands.soak.problem import BrokenPromise
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -36,7 +46,7 @@ class _Row(msgspec.Struct, frozen=True):
     rewards: frozenset[int]
 
 
-class Record(msgspec.Struct, frozen=True):
+class ExpectedRecord(msgspec.Struct, frozen=True):
     """One line that the producer wrote, or meant to write.
 
     Args:
@@ -76,19 +86,19 @@ class Expected(msgspec.Struct, frozen=True):
     to do with the daemon's dataset: a disk that does not hold what was written, a commit that failed.
     """
 
-    records: dict[str, list[Record]]
+    records: dict[str, list[ExpectedRecord]]
     lines: dict[str, int]
     bad: frozenset[str]
     ever_bad: frozenset[str]
     longest_commit: float
-    problems: list[Problem]
+    problems: list[BrokenPromise]
 
     def must(self) -> set[str]:
         """Return the marks of conversations that have to be in."""
         return {mark for mark, records in self.records.items() if any(record.must for record in records)}
 
 
-def expect(place: Place) -> Expected:
+def expect(place: SoakPlace) -> Expected:
     """Look at journal, shards and outcome rows; the producer has to be at rest."""
     entries = list(Journals(place.journals).news())
     plans = [entry for entry in entries if isinstance(entry, Shard)]
@@ -99,16 +109,18 @@ def expect(place: Place) -> Expected:
         lines=lines,
         bad=frozenset(line.mark for number in there if isinstance(line := known[number], Bad)),
         ever_bad=frozenset(line.mark for line in known.values() if isinstance(line, Bad)),
-        longest_commit=max((entry.seconds for entry in entries if isinstance(entry, Committed)), default=0.0),
+        longest_commit=max((entry.seconds for entry in entries if isinstance(entry, TraceCommitted)), default=0.0),
         problems=[*strangers, *_failed_commits(place, entries)],
     )
 
 
-def _look_at_shards(place: Place, known: dict[str, Said | Bad]) -> tuple[dict[str, int], frozenset[str], list[Problem]]:
+def _look_at_shards(
+    place: SoakPlace, known: dict[str, Said | Bad]
+) -> tuple[dict[str, int], frozenset[str], list[BrokenPromise]]:
     """Return lines by shard, the digests of all lines, and lines that no one wrote."""
     lines: dict[str, int] = {}
     there: set[str] = set()
-    strangers: list[Problem] = []
+    strangers: list[BrokenPromise] = []
     for shard, number, line in _finished_lines(place):
         lines[shard] = lines.get(shard, 0) + 1
         name = digest(line)
@@ -116,11 +128,11 @@ def _look_at_shards(place: Place, known: dict[str, Said | Bad]) -> tuple[dict[st
             there.add(name)
         else:
             what = "this line is none that the producer wrote: does this file system keep what is written?"
-            strangers.append(Problem("shards_changed", f"{place.shards / shard}:{number}", what))
+            strangers.append(BrokenPromise("shards_changed", f"{place.shards / shard}:{number}", what))
     return lines, frozenset(there), strangers
 
 
-def _finished_lines(place: Place) -> Iterator[tuple[str, int, bytes]]:
+def _finished_lines(place: SoakPlace) -> Iterator[tuple[str, int, bytes]]:
     """Yield (shard, line number, bytes) of every finished line that is not blank."""
     for folder, _, names in os.walk(place.shards):
         for name in sorted(names):
@@ -133,24 +145,24 @@ def _finished_lines(place: Place) -> Iterator[tuple[str, int, bytes]]:
                         yield os.path.relpath(path, place.shards), number, line[:-1]
 
 
-def _failed_commits(place: Place, entries: Iterable[Entry]) -> Iterator[Problem]:
+def _failed_commits(place: SoakPlace, entries: Iterable[Entry]) -> Iterator[BrokenPromise]:
     for entry in entries:
-        if isinstance(entry, Committed) and entry.fault:
+        if isinstance(entry, TraceCommitted) and entry.fault:
             what = f"the producer gave up a commit for {entry.session} after {entry.seconds:.1f} s: {entry.fault}"
-            yield Problem("producer_harmed", str(place.database), what)
+            yield BrokenPromise("producer_harmed", str(place.database), what)
 
 
 def _records(
-    place: Place, entries: Iterable[Entry], plans: list[Shard], there: frozenset[str]
-) -> dict[str, list[Record]]:
+    place: SoakPlace, entries: Iterable[Entry], plans: list[Shard], there: frozenset[str]
+) -> dict[str, list[ExpectedRecord]]:
     outcomes = _Outcomes(place, entries)
-    names = _Names(entry for entry in entries if isinstance(entry, Moved))
+    names = _Names(entry for entry in entries if isinstance(entry, ShardMove))
     overwritten = {plan.path: number for number, plan in enumerate(plans) if plan.anew}
-    records: dict[str, list[Record]] = {}
+    records: dict[str, list[ExpectedRecord]] = {}
     for number, plan in enumerate(plans):
         for said in plan.lines:
             if isinstance(said, Said):
-                record = Record(
+                record = ExpectedRecord(
                     said=said,
                     shard=plan.path,
                     names=names.of(plan.path),
@@ -166,7 +178,7 @@ def _records(
 class _Outcomes:
     """The outcome rows of all sessions, and which of them a record belongs to."""
 
-    def __init__(self, place: Place, entries: Iterable[Entry]) -> None:
+    def __init__(self, place: SoakPlace, entries: Iterable[Entry]) -> None:
         self._rows = _read_rows(place, entries)
         self.qualifies = cache(self._qualifies)
         self.rewards = cache(self._rewards)
@@ -190,7 +202,7 @@ def _chosen(rows: Iterable[_Row], time_us: int | None) -> _Row | None:
     return next((row for row in in_order if row.created_us >= time_us), None)
 
 
-def _read_rows(place: Place, entries: Iterable[Entry]) -> dict[str, list[_Row]]:
+def _read_rows(place: SoakPlace, entries: Iterable[Entry]) -> dict[str, list[_Row]]:
     """Return the rows of each session in the order in which they were inserted."""
     rewards: dict[tuple[str, str], set[int]] = {}
     for entry in entries:
@@ -210,7 +222,7 @@ def _read_rows(place: Place, entries: Iterable[Entry]) -> dict[str, list[_Row]]:
 class _Names:
     """Which names the bytes of a shard went by: renames and copies, in order."""
 
-    def __init__(self, moves: Iterable[Moved]) -> None:
+    def __init__(self, moves: Iterable[ShardMove]) -> None:
         self._moves = list(moves)
         self._from: dict[str, list[str]] = {}
         for move in self._moves:

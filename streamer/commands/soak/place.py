@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 
-class Place(msgspec.Struct, frozen=True):
+class SoakPlace(msgspec.Struct, frozen=True):
     """Where everything of one soak lies: all of it below one folder."""
 
     folder: Path

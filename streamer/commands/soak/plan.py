@@ -49,7 +49,7 @@ class Again(StrEnum):
     REPLACE = "replaced by another file"
 
 
-class Plan(msgspec.Struct, frozen=True):
+class RolloutPlan(msgspec.Struct, frozen=True):
     """One rollout. ``corrected`` is the reward that a late judge gives it, if there is one."""
 
     session: str
@@ -72,10 +72,10 @@ class Plan(msgspec.Struct, frozen=True):
         return self.session.rpartition("/")[2].startswith("eval-")
 
 
-def draw(rng: Random, name: str) -> Plan:
+def draw(rng: Random, name: str) -> RolloutPlan:
     """Draw a rollout; ``name`` is its own, if it is not one of the repeated ones."""
     layout = _pick(rng, {Layout.DIALOGUE: 60, Layout.DOCUMENTED: 20, Layout.SESSION_ID: 10, Layout.BARE: 10})
-    return Plan(
+    return RolloutPlan(
         session=_session(rng, name, layout),
         layout=layout,
         turns=_pick(rng, {1: 15, 4: 20, 6: 20, 8: 40, 30: 5}),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 
-class Problem(msgspec.Struct, frozen=True):
+class BrokenPromise(msgspec.Struct, frozen=True):
     """A promise that was broken: ``kind`` is counted, ``where`` names the place, ``what`` is a sentence.
 
     Texts may quote file names as they are; whoever shows them makes them printable.
@@ -18,4 +18,4 @@ class Problem(msgspec.Struct, frozen=True):
     what: str
 
 
-Complain = Callable[[Problem], None]
+Complain = Callable[[BrokenPromise], None]

@@ -27,12 +27,12 @@ import msgspec
 
 from streamer.commands.soak import conversations
 from streamer.commands.soak.agenda import Agenda, Script
-from streamer.commands.soak.conversations import Conversation, Turn, Written
+from streamer.commands.soak.conversations import SoakConversation, SoakTurn, Written
 from streamer.commands.soak.draws import draws
-from streamer.commands.soak.journal import Closed, Committed, Journal, Scoring, Shard
-from streamer.commands.soak.place import Place
-from streamer.commands.soak.plan import Again, Layout, Plan, When, Writing, draw, wait
-from streamer.commands.soak.trace import Trace
+from streamer.commands.soak.journal import Closed, Scoring, Shard, SoakJournal, TraceCommitted
+from streamer.commands.soak.place import SoakPlace
+from streamer.commands.soak.plan import Again, Layout, RolloutPlan, When, Writing, draw, wait
+from streamer.commands.soak.trace import SoakTrace
 
 _ROLLOUTS_PER_SECOND = 12.0
 _SHORTEST_GAP = 0.05
@@ -49,7 +49,7 @@ _LATE_PAUSE = 0.1
 """What the last judge corrects, and the seconds between two corrections."""
 
 
-class Producer:
+class SoakProducer:
     """Rollouts side by side, each a script of its own.
 
     Args:
@@ -61,7 +61,7 @@ class Producer:
     """
 
     def __init__(
-        self, place: Place, seed: int, generation: int, journal: Journal, trace: Trace, agenda: Agenda
+        self, place: SoakPlace, seed: int, generation: int, journal: SoakJournal, trace: SoakTrace, agenda: Agenda
     ) -> None:
         self._place = place
         self._seed = seed
@@ -69,7 +69,7 @@ class Producer:
         self._journal = journal
         self._trace = trace
         self._agenda = agenda
-        self._played: deque[Conversation] = deque(maxlen=_REMEMBERED)
+        self._played: deque[SoakConversation] = deque(maxlen=_REMEMBERED)
         self._scored: deque[tuple[str, str, int]] = deque(maxlen=_LATE_ROWS)
         self._open: set[str] = set()
 
@@ -116,7 +116,7 @@ class Producer:
             conversation = conversations.converse(rng, f"soak-{rollout.name}-{number}.", size)
             if not size:
                 self._played.append(conversation)
-        line = conversations.written(rng, conversation, plan.layout, Turn(plan.session, number, _now()))
+        line = conversations.written(rng, conversation, plan.layout, SoakTurn(plan.session, number, _now()))
         yield from (line,) * (2 if plan.replay and number == 0 else 1)
 
     def _tell(self, rollout: _Rollout, lines: Sequence[Written]) -> None:
@@ -169,7 +169,7 @@ class Producer:
             act()
         except sqlite3.OperationalError as error:
             fault = str(error)
-        self._journal.note(Committed(session, time.monotonic() - began, fault))
+        self._journal.note(TraceCommitted(session, time.monotonic() - began, fault))
 
     def _shard(self, path: str, rollout: _Rollout, lines: Sequence[Written]) -> Script:
         """Write a shard; perhaps the next rollout of the session takes its bytes away."""
@@ -203,7 +203,7 @@ class Producer:
 class _Rollout(msgspec.Struct, frozen=True):
     """A plan, a name that marks begin with, and the draws that are left."""
 
-    plan: Plan
+    plan: RolloutPlan
     name: str
     rng: Random
 
@@ -214,7 +214,7 @@ class _Rollout(msgspec.Struct, frozen=True):
         return _Rollout(plan, f"{self.name}-2", self.rng)
 
 
-def _path(plan: Plan, at: datetime) -> str:
+def _path(plan: RolloutPlan, at: datetime) -> str:
     stamped = plan.layout in (Layout.DIALOGUE, Layout.SESSION_ID) or plan.is_repeated
     if stamped:
         return f"{plan.session}_{at.astimezone():%Y-%m-%d_%H-%M-%S}.jsonl"
@@ -256,12 +256,15 @@ def _now() -> datetime:
 def main() -> int:
     """Run a producer until SIGTERM; return the exit status."""
     options = _parser().parse_args()
-    place = Place(options.folder)
+    place = SoakPlace(options.folder)
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: stopping.append(number))
     agenda = Agenda(time.monotonic)
-    with Journal(place.journals, f"producer-{options.generation:05}") as journal, Trace(place.database) as trace:
-        producer = Producer(place, options.seed, options.generation, journal, trace, agenda)
+    with (
+        SoakJournal(place.journals, f"producer-{options.generation:05}") as journal,
+        SoakTrace(place.database) as trace,
+    ):
+        producer = SoakProducer(place, options.seed, options.generation, journal, trace, agenda)
         agenda.add(producer.rollouts())
         while not stopping:
             time.sleep(min(_TICK, agenda.act()))

@@ -10,13 +10,13 @@ import msgspec
 
 from streamer.base.text import printable
 from streamer.commands.soak.journal import Did, Entry
-from streamer.commands.soak.problem import Problem
+from streamer.commands.soak.problem import BrokenPromise
 
 _SHOWN = 20
 """Problems that are told in full."""
 
 
-class Report(msgspec.Struct, frozen=True):
+class SoakReport(msgspec.Struct, frozen=True):
     """One soak. ``folder`` is where everything still is, None if it was removed.
 
     ``problems`` are the first of each kind; ``problem_counts`` are all of them.
@@ -30,7 +30,7 @@ class Report(msgspec.Struct, frozen=True):
     came_out: dict[str, int]
     longest_commit_seconds: float
     problem_counts: dict[str, int]
-    problems: list[Problem]
+    problems: list[BrokenPromise]
 
 
 def injected(entries: Iterable[Entry]) -> dict[str, int]:
@@ -42,9 +42,9 @@ def injected(entries: Iterable[Entry]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def worst(problems: Iterable[Problem]) -> list[Problem]:
+def worst(problems: Iterable[BrokenPromise]) -> list[BrokenPromise]:
     """Return some problems of each kind."""
-    kept: list[Problem] = []
+    kept: list[BrokenPromise] = []
     seen: Counter[str] = Counter()
     for problem in problems:
         seen[problem.kind] += 1
@@ -53,7 +53,7 @@ def worst(problems: Iterable[Problem]) -> list[Problem]:
     return kept
 
 
-def as_text(report: Report) -> Iterator[str]:
+def as_text(report: SoakReport) -> Iterator[str]:
     """Yield a report in lines that are safe to show."""
     yield "injected"
     yield from _table(report.injected)
@@ -68,7 +68,7 @@ def as_text(report: Report) -> Iterator[str]:
         yield f"everything is in {printable(report.folder)}"
 
 
-def _broken(report: Report) -> Iterator[str]:
+def _broken(report: SoakReport) -> Iterator[str]:
     for problem in report.problems:
         first, *rest = problem.what.splitlines()
         yield f"BROKEN  {problem.kind}: {printable(problem.where)}: {printable(first)}"

@@ -19,7 +19,7 @@ _LIVE_SECONDS = 0.2
 _BAR = 40
 
 
-class View(msgspec.Struct, frozen=True):
+class SoakView(msgspec.Struct, frozen=True):
     """What there is to see at one moment."""
 
     seconds: float
@@ -36,7 +36,7 @@ class _Screen(Protocol):
     def due(self, seconds: float) -> bool:
         """Say whether a view would be shown at this moment of the soak."""
 
-    def show(self, view: View) -> None:
+    def show(self, view: SoakView) -> None:
         """Show one view."""
 
 
@@ -50,7 +50,7 @@ class _PlainScreen:
         """Say whether it is time for a line."""
         return seconds >= self._next
 
-    def show(self, view: View) -> None:
+    def show(self, view: SoakView) -> None:
         """Print one line."""
         self._next = view.seconds + _PLAIN_SECONDS
         typer.echo(_line(view), err=True)
@@ -67,7 +67,7 @@ class _LiveScreen:
         """Say whether it is time for a picture."""
         return seconds >= self._next
 
-    def show(self, view: View) -> None:
+    def show(self, view: SoakView) -> None:
         """Draw the view."""
         self._next = view.seconds + _LIVE_SECONDS
         self._live.update(_drawn(view), refresh=True)
@@ -84,7 +84,7 @@ def screen() -> Iterator[_Screen]:
         yield _LiveScreen(live)
 
 
-def _line(view: View) -> str:
+def _line(view: SoakView) -> str:
     """Return a view as one line."""
     return (
         f"{view.seconds:6.1f} s  {printable(view.phase)}: {sum(view.mishaps.values())} mishaps,"
@@ -92,7 +92,7 @@ def _line(view: View) -> str:
     )
 
 
-def _drawn(view: View) -> Group:
+def _drawn(view: SoakView) -> Group:
     """Return a view as rich draws it."""
     part = min(1.0, view.seconds / view.of) if view.of else 1.0
     filled = round(_BAR * part)

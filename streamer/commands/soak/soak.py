@@ -13,15 +13,15 @@ from streamer.commands.soak.agenda import Script
 from streamer.commands.soak.chaos import Chaos
 from streamer.commands.soak.child import Children
 from streamer.commands.soak.draws import draws
-from streamer.commands.soak.journal import Journal, Journals
+from streamer.commands.soak.journal import Journals, SoakJournal
 from streamer.commands.soak.oracle import Expected
-from streamer.commands.soak.place import Place
-from streamer.commands.soak.problem import Problem
-from streamer.commands.soak.report import Report
-from streamer.commands.soak.screen import View, screen
-from streamer.commands.soak.source import Source
+from streamer.commands.soak.place import SoakPlace
+from streamer.commands.soak.problem import BrokenPromise
+from streamer.commands.soak.report import SoakReport
+from streamer.commands.soak.screen import SoakView, screen
+from streamer.commands.soak.source import SoakSource
 from streamer.commands.soak.subject import Subject
-from streamer.commands.soak.validate import Verdict
+from streamer.commands.soak.validate import SoakVerdict
 from streamer.commands.soak.watcher import Watcher
 from streamer.store.views.snapshot import Snapshot, snapshot
 
@@ -48,30 +48,30 @@ class Soak:
     """
 
     def __init__(self, folder: Path, minutes: float, seed: int) -> None:
-        self._place = Place(folder)
+        self._place = SoakPlace(folder)
         self._minutes = minutes
         self._seed = seed
-        self._problems: list[Problem] = []
+        self._problems: list[BrokenPromise] = []
         self._began = time.monotonic()
         self._phase = "starting"
         self._expected: Expected | None = None
         self._seen = snapshot(self._place.dataset, self._place.ledger)
 
-    def run(self) -> Report:
+    def run(self) -> SoakReport:
         """Run it; stop at the first broken promise.
 
         Raises:
             OSError: the folder cannot be written.
         """
         self._place.make()
-        verdict = Verdict({}, [])
+        verdict = SoakVerdict({}, [])
         with ExitStack() as stack:
             children = stack.enter_context(Children(self._place.logs))
-            self._journal = stack.enter_context(Journal(self._place.journals, "chaos"))
+            self._journal = stack.enter_context(SoakJournal(self._place.journals, "chaos"))
             self._watcher = stack.enter_context(Watcher(self._place.dataset, self._problems.append))
             self._screen = stack.enter_context(screen())
             self._subject = Subject(self._place, children, self._problems.append)
-            self._source = Source(self._place, self._seed, children, self._problems.append)
+            self._source = SoakSource(self._place, self._seed, children, self._problems.append)
             self._drive(self._life())
             if not self._problems:
                 verdict = self._validate()
@@ -137,18 +137,18 @@ class Soak:
         if self._screen.due(self._seconds()):
             self._screen.show(self._view())
 
-    def _validate(self) -> Verdict:
+    def _validate(self) -> SoakVerdict:
         self._phase = "validating"
         self._screen.show(self._view())
         self._watcher.look_at_all()
         try:
             return validate.validate(self._place, self._expect())
         except StreamerError as error:
-            return Verdict({}, [Problem("unreadable", error.where, str(error))])
+            return SoakVerdict({}, [BrokenPromise("unreadable", error.where, str(error))])
 
-    def _report(self, verdict: Verdict) -> Report:
+    def _report(self, verdict: SoakVerdict) -> SoakReport:
         problems = [*self._problems, *verdict.problems]
-        return Report(
+        return SoakReport(
             clean=not problems,
             seed=self._seed,
             minutes=self._minutes,
@@ -160,9 +160,9 @@ class Soak:
             problems=report.worst(problems),
         )
 
-    def _view(self) -> View:
+    def _view(self) -> SoakView:
         seen = self._snapshot()
-        return View(
+        return SoakView(
             seconds=self._seconds(),
             of=self._minutes * 60,
             phase=self._phase,

@@ -6,24 +6,24 @@ import signal
 import time
 
 from streamer.commands.soak.agenda import Script
-from streamer.commands.soak.child import Child, Children
-from streamer.commands.soak.place import Place
-from streamer.commands.soak.problem import Complain, Problem
+from streamer.commands.soak.child import Children, SoakProcess
+from streamer.commands.soak.place import SoakPlace
+from streamer.commands.soak.problem import BrokenPromise, Complain
 
 _PATIENCE = 30.0
 _LOOK = 0.02
 
 
-class Source:
+class SoakSource:
     """One producer after the other."""
 
-    def __init__(self, place: Place, seed: int, children: Children, complain: Complain) -> None:
+    def __init__(self, place: SoakPlace, seed: int, children: Children, complain: Complain) -> None:
         self._place = place
         self._seed = seed
         self._children = children
         self._complain = complain
         self._generation = 0
-        self._child: Child | None = None
+        self._child: SoakProcess | None = None
 
     def start(self) -> None:
         """Start the next producer; what the last one left unfinished stays so."""
@@ -35,7 +35,9 @@ class Source:
     def check(self) -> None:
         """See that it runs, if it should."""
         if self._child is not None and self._child.status is not None:
-            self._complain(Problem("producer_ended", str(self._child.log), f"it ended by itself\n{self._child.said()}"))
+            self._complain(
+                BrokenPromise("producer_ended", str(self._child.log), f"it ended by itself\n{self._child.said()}")
+            )
             self._child = None
 
     def kill(self) -> None:
@@ -55,4 +57,4 @@ class Source:
             yield _LOOK
         if child.status not in (0, -signal.SIGTERM):  # the latter if it had hardly started
             child.kill()
-            self._complain(Problem("producer_ended", str(child.log), f"status {child.status}\n{child.said()}"))
+            self._complain(BrokenPromise("producer_ended", str(child.log), f"status {child.status}\n{child.said()}"))

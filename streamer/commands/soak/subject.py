@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from streamer.commands.soak.agenda import Script
-from streamer.commands.soak.child import Child, Children
+from streamer.commands.soak.child import Children, SoakProcess
 from streamer.commands.soak.conversations import LONGEST_LINE
-from streamer.commands.soak.place import Place
-from streamer.commands.soak.problem import Complain, Problem
+from streamer.commands.soak.place import SoakPlace
+from streamer.commands.soak.problem import BrokenPromise, Complain
 
 _PATIENCE = 60.0
 """Seconds for anything that a daemon is asked to do: generous, as a soak may run on a slow disk."""
@@ -37,11 +37,11 @@ format = "json"
 class Subject:
     """The daemon, one process after the other. Whatever it does that it should not becomes a problem."""
 
-    def __init__(self, place: Place, children: Children, complain: Complain) -> None:
+    def __init__(self, place: SoakPlace, children: Children, complain: Complain) -> None:
         self._place = place
         self._children = children
         self._complain = complain
-        self._child: Child | None = None
+        self._child: SoakProcess | None = None
         self._reloads = 0
         self._configure()
 
@@ -104,14 +104,14 @@ class Subject:
         if self._child is not None:
             yield from self._ended(self._children.start("second-daemon", self.command()), "refuse to be the second", 4)
 
-    def _ended(self, child: Child, what: str, status: int) -> Script:
+    def _ended(self, child: SoakProcess, what: str, status: int) -> Script:
         yield from self._until(lambda: child.status is not None, child, what)
         if child.status is None:
             child.kill()
         elif child.status != status:
             self._fault("daemon_exit", child, f"it did not {what} with status {status}, but with {child.status}")
 
-    def _until(self, done: Callable[[], bool], child: Child, what: str) -> Script:
+    def _until(self, done: Callable[[], bool], child: SoakProcess, what: str) -> Script:
         deadline = time.monotonic() + _PATIENCE
         while not done() and not (child is self._child and child.status is not None):
             if time.monotonic() > deadline:
@@ -119,8 +119,8 @@ class Subject:
                 return
             yield _LOOK
 
-    def _fault(self, kind: str, child: Child, what: str) -> None:
-        self._complain(Problem(kind, str(child.log), f"{what}\n{child.said()}"))
+    def _fault(self, kind: str, child: SoakProcess, what: str) -> None:
+        self._complain(BrokenPromise(kind, str(child.log), f"{what}\n{child.said()}"))
 
     def _configure(self) -> None:
         records, milliseconds = _BATCHES[self._reloads % len(_BATCHES)]
@@ -129,6 +129,6 @@ class Subject:
         os.replace(new, self._place.config)
 
 
-def _logged(child: Child, event: str) -> int:
+def _logged(child: SoakProcess, event: str) -> int:
     """Count an event in a daemon's log."""
     return child.log.read_bytes().count(b'"event": "%b"' % event.encode())

@@ -10,7 +10,7 @@ from typing import Self
 from streamer.commands.demo.trace import BUSY_SECONDS, SCHEMA
 
 
-class Trace:
+class SoakTrace:
     """A trace database being written; use it as a context manager. Each method is one transaction.
 
     A commit waits ``BUSY_SECONDS`` for readers, as the real producer's does, then it fails.

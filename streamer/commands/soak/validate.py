@@ -11,18 +11,18 @@ from typing import Any
 import msgspec
 
 from streamer.commands.soak.conversations import BAD_MARK, MARK, messages_digest
-from streamer.commands.soak.oracle import Expected, Record
-from streamer.commands.soak.place import Place
-from streamer.commands.soak.problem import Problem
+from streamer.commands.soak.oracle import Expected, ExpectedRecord
+from streamer.commands.soak.place import SoakPlace
+from streamer.commands.soak.problem import BrokenPromise
 from streamer.commands.verify.inspect import inspect
 from streamer.store.views.snapshot import Snapshot, open_ledger, snapshot
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class SoakVerdict(msgspec.Struct, frozen=True):
     """What came out: named counts, and every promise that was broken."""
 
     counts: dict[str, int]
-    problems: list[Problem]
+    problems: list[BrokenPromise]
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -33,7 +33,7 @@ class _Line(msgspec.Struct, frozen=True):
     mark: str
 
 
-def validate(place: Place, expected: Expected) -> Verdict:
+def validate(place: SoakPlace, expected: Expected) -> SoakVerdict:
     """Look at everything; the daemon has to have ended.
 
     Raises:
@@ -49,10 +49,10 @@ def validate(place: Place, expected: Expected) -> Verdict:
     problems += _shards(place, expected)
     problems += _dead_letters(place, seen, expected)
     problems += _inspect(place)
-    return Verdict(_counts({line.mark for line in lines}, expected, seen), [*expected.problems, *problems])
+    return SoakVerdict(_counts({line.mark for line in lines}, expected, seen), [*expected.problems, *problems])
 
 
-def marks_in(place: Place) -> set[str]:
+def marks_in(place: SoakPlace) -> set[str]:
     """Return the marks of all conversations that the dataset holds now; the daemon may be at work."""
     if not place.dataset.exists():
         return set()
@@ -60,9 +60,9 @@ def marks_in(place: Place) -> set[str]:
         return {found[0].decode() for line in dataset if line.endswith(b"\n") and (found := MARK.search(line))}
 
 
-def _read(place: Place) -> tuple[list[_Line], list[Problem]]:
+def _read(place: SoakPlace) -> tuple[list[_Line], list[BrokenPromise]]:
     lines: list[_Line] = []
-    problems: list[Problem] = []
+    problems: list[BrokenPromise] = []
     with place.dataset.open("rb") as dataset:
         for number, data in enumerate(dataset, 1):
             line = _parse(f"{place.dataset}:{number}", data)
@@ -73,9 +73,9 @@ def _read(place: Place) -> tuple[list[_Line], list[Problem]]:
     return lines, problems
 
 
-def _parse(where: str, data: bytes) -> _Line | Problem:
+def _parse(where: str, data: bytes) -> _Line | BrokenPromise:
     if not data.endswith(b"\n"):
-        return Problem("unterminated", where, "the last line has no newline, though the daemon has ended")
+        return BrokenPromise("unterminated", where, "the last line has no newline, though the daemon has ended")
     marks = {found.decode() for found in MARK.findall(data)}
     try:
         value = json.loads(data)
@@ -83,19 +83,19 @@ def _parse(where: str, data: bytes) -> _Line | Problem:
     except (ValueError, TypeError, KeyError):
         is_record = False
     if not is_record or len(marks) != 1:
-        return Problem("foreign", where, "this line is no record of the producer's")
+        return BrokenPromise("foreign", where, "this line is no record of the producer's")
     return _Line(where, value, marks.pop())
 
 
-def _repeated(lines: Iterable[_Line]) -> Iterator[Problem]:
+def _repeated(lines: Iterable[_Line]) -> Iterator[BrokenPromise]:
     first: dict[str, str] = {}
     for line in lines:
         if line.mark in first:
-            yield Problem("twice", line.where, f"{line.mark} is there twice, first at {first[line.mark]}")
+            yield BrokenPromise("twice", line.where, f"{line.mark} is there twice, first at {first[line.mark]}")
         first.setdefault(line.mark, line.where)
 
 
-def _judge(line: _Line, records: list[Record]) -> Iterator[Problem]:
+def _judge(line: _Line, records: list[ExpectedRecord]) -> Iterator[BrokenPromise]:
     """See that a line is one that the producer wrote, unaltered, and that it had a reason to be there."""
     metadata = line.value["metadata"]
     messages = messages_digest(line.value["messages"])
@@ -103,28 +103,32 @@ def _judge(line: _Line, records: list[Record]) -> Iterator[Problem]:
     same = [record for record in of_run if record.said.messages == messages]
     whose = f"{line.mark} of {metadata.get('run_id')}, turn {metadata.get('turn')}"
     if not same:
-        yield Problem("altered", line.where, f"{whose}: the producer wrote no such conversation in that rollout")
+        yield BrokenPromise("altered", line.where, f"{whose}: the producer wrote no such conversation in that rollout")
     elif not any(record.may for record in same):
-        yield Problem("never_qualified", line.where, f"{whose}: its outcome never qualified, or it was never finished")
+        yield BrokenPromise(
+            "never_qualified", line.where, f"{whose}: its outcome never qualified, or it was never finished"
+        )
     elif not any(metadata.get("total_reward") in record.rewards for record in same):
-        yield Problem("wrong_reward", line.where, f"{whose}: its outcome never was {metadata.get('total_reward')}")
+        yield BrokenPromise(
+            "wrong_reward", line.where, f"{whose}: its outcome never was {metadata.get('total_reward')}"
+        )
     elif not any(metadata.get("shard") in record.names for record in same):
-        yield Problem("wrong_shard", line.where, f"{whose}: it never was in {metadata.get('shard')}")
+        yield BrokenPromise("wrong_shard", line.where, f"{whose}: it never was in {metadata.get('shard')}")
 
 
-def _missing(marks: set[str], expected: Expected) -> Iterator[Problem]:
+def _missing(marks: set[str], expected: Expected) -> Iterator[BrokenPromise]:
     for mark in sorted(expected.must() - marks):
         record = next(record for record in expected.records[mark] if record.must)
         place = f"{record.said.session}, turn {record.said.turn}, written to {record.shard}"
         names = ", ".join(sorted(record.names - {record.shard}))
         also = f" (also: {names})" if names else ""
-        yield Problem("missing", mark, f"{place}{also}: its outcome qualifies, and the dataset does not hold it")
+        yield BrokenPromise("missing", mark, f"{place}{also}: its outcome qualifies, and the dataset does not hold it")
 
 
 # -- the ledger ----------------------------------------------------------------------------------------
 
 
-def _accounts(place: Place, seen: Snapshot, lines: int) -> Iterator[Problem]:
+def _accounts(place: SoakPlace, seen: Snapshot, lines: int) -> Iterator[BrokenPromise]:
     """See that the accounts add up, to each other and to the files."""
     with open_ledger(place.ledger) as db:
         spans = dict(db.execute("SELECT state, sum(lines) FROM span GROUP BY state")) if db else {}
@@ -138,10 +142,10 @@ def _accounts(place: Place, seen: Snapshot, lines: int) -> Iterator[Problem]:
     )
     for what, one, other in sums:
         if one != other:
-            yield Problem("accounts", str(place.ledger), f"{what}: {one} and {other}")
+            yield BrokenPromise("accounts", str(place.ledger), f"{what}: {one} and {other}")
 
 
-def _shards(place: Place, expected: Expected) -> Iterator[Problem]:
+def _shards(place: SoakPlace, expected: Expected) -> Iterator[BrokenPromise]:
     """See that every finished line of every shard has been read, and is accounted for once."""
     with open_ledger(place.ledger) as db:
         rows = db.execute(
@@ -152,28 +156,32 @@ def _shards(place: Place, expected: Expected) -> Iterator[Problem]:
     for shard, lines in expected.lines.items():
         if accounted.get(shard, 0) != lines:
             what = f"it holds {lines} finished lines, and {accounted.get(shard, 0)} are accounted for"
-            yield Problem("lines_lost", str(place.shards / shard), what)
+            yield BrokenPromise("lines_lost", str(place.shards / shard), what)
 
 
-def _dead_letters(place: Place, seen: Snapshot, expected: Expected) -> Iterator[Problem]:
+def _dead_letters(place: SoakPlace, seen: Snapshot, expected: Expected) -> Iterator[BrokenPromise]:
     where = str(place.dead_letters)
     data = place.dead_letters.read_bytes() if place.dead_letters.exists() else b""
     letters = data.split(b"\n")[:-1]
     if data and not data.endswith(b"\n"):
-        yield Problem("dead_letters", where, "its last line is not finished")
+        yield BrokenPromise("dead_letters", where, "its last line is not finished")
     if len(letters) != seen.counts["dead_lettered"]:
-        yield Problem("dead_letters", where, f"{len(letters)} lines, {seen.counts['dead_lettered']} in the accounts")
+        yield BrokenPromise(
+            "dead_letters", where, f"{len(letters)} lines, {seen.counts['dead_lettered']} in the accounts"
+        )
     told: set[str] = set()
     for number, letter in enumerate(letters, 1):
         found = BAD_MARK.search(letter)
         name = found[0].decode() if found else ""
         told.add(name)
         if not _has_reason(letter):
-            yield Problem("dead_letters", f"{where}:{number}", "no dead letter with a reason")
+            yield BrokenPromise("dead_letters", f"{where}:{number}", "no dead letter with a reason")
         elif name not in expected.ever_bad:
-            yield Problem("dead_letters", f"{where}:{number}", "the line that it tells of is none of the bad ones")
+            yield BrokenPromise(
+                "dead_letters", f"{where}:{number}", "the line that it tells of is none of the bad ones"
+            )
     for mark in sorted(expected.bad - told):
-        yield Problem("dead_letters", where, f"the bad line {mark} has no dead letter")
+        yield BrokenPromise("dead_letters", where, f"the bad line {mark} has no dead letter")
 
 
 def _has_reason(letter: bytes) -> bool:
@@ -183,10 +191,10 @@ def _has_reason(letter: bytes) -> bool:
         return False
 
 
-def _inspect(place: Place) -> Iterator[Problem]:
+def _inspect(place: SoakPlace) -> Iterator[BrokenPromise]:
     """See what ``streamer verify`` finds."""
     for found in inspect(place.dataset, decode_images=False).problems.first:
-        yield Problem("verify", f"{place.dataset}:{found.line}", f"{found.kind}: {found.detail}")
+        yield BrokenPromise("verify", f"{place.dataset}:{found.line}", f"{found.kind}: {found.detail}")
 
 
 # -- the counts ----------------------------------------------------------------------------------------
@@ -217,7 +225,7 @@ _FATES = (
 )
 
 
-def _fate(is_in: bool, records: list[Record]) -> str:  # noqa: FBT001 - a fact, not a mode
+def _fate(is_in: bool, records: list[ExpectedRecord]) -> str:  # noqa: FBT001 - a fact, not a mode
     if any(record.must for record in records):
         return _MUST if is_in else _MISSING
     if any(record.may and record.is_there for record in records):

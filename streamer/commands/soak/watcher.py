@@ -13,7 +13,7 @@ from typing import Self
 
 from blake3 import blake3
 
-from streamer.commands.soak.problem import Complain, Problem
+from streamer.commands.soak.problem import BrokenPromise, Complain
 
 _BLOCK = 1 << 20
 _COMPARED = 8
@@ -117,4 +117,4 @@ class Watcher:
 
     def _complain(self, what: str) -> None:
         self._given_up = True
-        self._tell(Problem("line_changed", str(self._path), what))
+        self._tell(BrokenPromise("line_changed", str(self._path), what))

@@ -21,7 +21,7 @@ class _Slots(msgspec.Struct, frozen=True):
     records: tuple[int, ...]
 
 
-class History:
+class ArrivalHistory:
     """Counts records by the time at which they came.
 
     Args:

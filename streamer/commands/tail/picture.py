@@ -14,7 +14,7 @@ from streamer.base.sparkline import sparkline
 from streamer.base.text import age, counted, sized, steady
 from streamer.commands import status_text
 from streamer.commands.tail.cells import cropped, end_of, filled, fitted
-from streamer.commands.tail.watch import View
+from streamer.commands.tail.watch import TailView
 from streamer.core.records.model import STATE_NAMES, State
 from streamer.reader.summary_line import Glimpse
 from streamer.store.views.snapshot import Snapshot
@@ -41,7 +41,7 @@ _STALE = 2.0
 _BAR = 30
 
 
-def picture(view: View, width: int, height: int) -> list[Text]:
+def picture(view: TailView, width: int, height: int) -> list[Text]:
     """Return at most ``height`` lines of at most ``width`` cells."""
     growth = _growth(view, width)
     fixed = [[_head(view, width)], [growth[0]], [_foot(view, width)]]
@@ -56,7 +56,7 @@ def picture(view: View, width: int, height: int) -> list[Text]:
     return [*above, *_newest(view, width, height - len(above) - 1), *fixed[2]]
 
 
-def _head(view: View, width: int) -> Text:
+def _head(view: TailView, width: int) -> Text:
     alive = ("● alive", "green") if view.daemon else ("○ not running", "yellow")
     daemon = Text.assemble(alive, f", pid {view.daemon.pid}" if view.daemon and width >= _TABLE_WIDTH else "")
     room = width - daemon.cell_len - 2
@@ -65,7 +65,7 @@ def _head(view: View, width: int) -> Text:
     return Text.assemble((end_of(view.dataset, room), "bold"), "  ", daemon)
 
 
-def _growth(view: View, width: int) -> tuple[Text, Text]:
+def _growth(view: TailView, width: int) -> tuple[Text, Text]:
     """Return the growth in words, and as a line of bars."""
     if view.size is None:
         return cropped(Text("waiting for the dataset: it is not there yet", style="yellow"), width), Text()
@@ -78,7 +78,7 @@ def _growth(view: View, width: int) -> tuple[Text, Text]:
     return words, _chart(view, width)
 
 
-def _chart(view: View, width: int) -> Text:
+def _chart(view: TailView, width: int) -> Text:
     label_room = 24 if width >= _TABLE_WIDTH else 0
     slots = view.history.slots(width - label_room)
     chart = Text(sparkline(slots.records), style="green")
@@ -87,7 +87,7 @@ def _chart(view: View, width: int) -> Text:
     return cropped(chart, width)
 
 
-def _flow(view: View, width: int, height: int, room: int) -> list[Text]:
+def _flow(view: TailView, width: int, height: int, room: int) -> list[Text]:
     """Return where all that was read stands: the six counts are of one moment, and add up."""
     if view.seen is None:
         why = view.trouble or "no ledger beside the dataset: what was read, and what was not taken, is not known"
@@ -98,7 +98,7 @@ def _flow(view: View, width: int, height: int, room: int) -> list[Text]:
     return rows if len(rows) < room else []  # a part of a sum says nothing
 
 
-def _flow_table(view: View, seen: Snapshot, width: int) -> Iterator[Text]:
+def _flow_table(view: TailView, seen: Snapshot, width: int) -> Iterator[Text]:
     stale = f", counted {age(view.age)} ago" if view.stale and view.age >= _STALE else ""
     digits = len(f"{seen.read:,}")
     yield cropped(Text(f"{'read':<16}{seen.read:>{digits},}  of {status_text.places(seen)}{stale}"), width)
@@ -132,7 +132,7 @@ _NARROW = 72
 _REWARD = 6
 
 
-def _newest(view: View, width: int, height: int) -> list[Text]:
+def _newest(view: TailView, width: int, height: int) -> list[Text]:
     """Return the newest records that there is room for, the newest last, filled up to ``height`` lines."""
     if height <= 0:
         return []
@@ -163,7 +163,7 @@ def _row_of(cells: Sequence[str], reply: str, width: int, style: str) -> Text:
     return cropped(line.append(fitted(reply, max(0, width - line.cell_len)), style=style), width)
 
 
-def _foot(view: View, width: int) -> Text:
+def _foot(view: TailView, width: int) -> Text:
     said = [view.note] if view.note else []
     said += [view.trouble] if view.trouble and view.seen else []
     said += status_text.notes(view.seen) if view.seen else []

@@ -13,7 +13,7 @@ import msgspec
 
 from streamer.base.errors import StreamerError
 from streamer.base.lock import Holder, holder, lock_file
-from streamer.commands.tail.history import History
+from streamer.commands.tail.history import ArrivalHistory
 from streamer.reader.summary_line import Glimpse, glimpse
 from streamer.reader.tail import Follower
 from streamer.store.views.snapshot import Snapshot, snapshot
@@ -34,7 +34,7 @@ _PICKED_UP = 50
 """Records that are shown after some were passed over."""
 
 
-class View(msgspec.Struct, frozen=True):
+class TailView(msgspec.Struct, frozen=True):
     """What there is to see at one moment.
 
     ``seen`` is of ``age`` seconds ago, ``stale`` if the ledger has changed since then; None while no ledger could be
@@ -53,7 +53,7 @@ class View(msgspec.Struct, frozen=True):
     note: str
     came: int
     per_minute: float
-    history: History
+    history: ArrivalHistory
     newest: tuple[Glimpse, ...]
 
 
@@ -74,7 +74,7 @@ class Watch:
         self._newest: deque[Glimpse] = deque(maxlen=_KEPT)
         self._came = 0
         self._note = ""
-        self._history = History(clock())
+        self._history = ArrivalHistory(clock())
         self._follower = self._follow(last)
         for found in self._read():
             self._newest.append(found)
@@ -98,11 +98,11 @@ class Watch:
         self._history.add(self._clock(), self._came - before)
         return bool(fresh) | self._ledger.look()
 
-    def view(self) -> View:
+    def view(self) -> TailView:
         """Return what was seen."""
         now = self._clock()
         seen = self._ledger.seen
-        return View(
+        return TailView(
             dataset=str(self._dataset),
             size=seen.dataset_bytes if seen and seen.parts else _size(self._dataset),
             daemon=self._ledger.daemon,

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from streamer.base.histogram import Bin
 from streamer.base.text import printable
-from streamer.commands.verify.inspect import Findings, Report, inspect
+from streamer.commands.verify.inspect import Findings, VerifyReport, inspect
 from streamer.config import datasets
 from streamer.core.records.key import DedupBy
 from streamer.daemon.observers.progress import reading
@@ -62,13 +62,13 @@ class _Section(NamedTuple):
     rows: Sequence[tuple[str, ...]]
 
 
-def _json(reports: Sequence[Report]) -> str:
+def _json(reports: Sequence[VerifyReport]) -> str:
     """Return the reports in ASCII, so that no character of a dataset reaches a terminal as it is."""
     values = [{"fine": not report.problems.counts, **msgspec.to_builtins(report)} for report in reports]
     return json.dumps(values[0] if len(values) == 1 else {"datasets": values}, indent=2)
 
 
-def _show(report: Report) -> None:
+def _show(report: VerifyReport) -> None:
     sections = [section for section in _sections(report) if section.rows]
     if sys.stdout.isatty():
         _show_tables(_verdict(report), sections)
@@ -99,7 +99,7 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def _verdict(report: Report) -> str:
+def _verdict(report: VerifyReport) -> str:
     found = [_sum(report.problems, "problem"), _sum(report.warnings, "warning")]
     what = ", ".join(text for text in found if text) or "fine"
     parts = f" in {report.files:,} files" if report.files > 1 else ""
@@ -111,7 +111,7 @@ def _sum(findings: Findings, noun: str) -> str:
     return f"{times:,} {noun}{'s' if times > 1 else ''}" if times else ""
 
 
-def _sections(report: Report) -> Iterator[_Section]:
+def _sections(report: VerifyReport) -> Iterator[_Section]:
     yield from _findings(report.problems, "problem", report.files)
     yield from _findings(report.warnings, "warning", report.files)
     yield _Section("contents", ("what", ""), _contents(report))
@@ -140,7 +140,7 @@ def _counts(title: str, column: str, counts: dict[str, int]) -> _Section:
     return _Section(title, (column, "count"), rows)
 
 
-def _contents(report: Report) -> list[tuple[str, str]]:
+def _contents(report: VerifyReport) -> list[tuple[str, str]]:
     images, lengths = report.images, report.lengths
     rows = [
         ("rollouts", f"{report.rollouts:,}"),
@@ -153,7 +153,7 @@ def _contents(report: Report) -> list[tuple[str, str]]:
     return rows
 
 
-def _rewards(report: Report) -> list[tuple[str, str]]:
+def _rewards(report: VerifyReport) -> list[tuple[str, str]]:
     rows = [(_range(reward), f"{reward.records:,}") for reward in report.rewards]
     return [*rows, ("none", f"{report.without_reward:,}")] if report.without_reward else rows
 

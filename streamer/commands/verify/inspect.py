@@ -32,7 +32,7 @@ _NAME = 200
 """Characters of a name (of a model, of a tool) that count."""
 
 
-class Found(msgspec.Struct, frozen=True):
+class PlacedFinding(msgspec.Struct, frozen=True):
     """One finding and its place.
 
     ``line`` counts from 1 through all files of the dataset, ``offset`` is the first byte of the line in ``file``.
@@ -49,9 +49,9 @@ class Findings(msgspec.Struct):
     """How many of each kind, and the first few of all."""
 
     counts: dict[str, int] = {}
-    first: list[Found] = []
+    first: list[PlacedFinding] = []
 
-    def add(self, found: Found) -> None:
+    def add(self, found: PlacedFinding) -> None:
         """Count one."""
         self.counts[found.kind] = self.counts.get(found.kind, 0) + 1
         if len(self.first) < FINDINGS_KEPT:
@@ -76,7 +76,7 @@ class _Images(msgspec.Struct, frozen=True):
     broken: int = 0
 
 
-class Report(msgspec.Struct, frozen=True):
+class VerifyReport(msgspec.Struct, frozen=True):
     """What a dataset holds, in so many files. ``bytes`` is its length when the reading began."""
 
     dataset: str
@@ -103,7 +103,7 @@ def inspect(
     progress: Callable[[int, int], None] = lambda _done, _size: None,
     sleep: Callable[[float], None] = time.sleep,
     longest_line: int = LONGEST_LINE,
-) -> Report:
+) -> VerifyReport:
     """Read a dataset, as long as it is now, and return what was found.
 
     Args:
@@ -156,8 +156,8 @@ class _Inspection:
         for finding in self._findings(line):
             self._add(line, finding)
 
-    def report(self, dataset: str, files: int, size: int) -> Report:
-        return Report(
+    def report(self, dataset: str, files: int, size: int) -> VerifyReport:
+        return VerifyReport(
             dataset=dataset,
             files=files,
             bytes=size,
@@ -176,7 +176,7 @@ class _Inspection:
 
     def _add(self, line: NumberedLine, finding: Finding) -> None:
         findings = self._warnings if finding.kind.is_warning else self._problems
-        findings.add(Found(finding.kind, line.file, line.number, line.offset, finding.detail))
+        findings.add(PlacedFinding(finding.kind, line.file, line.number, line.offset, finding.detail))
 
     def _findings(self, line: NumberedLine) -> Iterator[Finding]:
         if not line.terminated:

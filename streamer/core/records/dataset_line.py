@@ -11,7 +11,7 @@ import msgspec
 from streamer.base.text import invalid_utf8
 from streamer.core.records.conversation import from_messages, of_messages
 from streamer.core.records.key import KEY_VERSION, DedupBy, record_key
-from streamer.core.records.model import Outcome, Record
+from streamer.core.records.model import Outcome, SourceRecord
 from streamer.core.records.worth import Worth
 
 
@@ -57,7 +57,7 @@ def own_keys(*, with_turn: bool) -> frozenset[str]:
     return _OURS_WITH_TURN if with_turn else _OURS
 
 
-def encode_line(record: Record, outcome: Outcome, shard: str, worth: Worth | None = None) -> bytes:
+def encode_line(record: SourceRecord, outcome: Outcome, shard: str, worth: Worth | None = None) -> bytes:
     """Return the dataset line of a record, newline included: the same metadata keys in every line.
 
     Args:

@@ -31,7 +31,7 @@ _MAGIC = (
 )
 
 
-class Fate(StrEnum):
+class ImageFate(StrEnum):
     """What became of an image, the name under which it is counted."""
 
     DECODED = "decoded"
@@ -43,7 +43,7 @@ class Fate(StrEnum):
 class CheckedImage(msgspec.Struct, frozen=True):
     """What became of one image, and what was found, if anything."""
 
-    fate: Fate
+    fate: ImageFate
     finding: Finding | None = None
 
 
@@ -62,10 +62,10 @@ def check_image(part: dict[str, Any], where: str, *, decode: bool) -> CheckedIma
     if url is None:
         return _broken(where, "there is no URL or data in this part")
     if url.startswith(("http://", "https://")):
-        return CheckedImage(Fate.REMOTE)
+        return CheckedImage(ImageFate.REMOTE)
     if not url.startswith("data:"):
         return _broken(where, f"neither a data URL nor http(s): {shown(url)}")
-    return _check_data(url, where) if decode else CheckedImage(Fate.SKIPPED)
+    return _check_data(url, where) if decode else CheckedImage(ImageFate.SKIPPED)
 
 
 def image_url(part: dict[str, Any]) -> str | None:
@@ -125,7 +125,7 @@ def _inline(source: dict[str, Any]) -> str | None:
 
 
 def _broken(where: str, why: str) -> CheckedImage:
-    return CheckedImage(Fate.BROKEN, Finding(Kind.BAD_IMAGE, f"{where}: {why}"))
+    return CheckedImage(ImageFate.BROKEN, Finding(Kind.BAD_IMAGE, f"{where}: {why}"))
 
 
 def _check_data(url: str, where: str) -> CheckedImage:
@@ -142,7 +142,7 @@ def _check_data(url: str, where: str) -> CheckedImage:
         raise
     except Exception as error:  # noqa: BLE001 - decoders of hostile bytes raise whatever they stumble on
         return _broken(where, f"does not decode: {shown(str(error) or type(error).__name__)}")
-    return CheckedImage(Fate.DECODED, _type_differs(header, found, where))
+    return CheckedImage(ImageFate.DECODED, _type_differs(header, found, where))
 
 
 def _decode(data: bytes) -> str:

@@ -17,7 +17,7 @@ import msgspec
 from streamer.base.json_depth import LIMIT, too_deep
 from streamer.base.text import invalid_utf8
 from streamer.core.records.conversation import Conversation, from_dialogue, from_messages, of_messages
-from streamer.core.records.model import Record
+from streamer.core.records.model import SourceRecord
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
@@ -88,7 +88,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
     data: bytes
 
 
-def read(data: bytes, shard: str) -> Record:
+def read(data: bytes, shard: str) -> SourceRecord:
     """Return the record that one line holds.
 
     Args:
@@ -121,7 +121,7 @@ def envelope(data: bytes, shard: str) -> Envelope:
     return Envelope(_session(run_id, metadata, shard), timestamp, time_us(timestamp), outline, metadata, data)
 
 
-def record_of(line: Envelope) -> Record:
+def record_of(line: Envelope) -> SourceRecord:
     """Read the rest of a line.
 
     Raises:
@@ -134,7 +134,7 @@ def record_of(line: Envelope) -> Record:
     return _with(line, said, outline, _metadata_of(outline) if line.metadata is None else line.metadata)
 
 
-def _record(line: Envelope, source: _Source) -> Record:
+def _record(line: Envelope, source: _Source) -> SourceRecord:
     metadata = _metadata(source.metadata)
     if source.messages is not None:
         messages = _from_messages(source.messages)
@@ -145,8 +145,8 @@ def _record(line: Envelope, source: _Source) -> Record:
     return _with(line, of_messages(messages), source, metadata)
 
 
-def _with(line: Envelope, said: Conversation, keys: _Source | _Outline, metadata: dict[str, Any]) -> Record:
-    return Record(
+def _with(line: Envelope, said: Conversation, keys: _Source | _Outline, metadata: dict[str, Any]) -> SourceRecord:
+    return SourceRecord(
         session=line.session,
         conversation=said,
         has_image=said.has_image or metadata.get("has_image") is True,

@@ -53,7 +53,7 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     head: bytes = b""
 
 
-class Record(msgspec.Struct, frozen=True):
+class SourceRecord(msgspec.Struct, frozen=True):
     """One conversation as a shard line told it, whatever the layout of the shard."""
 
     session: str

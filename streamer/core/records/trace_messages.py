@@ -22,7 +22,7 @@ import msgspec
 from streamer.base.json_depth import LIMIT, too_deep
 from streamer.core.records.conversation import has_image, of_messages
 from streamer.core.records.layouts import MalformedError, checked_message, time_us
-from streamer.core.records.model import Record
+from streamer.core.records.model import SourceRecord
 from streamer.core.records.trace_calls import Call, answering
 from streamer.core.records.trace_replies import Reply, as_tool_calls, is_parts, read_reply
 
@@ -60,10 +60,10 @@ class Decision(msgspec.Struct, frozen=True):
     turn: int | None
     first: int
     last: int
-    found: Record | MalformedError
+    found: SourceRecord | MalformedError
     time_us: int | None = None
 
-    def record(self) -> Record:
+    def record(self) -> SourceRecord:
         """Return the record.
 
         Raises:
@@ -149,7 +149,7 @@ class Decisions:
             time_us=_time_us(rows),
         )
 
-    def _found(self, rows: list[_Read], size: int) -> Record | MalformedError:
+    def _found(self, rows: list[_Read], size: int) -> SourceRecord | MalformedError:
         if size > self._max_characters:
             return MalformedError("too_long", f"longer than {self._max_characters} characters")
         try:
@@ -157,7 +157,7 @@ class Decisions:
         except MalformedError as error:
             return error
 
-    def _record(self, rows: list[_Read]) -> Record:
+    def _record(self, rows: list[_Read]) -> SourceRecord:
         has_system = any(read.row.type in _SYSTEM_TYPES for read in rows)
         conversation = _Conversation()
         for read in rows if has_system else [*self._session_system, *rows]:
@@ -168,7 +168,7 @@ class Decisions:
         prompt_image, reply_image = (
             has_image([m for m in messages if (m["role"] == "assistant") is of_reply]) for of_reply in (False, True)
         )
-        return Record(
+        return SourceRecord(
             session=self._session,
             conversation=of_messages(messages),
             has_image=prompt_image or reply_image,
@@ -294,7 +294,7 @@ class _Conversation:
         return messages
 
 
-def from_completion(session: str, metadata: dict[str, Any]) -> Record:
+def from_completion(session: str, metadata: dict[str, Any]) -> SourceRecord:
     """Return the record of a session that has no messages, but prompt and completion in its metadata.
 
     Raises:
@@ -311,7 +311,7 @@ def from_completion(session: str, metadata: dict[str, Any]) -> Record:
         checked_message({"role": "assistant", "content": completion}, "completion"),
     ]
     images = [has_image([message]) for message in messages]
-    return Record(
+    return SourceRecord(
         session=session,
         conversation=of_messages(messages),
         has_image=any(images),

@@ -17,7 +17,7 @@ from streamer.core.records.dataset_line import encode_line
 from streamer.core.records.dead_letter import encode_dead_letter
 from streamer.core.records.key import DedupBy, record_key
 from streamer.core.records.layouts import Envelope, MalformedError, record_of
-from streamer.core.records.model import Line, Outcome, Record, Span, State, Verdict
+from streamer.core.records.model import Line, Outcome, SourceRecord, Span, State, Verdict
 from streamer.core.records.trace_messages import Decision
 from streamer.core.records.worth import Worth
 from streamer.core.verdicts.join import JoinRule, choose
@@ -158,7 +158,7 @@ def _judge(
     return _judge_record(item, record, outcome, rules, turns)
 
 
-def _judge_record(item: Item, record: Record, outcome: Outcome, rules: Rules, turns: TurnBook | None) -> Judged:
+def _judge_record(item: Item, record: SourceRecord, outcome: Outcome, rules: Rules, turns: TurnBook | None) -> Judged:
     reason = below_bar(record, rules.records)
     worth: Worth | None = None
     if turns is not None and reason is None:

@@ -32,9 +32,9 @@ from streamer.core.verdicts.near.signature import Signature
 from streamer.core.verdicts.reasons import NEAR
 from streamer.store.curation import refusals
 from streamer.store.curation.cap_counts import Caps, Full, Values
-from streamer.store.curation.near_index import Kept, NearIndex, Resemblance
+from streamer.store.curation.near_index import KeptSignature, NearIndex, Resemblance
 from streamer.store.curation.refusals import Refused
-from streamer.store.dataset.writer import Dataset
+from streamer.store.dataset.writer import DatasetWriter
 from streamer.store.ledger.ledger import Ledger
 
 _SCHEMA = """
@@ -61,7 +61,7 @@ class Curation:
         self._caps = Caps(caps)
         self._is_on = bool(caps) or self._near is not None
 
-    async def catch_up(self, ledger: Ledger, dataset: Dataset, at: Callable[[str], None]) -> None:
+    async def catch_up(self, ledger: Ledger, dataset: DatasetWriter, at: Callable[[str], None]) -> None:
         """Take up what the dataset holds and the ledger has not taken up yet.
 
         Args:
@@ -158,7 +158,9 @@ class Curation:
                 "DELETE FROM curation WHERE part = ?", [row for row in stale if row[0] not in self._caps.parts]
             )
 
-    async def gate(self, ledger: Ledger, judged: Sequence[Judged], known: Mapping[bytes, bool]) -> Gate | None:
+    async def gate(
+        self, ledger: Ledger, judged: Sequence[Judged], known: Mapping[bytes, bool]
+    ) -> AdmissionFilter | None:
         """Return what decides on the records of a batch; None if nothing is to be decided.
 
         Args:
@@ -184,13 +186,13 @@ class Curation:
             for place, line in lines.items()
         }
 
-    def _gate(self, candidates: Mapping[_Place, _Candidate], db: sqlite3.Connection) -> Gate:
+    def _gate(self, candidates: Mapping[_Place, _Candidate], db: sqlite3.Connection) -> AdmissionFilter:
         self._caps.fetch(db, [candidate.values for candidate in candidates.values()])
-        near: dict[int, Kept] = {}
+        near: dict[int, KeptSignature] = {}
         if self._near is not None:
             numbers = self._near.related(candidate.signature for candidate in candidates.values())
             near = self._near.fetch(db, numbers)
-        return Gate(self, self._near, self._caps, candidates, near)
+        return AdmissionFilter(self, self._near, self._caps, candidates, near)
 
 
 def forget(db: sqlite3.Connection, place: int) -> None:
@@ -232,7 +234,7 @@ class _Candidate(msgspec.Struct, frozen=True):
     values: Values
 
 
-class Gate:
+class AdmissionFilter:
     """Decides on the records of one batch, in order: each one that gets in counts for those after it."""
 
     def __init__(
@@ -241,7 +243,7 @@ class Gate:
         near: NearIndex | None,
         caps: Caps,
         candidates: Mapping[_Place, _Candidate],
-        related: Mapping[int, Kept],
+        related: Mapping[int, KeptSignature],
     ) -> None:
         self._curation = curation
         self._near = near

@@ -26,7 +26,7 @@ _LOADED = 2000
 _CHUNK = 500
 
 
-class Kept(NamedTuple):
+class KeptSignature(NamedTuple):
     """A record of the dataset: where its line begins, and its signature."""
 
     offset: int
@@ -53,7 +53,7 @@ class NearIndex:
         self._signer = Signer(rules)
         self._keep = rules.keep
         self._buckets = Buckets(self._signer.bands, rules.keep)
-        self._added: dict[int, Kept] = {}
+        self._added: dict[int, KeptSignature] = {}
         self.meaning = self._signer.meaning
 
     # -- at a start --------------------------------------------------------------------------------------
@@ -99,20 +99,20 @@ class NearIndex:
             for number in self._buckets.sharing(self._signer.bands_of(signature))
         }
 
-    def fetch(self, db: sqlite3.Connection, numbers: Iterable[int]) -> dict[int, Kept]:
+    def fetch(self, db: sqlite3.Connection, numbers: Iterable[int]) -> dict[int, KeptSignature]:
         """Return what the ledger holds of these records."""
         wanted = sorted(numbers)
-        found: dict[int, Kept] = {}
+        found: dict[int, KeptSignature] = {}
         for start in range(0, len(wanted), _CHUNK):
             chunk = wanted[start : start + _CHUNK]
             rows = db.execute(
                 f"SELECT number, offset, slots, images FROM near_record WHERE number IN ({','.join('?' * len(chunk))})",
                 chunk,
             )
-            found |= {number: Kept(offset, Signature(slots, images)) for number, offset, slots, images in rows}
+            found |= {number: KeptSignature(offset, Signature(slots, images)) for number, offset, slots, images in rows}
         return found
 
-    def resembled(self, signature: Signature, known: Mapping[int, Kept]) -> Resemblance | None:
+    def resembled(self, signature: Signature, known: Mapping[int, KeptSignature]) -> Resemblance | None:
         """Return the record that one with this signature is most alike, the oldest of several; None if none is near.
 
         Args:
@@ -129,7 +129,7 @@ class NearIndex:
         alike, offset = max(found)
         return Resemblance(-offset, alike)
 
-    def _shared(self, signature: Signature, known: Mapping[int, Kept]) -> Iterator[Kept]:
+    def _shared(self, signature: Signature, known: Mapping[int, KeptSignature]) -> Iterator[KeptSignature]:
         for number in self._buckets.sharing(self._signer.bands_of(signature)):
             kept = self._added.get(number) or known.get(number)
             if kept is not None:
@@ -139,7 +139,7 @@ class NearIndex:
         """Take up a record whose line will begin at ``offset``."""
         number = self._buckets.last + 1
         self._buckets.add(number, self._signer.bands_of(signature))
-        self._added[number] = Kept(offset, signature)
+        self._added[number] = KeptSignature(offset, signature)
 
     def write(self, db: sqlite3.Connection) -> None:
         """Have the ledger hold what was added, and the newest ``keep`` only."""

@@ -30,7 +30,7 @@ from streamer.base.errors import RefusedError
 from streamer.base.files import Clock, Files, sync_folder
 from streamer.core.records.dataset_line import keys_meaning, line_key
 from streamer.core.records.key import DedupBy
-from streamer.store.ledger.ledger import Head, Ledger
+from streamer.store.ledger.ledger import DatasetHead, Ledger
 from streamer.store.ledger.schema import way_out
 from streamer.store.parts.cuts import TAIL, Cut, Places, joined, kept_digest, touches
 from streamer.store.parts.parts import (
@@ -57,7 +57,7 @@ _BLOCK = 1 << 20
 """Bytes of a part that are written at a time when it is compacted; or else one longer line."""
 
 
-class Dataset:
+class DatasetWriter:
     """The one writer of a dataset: the live file, and the parts that were closed before it.
 
     ``closed`` are parts that the ledger has to hear of with the next commit.
@@ -368,14 +368,16 @@ class Dataset:
                 f"bring the file back or move it away, or, to go on with what is there: {_start_over(ledger)}",
             )
 
-    def _next_unheard(self, head: Head) -> int | None:
+    def _next_unheard(self, head: DatasetHead) -> int | None:
         """Return the number of the next part that was closed without the ledger's knowledge."""
         unheard = [number for number in closed_numbers(self.path) if number >= head.live.number]
         if not unheard or (unheard[0] != head.live.number and head.counted > head.live.start):
             return None
         return unheard[0]
 
-    async def _recover_file(self, ledger: Ledger, head: Head, by: DedupBy, at: Callable[[str], None]) -> _Recovery:
+    async def _recover_file(
+        self, ledger: Ledger, head: DatasetHead, by: DedupBy, at: Callable[[str], None]
+    ) -> _Recovery:
         """Mend the file that is open, and make the ledger know all of its lines."""
         base, known = self.live.start, head.dataset_length
         self._check_head(head, ledger.path)
@@ -421,7 +423,7 @@ class Dataset:
         base = self.live.start
         yield from _placed(self._file.lines(max(0, start - base), self.length - base), Places(base))
 
-    def _check_head(self, head: Head, ledger: Path) -> None:
+    def _check_head(self, head: DatasetHead, ledger: Path) -> None:
         base, size = self.live.start, self._file.size()
         if base + size < head.counted:
             raise RefusedError(

@@ -47,7 +47,7 @@ from streamer.store.ledger.rows import (
     span_of,
 )
 from streamer.store.ledger.schema import create_or_check, explained
-from streamer.store.ledger.transactions import Batch, Compaction
+from streamer.store.ledger.transactions import BatchCommit, Compaction
 from streamer.store.ledger.turn_rewards import describe_rules, rewards_in
 from streamer.store.parts.parts import Live, Part
 
@@ -55,7 +55,7 @@ _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
 
-class Head(msgspec.Struct, frozen=True):
+class DatasetHead(msgspec.Struct, frozen=True):
     """What the ledger says of the dataset: lengths in bytes, a digest of its end, what keys mean.
 
     ``counted`` is where the lines end that were counted when they were appended. It lies beyond
@@ -139,7 +139,7 @@ class Ledger:
 
     # -- reading ---------------------------------------------------------------------------------------
 
-    async def head(self) -> Head:
+    async def head(self) -> DatasetHead:
         """Return what the last commit said of the dataset."""
         row = await self._one(
             "SELECT dataset_length, dataset_lines, dataset_tail, dead_length, dead_tail, keys,"
@@ -149,7 +149,7 @@ class Ledger:
         live = await self._all("SELECT number, start, opened_at FROM part WHERE stop IS NULL")
         if not live:
             live = await self._all("SELECT coalesce(max(number), 0) + 1, coalesce(max(stop), 0), NULL FROM part")
-        return Head(*row, live=Live(*live[0]))  # type: ignore[misc]
+        return DatasetHead(*row, live=Live(*live[0]))  # type: ignore[misc]
 
     async def parts(self) -> list[Part]:
         """Return the closed parts that are to be there, in order."""
@@ -291,7 +291,7 @@ class Ledger:
 
     # -- writing ---------------------------------------------------------------------------------------
 
-    async def commit(self, batch: Batch) -> None:
+    async def commit(self, batch: BatchCommit) -> None:
         """Write one batch. When this returns, the batch has happened; before, nothing of it has."""
         await self._write(writes.commit, batch, self._history)
         self._maybe_parked |= bool(batch.parked)

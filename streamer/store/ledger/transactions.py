@@ -30,7 +30,7 @@ _LAST_US = 1 << 62
 """Stands for a created_at that is no time: after all others, as in the join."""
 
 
-class Batch(msgspec.Struct, frozen=True):
+class BatchCommit(msgspec.Struct, frozen=True):
     """Everything that one batch changes, written in one transaction.
 
     ``appended`` are (key, place in the dataset); ``claimed`` are keys whose line was adopted before. ``at`` is the time
@@ -71,7 +71,7 @@ class Compaction(msgspec.Struct, frozen=True):
     also: Callable[[sqlite3.Connection], None]
 
 
-def commit(db: sqlite3.Connection, batch: Batch, history: History) -> None:
+def commit(db: sqlite3.Connection, batch: BatchCommit, history: History) -> None:
     """Write all that one batch changes."""
     history.note(db, batch.at)
     if batch.cursors:

@@ -19,7 +19,7 @@ from streamer.base.text import printable
 from streamer.core.records import layouts
 from streamer.core.records.key import DedupBy, record_key
 from streamer.core.records.layouts import MalformedError
-from streamer.core.records.model import Record, State
+from streamer.core.records.model import SourceRecord, State
 from streamer.core.verdicts.reasons import (
     CAP,
     DUE_AFTER_OUTCOMES,
@@ -448,7 +448,7 @@ class Explainer:
             if aside is not None:
                 yield f"line {number} cannot be delivered to a writer: {aside}"
 
-    def _place_of(self, record: Record) -> int | None:
+    def _place_of(self, record: SourceRecord) -> int | None:
         """Return where the dataset holds a record that was taken, or the one that it equals."""
         key = record_key(record.conversation, self._by, (record.session, record.turn, record.timestamp))
         found = self._db.execute("SELECT offset FROM record WHERE key = ?", (key,)).fetchone()
@@ -477,7 +477,7 @@ def _is_refused(span: dict[str, Any]) -> bool:
     return reason == NEAR or reason.startswith(CAP)
 
 
-def _record_of(data: bytes | None, span: dict[str, Any]) -> Record | None:
+def _record_of(data: bytes | None, span: dict[str, Any]) -> SourceRecord | None:
     """Return the record of a line that the shard still holds, if it is one."""
     try:
         return layouts.read(data, os.fsdecode(span["path"])) if data is not None else None

@@ -74,7 +74,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         return self.daemon.pid if self.daemon else None
 
 
-class Standing(msgspec.Struct, frozen=True):
+class LedgerStatus(msgspec.Struct, frozen=True):
     """The part of a ledger that takes no longer to read as it grows, but for the lines that wait.
 
     ``reasons`` are lines by state and reason, for every state. ``appended_at`` and ``waiting_since`` are wall-clock
@@ -93,7 +93,7 @@ class Standing(msgspec.Struct, frozen=True):
     delivery: Delivery | None = None
 
 
-def standing(ledger: Path) -> Standing:
+def standing(ledger: Path) -> LedgerStatus:
     """Return how the lines of a ledger stand now; all zero where there is none yet.
 
     Raises:
@@ -102,7 +102,7 @@ def standing(ledger: Path) -> Standing:
     """
     with open_ledger(ledger) as db:
         if db is None:
-            return Standing({state: {} for state in State})
+            return LedgerStatus({state: {} for state in State})
         db.execute("BEGIN")  # one moment for all that follows
         return _standing(db)
 
@@ -121,14 +121,14 @@ def snapshot(dataset: Path, ledger: Path | None = None) -> Snapshot:
         return _read(db, dataset, daemon)
 
 
-class Settings(msgspec.Struct, frozen=True):
+class MadeWith(msgspec.Struct, frozen=True):
     """What a dataset was made with: every condition that was in force, the oldest first, and ``dedup.by``."""
 
     where: list[str] = []
     dedup_by: str = ""
 
 
-def settings(ledger: Path) -> Settings:
+def settings(ledger: Path) -> MadeWith:
     """Return what a ledger remembers of the settings; nothing where there is no ledger.
 
     Raises:
@@ -137,9 +137,9 @@ def settings(ledger: Path) -> Settings:
     """
     with open_ledger(ledger) as db:
         if db is None:
-            return Settings()
+            return MadeWith()
         where = [sql for (sql,) in db.execute("SELECT sql FROM condition ORDER BY rowid")]
-        return Settings(where, str(_one(db, "SELECT keys FROM meta")).partition("/")[0])
+        return MadeWith(where, str(_one(db, "SELECT keys FROM meta")).partition("/")[0])
 
 
 def ledger_of(dataset: Path) -> Path:
@@ -185,7 +185,7 @@ def _is_ledger(db: sqlite3.Connection, path: Path) -> bool:
     return True
 
 
-def _standing(db: sqlite3.Connection) -> Standing:
+def _standing(db: sqlite3.Connection) -> LedgerStatus:
     reasons: dict[str, dict[str, int]] = {str(state): {} for state in State}
     for state, reason, lines in db.execute("SELECT state, reason, lines FROM tally WHERE lines"):
         reasons.setdefault(state, {})[reason] = lines
@@ -194,7 +194,7 @@ def _standing(db: sqlite3.Connection) -> Standing:
     )
     parts, removed_lines, removed_bytes = _parts(db)
     waiting = _row(db, "SELECT count(DISTINCT session), min(since) FROM span WHERE state = 'waiting'")
-    return Standing(
+    return LedgerStatus(
         reasons=reasons,
         dataset_lines=lines - removed_lines,
         dataset_bytes=length - removed_bytes - cut_bytes(db),

@@ -15,9 +15,9 @@ import pytest
 from datasets import DatasetDict, Image, Json, List, Value, load_dataset
 from PIL import Image as Pillow
 
-from streamer.commands.export.chat import Record
+from streamer.commands.export.chat import ExportRecord
 from streamer.commands.export.options import Format, ImageMode, Options, Split
-from streamer.commands.export.output import Output
+from streamer.commands.export.output import ExportFolder
 from streamer.commands.export.tables import Tables, layout
 from tests.helpers.exports import CALL, TOOLS, chat, image, record, rollouts, run, tree, write
 
@@ -238,12 +238,12 @@ def test_duckdb_asks_an_export_without_more(path: Path) -> None:
 def test_a_large_split_is_several_files(tmp_path: Path) -> None:
     """Named as the Hub wants it, and loaded as one."""
     options = Options(format=Format.HUB)
-    with Output(tmp_path / "export", overwrite=False) as output:
+    with ExportFolder(tmp_path / "export", overwrite=False) as output:
         with Tables(output, layout(options, images=False), shard_bytes=1000) as tables:
             for turn in range(30):
                 value = record(turn=turn)
                 data = json.dumps(value).encode()
-                tables.add("train", Record(turn + 1, str(turn), data, value["messages"], value["metadata"]))
+                tables.add("train", ExportRecord(turn + 1, str(turn), data, value["messages"], value["metadata"]))
             paths = tables.finish()
         output.publish()
     names = sorted(tree(tmp_path / "export"))

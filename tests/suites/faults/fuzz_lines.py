@@ -23,7 +23,7 @@ import msgspec
 from streamer.core.records.dataset_line import encode_line, line_key
 from streamer.core.records.key import DedupBy, record_key
 from streamer.core.records.layouts import Envelope, MalformedError, record_of
-from streamer.core.records.model import Line, Outcome, Record
+from streamer.core.records.model import Line, Outcome, SourceRecord
 from streamer.core.verdicts.judge import Item, parse
 from tests.helpers.producer import dialogue, jsonl, messages
 
@@ -75,7 +75,7 @@ def check(data: bytes) -> bool:
     return True
 
 
-def record_or_none(item: Item) -> Record | None:
+def record_or_none(item: Item) -> SourceRecord | None:
     """Return the record of a line, None if it is a dead letter."""
     if not isinstance(item.content, Envelope):
         return None
