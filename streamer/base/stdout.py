@@ -33,6 +33,6 @@ def reader_is_gone() -> bool:
 
 def give_up() -> None:
     """Let nothing that is still buffered complain at exit, nor what is written from now on."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    no_failpoints = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(no_failpoints, sys.stdout.fileno())
+    os.close(no_failpoints)

@@ -88,7 +88,7 @@ def init(  # noqa: PLR0913 - the options of the command
     sizes = (_bytes(stream_bytes, "--stream-bytes"), _bytes(object_bytes, "--object-bytes"))
     wanted = Wanted(what.buckets, dedup, replicas, *sizes)
     found, synced = anyio.run(partial(_set_up, what, wanted, fix=fix, after_loss=after_loss))
-    _print(_told(found, synced))
+    _print(_callbacks(found, synced))
     if any(one.state is SetupState.DIFFERS for one in found) or not all(one.is_good for one in synced):
         raise typer.Exit(1)
 
@@ -203,7 +203,7 @@ async def _set_up(
     return found, await durability.look(what.monitor, what.tls_ca)
 
 
-def _told(found: list[SetupFinding], synced: list[durability.ServerSync]) -> Iterator[str]:
+def _callbacks(found: list[SetupFinding], synced: list[durability.ServerSync]) -> Iterator[str]:
     for what, state, differences in found:
         yield f"{state:<8} {what}"
         for difference in differences:

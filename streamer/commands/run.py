@@ -206,11 +206,11 @@ def _summary(accounts: Accounts, dataset: Path) -> list[str]:
     width = len(f"{sum(lines.values()):,}")
     return [
         f"{sum(lines.values()):>{width},} lines read",
-        f"{lines[State.APPENDED]:>{width},} appended, from {counted(accounts.appended_rollouts, 'rollout')}",
+        f"{lines[State.ACCEPTED]:>{width},} appended, from {counted(accounts.appended_rollouts, 'rollout')}",
         f"{lines[State.DUPLICATE]:>{width},} duplicate",
-        f"{lines[State.BELOW_BAR]:>{width},} below the bar",
+        f"{lines[State.REJECTED]:>{width},} below the bar",
         f"{lines[State.WAITING]:>{width},} waiting for an outcome, of {counted(accounts.waiting_rollouts, 'rollout')}",
-        f"{lines[State.NEVER_SCORED]:>{width},} never scored",
+        f"{lines[State.EXPIRED]:>{width},} never scored",
         f"{lines[State.DEAD_LETTERED]:>{width},} dead-lettered",
         f"dataset: {printable(str(dataset))}",
     ]

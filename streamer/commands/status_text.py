@@ -61,7 +61,7 @@ def detail(seen: Snapshot, state: State, later: float = 0.0) -> str:
         state: the state in question.
         later: seconds that have passed since then.
     """
-    if state == State.APPENDED:
+    if state == State.ACCEPTED:
         return f"from {counted(seen.appended_rollouts, 'rollout')}"
     if state == State.WAITING and seen.waiting_rollouts:
         oldest = seen.oldest_waiting_seconds
@@ -86,7 +86,7 @@ def notes(seen: Snapshot) -> list[str]:
 
 def _attached(seen: Snapshot, state: State) -> str:
     more = detail(seen, state)
-    if not more or state == State.APPENDED:
+    if not more or state == State.ACCEPTED:
         return f" {more}" if more else ""
     return f" ({more})"
 

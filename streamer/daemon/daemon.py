@@ -21,13 +21,13 @@ from streamer.base.events import Emit, Idle, Reloaded, ReloadFailed
 from streamer.base.files import Clock, Files
 from streamer.config import Config, real_path
 from streamer.daemon.observers.systemd import Notifier
-from streamer.daemon.pipeline import drain, nowhere
+from streamer.daemon.pipeline import drain, no_failpoints
 from streamer.daemon.status import Stands
-from streamer.daemon.supervisor import Life, Told
-from streamer.daemon.watchdog import Pulse
-from streamer.sources.hints import Hints, watch
-from streamer.sources.shelf import Shelf
+from streamer.daemon.supervisor import Callbacks, Supervisor
+from streamer.daemon.watchdog import Heartbeat
+from streamer.sources.read_cache import ReadCache
 from streamer.sources.trace_db import locate
+from streamer.sources.wake_ups import WakeUps, watch
 from streamer.store.ledger.ledger import Accounts
 
 _ONCE_PAUSE = 0.2
@@ -66,7 +66,7 @@ class Daemon:
         clock: ages and pauses.
         listeners: told of what is no event of the log.
         until_idle: after so many seconds without anything new the daemon ends; None for never.
-        at: called with the name of each point at which a crash must be harmless.
+        failpoint: called with the name of each point at which a crash must be harmless.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Daemon:
         clock: Clock,
         listeners: Listeners | None = None,
         until_idle: float | None = None,
-        at: Callable[[str], None] = nowhere,
+        failpoint: Callable[[str], None] = no_failpoints,
     ) -> None:
         self._source = configs[0].source
         self._emit = emit
@@ -88,21 +88,24 @@ class Daemon:
         self._listeners = listeners or Listeners()
         self._notifier = notifier
         self._clock = clock
-        self._at = at
+        self._failpoint = failpoint
         self._until_idle = until_idle
-        self._pulse = Pulse(notifier, clock, self._listeners.beat)
+        self._heartbeat = Heartbeat(notifier, clock, self._listeners.beat)
         database = locate(self._source.database) if self._source.is_local else None
         self._database_folder = database.parent if isinstance(database, Path) else None
-        self._hints = Hints(self._source.shards, database.name if isinstance(database, Path) else None)
+        self._wake_ups = WakeUps(self._source.shards, database.name if isinstance(database, Path) else None)
         self._stands = Stands(notifier.status)
-        self._shelf = Shelf() if len(configs) > 1 else None
-        self._lives = [Life(config, files, clock, self._told(config), self._pass, self._shelf) for config in configs]
+        self._read_cache = ReadCache() if len(configs) > 1 else None
+        self._supervisors = [
+            Supervisor(config, files, clock, self._callbacks(config), self._pass, self._read_cache)
+            for config in configs
+        ]
         self._watch_no_more = anyio.Event()
         self._greeted = False
         self._stopping = False
         self._reload = False
         self._unread: StreamerError | None = None
-        self._refused: dict[Life, StreamerError] = {}
+        self._refused: dict[Supervisor, StreamerError] = {}
 
     async def once(self) -> list[Accounts]:
         """Work off what is there and return the accounts of each dataset.
@@ -112,8 +115,8 @@ class Daemon:
         """
         async with AsyncExitStack() as stack:
             stack.enter_context(self._locked())
-            pipelines = [await stack.enter_async_context(life.opening()) for life in self._lives]
-            await drain(pipelines, self._shelf)
+            pipelines = [await stack.enter_async_context(supervisor.opening()) for supervisor in self._supervisors]
+            await drain(pipelines, self._read_cache)
             deadline, changes = self._clock.monotonic() + _ONCE_PATIENCE, -1
             while open_ := [one for one in pipelines if one.error is not None or not one.has_arrived]:
                 now, first = self._clock.monotonic(), open_[0]
@@ -122,7 +125,7 @@ class Daemon:
                 if now >= deadline:
                     raise first.error or _unfinished(first.config)
                 await self._clock.sleep(max(one.poll_pause if one.error else _ONCE_PAUSE for one in open_))
-                await drain(pipelines, self._shelf)
+                await drain(pipelines, self._read_cache)
             return [await pipeline.ledger.accounts() for pipeline in pipelines]
 
     async def run(self, beside: AbstractContextManager[object] | None = None) -> None:
@@ -139,7 +142,7 @@ class Daemon:
             failure: StreamerError | None = None
             async with anyio.create_task_group() as tasks:
                 await tasks.start(self._listen)
-                tasks.start_soon(self._pulse.run)
+                tasks.start_soon(self._heartbeat.run)
                 self._watch(tasks)
                 try:
                     await self._live()
@@ -152,41 +155,41 @@ class Daemon:
 
     def _locked(self) -> ExitStack:
         with ExitStack() as stack:
-            for life in self._lives:
-                stack.enter_context(life.locked())
+            for supervisor in self._supervisors:
+                stack.enter_context(supervisor.locked())
             return stack.pop_all()
 
     async def _live(self) -> None:
         async with AsyncExitStack() as stack:
-            for life in self._lives:
-                await stack.enter_async_context(life)
+            for supervisor in self._supervisors:
+                await stack.enter_async_context(supervisor)
             while not self._stopping:
                 await self._round()
-            for life in self._lives:
-                await life.stop()
+            for supervisor in self._supervisors:
+                await supervisor.stop()
         for error in (*self._refused.values(), self._unread):
             if error is not None:
                 raise error
 
     async def _round(self) -> None:
         """Give each life a turn, then wait until one of them has something to do."""
-        news = self._hints.take()
+        news = self._wake_ups.take()
         worked = False
-        for life in self._lives:
-            self._pulse.progress()
-            worked |= await self._let(life, life.turn(news))
+        for supervisor in self._supervisors:
+            self._heartbeat.progress()
+            worked |= await self._let(supervisor, supervisor.turn(news))
         self._forget_reads()
-        if self._reload and any(life.is_open for life in self._lives):
+        if self._reload and any(supervisor.is_open for supervisor in self._supervisors):
             await self._reconfigure()
         if not worked:
             self._stopping |= await self._is_over()
-            await self._pause(min(life.due for life in self._lives) - self._clock.monotonic())
+            await self._pause(min(supervisor.due for supervisor in self._supervisors) - self._clock.monotonic())
 
     def _forget_reads(self) -> None:
-        if self._shelf is not None:
-            self._shelf.clear()
+        if self._read_cache is not None:
+            self._read_cache.clear()
 
-    async def _let(self, life: Life, doing: Awaitable[bool]) -> bool:
+    async def _let(self, supervisor: Supervisor, doing: Awaitable[bool]) -> bool:
         """Let a life do something; say what came of it. What a person has to decide ends the daemon if all wait for it.
 
         Raises:
@@ -195,19 +198,19 @@ class Daemon:
         try:
             done = await doing
         except StreamerError as error:
-            self._refused[life] = error
-            if len(self._refused) == len(self._lives):
+            self._refused[supervisor] = error
+            if len(self._refused) == len(self._supervisors):
                 raise
-            life.wait_for(error)
+            supervisor.wait_for(error)
             return False
-        if life.is_open:
-            self._refused.pop(life, None)
+        if supervisor.is_open:
+            self._refused.pop(supervisor, None)
         return done
 
-    def _told(self, config: Config) -> Told:
+    def _callbacks(self, config: Config) -> Callbacks:
         emit = self._listeners.of(config) if self._listeners.of else self._emit
-        return Told(
-            emit, self._stands.of(config.dataset.path), self._ready, self._listeners.configure, self._hints.ring
+        return Callbacks(
+            emit, self._stands.of(config.dataset.path), self._ready, self._listeners.configure, self._wake_ups.ring
         )
 
     def _ready(self) -> None:
@@ -220,42 +223,42 @@ class Daemon:
         """Say whether nothing has come for so long that the daemon ends, after one more look at everything."""
         if self._until_idle is None or self._clock.monotonic() < self._idle_end:
             return False
-        for life in self._others_than_refused():
-            await self._let(life, life.look_again())
+        for supervisor in self._others_than_refused():
+            await self._let(supervisor, supervisor.look_again())
             self._forget_reads()
         if self._clock.monotonic() < self._idle_end:
             return False
-        self._unread = next((life.error for life in self._lives if life.error), None)
+        self._unread = next((supervisor.error for supervisor in self._supervisors if supervisor.error), None)
         self._emit(Idle(self._until_idle))
         return True
 
     @property
     def _idle_end(self) -> float:
-        return max(life.idle_since for life in self._others_than_refused()) + (self._until_idle or 0.0)
+        return max(supervisor.idle_since for supervisor in self._others_than_refused()) + (self._until_idle or 0.0)
 
-    def _others_than_refused(self) -> list[Life]:
-        return [life for life in self._lives if life not in self._refused]
+    def _others_than_refused(self) -> list[Supervisor]:
+        return [supervisor for supervisor in self._supervisors if supervisor not in self._refused]
 
     async def _pause(self, seconds: float) -> None:
         seconds = min(seconds, _LONGEST_PAUSE)
-        interval = self._pulse.interval
+        interval = self._heartbeat.interval
         if interval is not None:
             seconds = min(seconds, interval)
         if self._until_idle is not None:
             seconds = min(seconds, self._idle_end - self._clock.monotonic())
         if seconds > 0 and not self._stopping:
-            await self._hints.wait(seconds)
-        self._pulse.progress()
+            await self._wake_ups.wait(seconds)
+        self._heartbeat.progress()
 
     def _pass(self, point: str) -> None:
-        self._pulse.progress()
-        self._at(point)
+        self._heartbeat.progress()
+        self._failpoint(point)
 
     def _watch(self, tasks: TaskGroup) -> None:
         source = self._source
-        watched = [(source.shards, self._hints.shard, True)] if source.reads_shards else []
+        watched = [(source.shards, self._wake_ups.shard, True)] if source.reads_shards else []
         if self._database_folder is not None:
-            watched.append((self._database_folder, self._hints.database, False))
+            watched.append((self._database_folder, self._wake_ups.database, False))
         for folder, on_change, recursive in watched:
             tasks.start_soon(
                 partial(watch, recursive=recursive, force_polling=source.force_polling),
@@ -274,7 +277,7 @@ class Daemon:
                 else:
                     self._stopping = True
                     self._notifier.stopping("finishing the batch")
-                self._hints.ring()
+                self._wake_ups.ring()
 
     async def _reconfigure(self) -> None:
         """Take the configuration that is there now: in all lives, or in none."""
@@ -282,36 +285,36 @@ class Daemon:
         self._notifier.reloading()
         try:
             wanted = self._read_configs()
-            pairs = _paired(self._lives, wanted)
-            for life, config in pairs:
-                await life.check(config)
+            pairs = _paired(self._supervisors, wanted)
+            for supervisor, config in pairs:
+                await supervisor.check(config)
         except StreamerError as error:
             self._emit(ReloadFailed(str(error)))
         else:
-            for life, config in pairs:
-                await self._let(life, life.configure(config))
-            if different := _different(self._lives, wanted):
+            for supervisor, config in pairs:
+                await self._let(supervisor, supervisor.configure(config))
+            if different := _different(self._supervisors, wanted):
                 self._emit(Reloaded("", different))
         finally:
             self._notifier.ready("configuration read again")
-            for life in self._lives:
-                life.reloaded()
+            for supervisor in self._supervisors:
+                supervisor.reloaded()
 
 
-def _paired(lives: Sequence[Life], wanted: Sequence[Config]) -> list[tuple[Life, Config]]:
+def _paired(supervisors: Sequence[Supervisor], wanted: Sequence[Config]) -> list[tuple[Supervisor, Config]]:
     """Return the lives with what is wanted of each; a single dataset is the same one even if its path is another."""
-    if len(lives) == len(wanted) == 1:
-        return [(lives[0], wanted[0])]
+    if len(supervisors) == len(wanted) == 1:
+        return [(supervisors[0], wanted[0])]
     by_path = {real_path(config.dataset.path): config for config in wanted}
-    found = [(life, by_path.get(real_path(life.config.dataset.path))) for life in lives]
-    return [(life, config) for life, config in found if config is not None]
+    found = [(supervisor, by_path.get(real_path(supervisor.config.dataset.path))) for supervisor in supervisors]
+    return [(supervisor, config) for supervisor, config in found if config is not None]
 
 
-def _different(lives: Sequence[Life], wanted: Sequence[Config]) -> str:
+def _different(supervisors: Sequence[Supervisor], wanted: Sequence[Config]) -> str:
     """Return which datasets are wanted and not there, or there and not wanted."""
-    if len(lives) == len(wanted) == 1:
+    if len(supervisors) == len(wanted) == 1:
         return ""
-    there = {real_path(life.config.dataset.path): life.config.dataset.path for life in lives}
+    there = {real_path(supervisor.config.dataset.path): supervisor.config.dataset.path for supervisor in supervisors}
     then = {real_path(config.dataset.path): config.dataset.path for config in wanted}
     added = [f"dataset {then[path]} (new)" for path in then.keys() - there.keys()]
     return ", ".join(sorted([*added, *(f"dataset {there[path]} (gone)" for path in there.keys() - then.keys())]))

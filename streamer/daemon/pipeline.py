@@ -35,8 +35,8 @@ from streamer.base.events import (
     Quiet,
     Recovered,
 )
+from streamer.base.failures import SourceFailures
 from streamer.base.files import Clock, Files
-from streamer.base.troubles import SourceTroubles
 from streamer.config import Config
 from streamer.config.fleet_names import Names
 from streamer.config.fleet_table import SinkKind
@@ -53,9 +53,9 @@ from streamer.sources.folder import shard_folder
 from streamer.sources.inbox import Inbox, ShardInbox, Work
 from streamer.sources.null import NoOutcomes, NoRollouts, NoUplink
 from streamer.sources.outcomes import OutcomePoller
+from streamer.sources.read_cache import ReadCache
 from streamer.sources.reader import Budget, ShardReader
 from streamer.sources.rollouts import RolloutInbox
-from streamer.sources.shelf import Shelf
 from streamer.store.curation.curation import AdmissionFilter, Curation, forget
 from streamer.store.dataset.dead_letters import DeadLetters, dead_letters_path
 from streamer.store.dataset.writer import DatasetWriter
@@ -88,11 +88,11 @@ async def _quickly(lines: int, judge: Callable[_P, _T], *args: _P.args, **more: 
 
 def _runs(spans: Iterable[Span]) -> tuple[str, ...]:
     """Return the first rollouts of which records were appended."""
-    appended = dict.fromkeys(span.session for span in spans if span.state is State.APPENDED)
+    appended = dict.fromkeys(span.session for span in spans if span.state is State.ACCEPTED)
     return tuple(islice(appended, _RUNS_TOLD))
 
 
-def nowhere(_point: str) -> None:
+def no_failpoints(_point: str) -> None:
     """Pass a named point at which a crash must be harmless; tests crash there."""
 
 
@@ -110,20 +110,20 @@ def _shards(
     files: Files,
     clock: Clock,
     emit: Emit,
-    at: Callable[[str], None],
-    shelf: Shelf | None,
+    failpoint: Callable[[str], None],
+    read_cache: ReadCache | None,
 ) -> ShardInbox:
     source = config.source
     reader = ShardReader(source.shards, source.max_line_bytes, files, clock, follow_symlinks=source.follow_symlinks)
-    return ShardInbox(shard_folder(config), reader, ledger, source.max_line_bytes, clock, emit, at, shelf)
+    return ShardInbox(shard_folder(config), reader, ledger, source.max_line_bytes, clock, emit, failpoint, read_cache)
 
 
 def _uplink(
-    config: Config, ledger: Ledger, files: Files, clock: Clock, emit: Emit, troubles: SourceTroubles
+    config: Config, ledger: Ledger, files: Files, clock: Clock, emit: Emit, failures: SourceFailures
 ) -> Uplink | NoUplink:
     if config.sink.kind is not SinkKind.JETSTREAM:
         return NoUplink()
-    return Uplink(config, ledger, files, clock, emit, troubles.fleet)
+    return Uplink(config, ledger, files, clock, emit, failures.fleet)
 
 
 class _Sources(NamedTuple):
@@ -132,7 +132,7 @@ class _Sources(NamedTuple):
     inbox: Inbox
     rollouts: RolloutInbox | NoRollouts
     outcomes: OutcomePoller | NoOutcomes
-    troubles: SourceTroubles
+    failures: SourceFailures
     uplink: Uplink | NoUplink
 
 
@@ -148,7 +148,7 @@ class Pipeline:
         sources: _Sources,
         clock: Clock,
         emit: Emit,
-        at: Callable[[str], None],
+        failpoint: Callable[[str], None],
     ) -> None:
         self.ledger = ledger
         self.dataset = dataset
@@ -159,8 +159,8 @@ class Pipeline:
         self._dead = dead
         self._clock = clock
         self._emit = emit
-        self._at = at
-        self._troubles = sources.troubles.inputs
+        self._failpoint = failpoint
+        self._failures = sources.failures.inputs
         self.poll_pause = 0.0
         self.poll_error: UnavailableError | None = None
         self.scan_error: UnavailableError | None = None
@@ -175,9 +175,9 @@ class Pipeline:
         files: Files,
         clock: Clock,
         emit: Emit,
-        at: Callable[[str], None] = nowhere,
-        troubles: SourceTroubles | None = None,
-        shelf: Shelf | None = None,
+        failpoint: Callable[[str], None] = no_failpoints,
+        failures: SourceFailures | None = None,
+        read_cache: ReadCache | None = None,
         news: Callable[[], None] = lambda: None,
         *,
         travels: bool = True,
@@ -189,9 +189,9 @@ class Pipeline:
             files: the system calls.
             clock: ages and pauses; no verdict depends on it.
             emit: is told of every event.
-            at: called with the name of each point at which a crash must be harmless.
-            troubles: what did not work in an earlier pipeline; without it, nothing.
-            shelf: what other datasets have just read, and where others find what is read here.
+            failpoint: called with the name of each point at which a crash must be harmless.
+            failures: what did not work in an earlier pipeline; without it, nothing.
+            read_cache: what other datasets have just read, and where others find what is read here.
             news: called when something has come that a step can take.
             travels: whether records go to a fleet meanwhile, or come from one, if that is configured.
 
@@ -205,17 +205,17 @@ class Pipeline:
         try:
             dataset.open()
             async with Ledger.open(config.dataset.ledger, files) as ledger:
-                troubles = troubles or SourceTroubles(emit)
-                uplink = _uplink(config, ledger, files, clock, emit, troubles)
+                failures = failures or SourceFailures(emit)
+                uplink = _uplink(config, ledger, files, clock, emit, failures)
                 if config.source.is_local:
-                    inbox: Inbox = _shards(config, ledger, files, clock, emit, at, shelf)
+                    inbox: Inbox = _shards(config, ledger, files, clock, emit, failpoint, read_cache)
                     rollouts: RolloutInbox | NoRollouts = RolloutInbox(
-                        config.source, ledger, clock, emit, troubles.conversations
+                        config.source, ledger, clock, emit, failures.conversations
                     )
                 else:
-                    inbox, rollouts = Intake(config, ledger, clock, emit, troubles.fleet, news), NoRollouts()
-                sources = _Sources(inbox, rollouts, outcomes, troubles, uplink)
-                pipeline = cls(config, ledger, dataset, dead, sources, clock, emit, at)
+                    inbox, rollouts = Intake(config, ledger, clock, emit, failures.fleet, news), NoRollouts()
+                sources = _Sources(inbox, rollouts, outcomes, failures, uplink)
+                pipeline = cls(config, ledger, dataset, dead, sources, clock, emit, failpoint)
                 with closing(pipeline.rollouts):
                     await pipeline.recover()
                     async with AsyncExitStack() as stack:
@@ -257,7 +257,7 @@ class Pipeline:
     async def recover(self) -> None:
         """Make dataset, ledger and dead letters agree."""
         by = self.config.dedup.by
-        found = await self.dataset.recover(self.ledger, by, self._at)
+        found = await self.dataset.recover(self.ledger, by, self._failpoint)
         head = await self.ledger.head()
         if self._dead.recover(head.dead_length, head.dead_tail):
             await self.ledger.tell_dead_again()  # first: a crash in between repeats both
@@ -274,7 +274,7 @@ class Pipeline:
 
     async def take_up(self) -> None:
         """Take up what the dataset holds and near-duplicates and caps do not know of yet."""
-        await self.curation.catch_up(self.ledger, self.dataset, self._at)
+        await self.curation.catch_up(self.ledger, self.dataset, self._failpoint)
 
     async def describe(self) -> None:
         """Tell the ledger what is read and asked now."""
@@ -299,7 +299,7 @@ class Pipeline:
             return False
         if work.is_empty:
             return True
-        self._at("read")
+        self._failpoint("read")
         outcomes = await self.ledger.outcomes(sessions(work.items))
         rewards = await self._turn_rewards(outcomes)
         judged = await _quickly(len(work.items), judge, work.items, outcomes, self.rules, rewards)
@@ -310,7 +310,7 @@ class Pipeline:
         began = self._clock.monotonic()
         await self._commit(work, settled, gate)
         commit_seconds = self._clock.monotonic() - began
-        self._at("committed")
+        self._failpoint("committed")
         if work.done is not None:
             await work.done()
         self.uplink.committed(self.dataset.length)
@@ -340,15 +340,15 @@ class Pipeline:
         """Make a batch durable but for its commit; return the seconds of the dataset's sync, if there was one."""
         if settled.dead_letters:
             self._dead.append(settled.dead_letters)
-            self._at("dead letters written")
+            self._failpoint("dead letters written")
         if not settled.dataset:
             return None
-        self.dataset.append(settled.dataset, [place for _, place in settled.appended], self._at)
-        self._at("appended")
+        self.dataset.append(settled.dataset, [place for _, place in settled.appended], self._failpoint)
+        self._failpoint("appended")
         began = self._clock.monotonic()
         self.dataset.sync()
         seconds = self._clock.monotonic() - began
-        self._at("synced")
+        self._failpoint("synced")
         return seconds
 
     async def _commit(self, work: Work, settled: Settled, gate: AdmissionFilter | None) -> None:
@@ -389,7 +389,7 @@ class Pipeline:
     async def close_part(self) -> None:
         """Close the live file, unless it is empty."""
         if self.dataset.length > self.dataset.live.start:
-            await to_thread.run_sync(self.dataset.close_part, self._at)
+            await to_thread.run_sync(self.dataset.close_part, self._failpoint)
             await self.ledger.close_parts(self.dataset.closed)
             await self._tell_closed()
 
@@ -402,7 +402,7 @@ class Pipeline:
 
     async def _tidy(self) -> None:
         keep_from = await self.uplink.keep_from()
-        for part in await self.dataset.tidy(self.ledger, self.config.retain, self._at, forget, keep_from):
+        for part in await self.dataset.tidy(self.ledger, self.config.retain, self._failpoint, forget, keep_from):
             self._emit(PartRemoved(part_path(self.dataset.path, part.number).name, part.lines))
 
     def _latencies(self, settled: Settled, outcomes: Mapping[str, Sequence[Outcome]]) -> tuple[float, ...]:
@@ -410,7 +410,7 @@ class Pipeline:
         if not settled.appended:
             return ()
         now = self._clock.now()
-        refs = {span.outcome for span in settled.spans if span.state is State.APPENDED}
+        refs = {span.outcome for span in settled.spans if span.state is State.ACCEPTED}
         rows = (row for session in outcomes.values() for row in session if row.ref in refs)
         return tuple(max(0.0, now - row.created_us / 1e6) for row in rows if row.created_us is not None)
 
@@ -418,13 +418,13 @@ class Pipeline:
         self, settled: Settled, sync_seconds: float | None, commit_seconds: float, latencies: tuple[float, ...]
     ) -> None:
         counts = count(settled.spans)
-        event = Committed if counts[State.APPENDED] else Quiet
+        event = Committed if counts[State.ACCEPTED] else Quiet
         self._emit(
             event(
                 read=sum(counts.values()),
-                appended=counts[State.APPENDED],
+                appended=counts[State.ACCEPTED],
                 duplicate=counts[State.DUPLICATE],
-                below_bar=counts[State.BELOW_BAR],
+                below_bar=counts[State.REJECTED],
                 waiting=counts[State.WAITING],
                 dead_lettered=counts[State.DEAD_LETTERED],
                 appended_bytes=len(settled.dataset),
@@ -455,7 +455,7 @@ class Pipeline:
         try:
             rows = await self.outcomes.poll()
         except UnavailableError as error:
-            self.poll_pause = self.outcomes.pause_after_failure(self._troubles.begin(error))
+            self.poll_pause = self.outcomes.pause_after_failure(self._failures.begin(error))
             self.poll_error = error
             return False
         if self.outcomes.is_waiting:
@@ -465,7 +465,7 @@ class Pipeline:
             self.outcomes.replaced = False
             self._emit(DatabaseReplaced(str(self.outcomes.path)))
         self.poll_pause = self.outcomes.pause(self.config.source.poll_interval)
-        self._troubles.over("read outcomes")
+        self._failures.over("read outcomes")
         changed = await self.ledger.take_outcomes(rows, self.rules.join, self.outcomes.rewards)
         self.rollouts.look(changed)
         if changed:
@@ -478,10 +478,10 @@ class Pipeline:
             if self.config.source.reads_shards:
                 await self.inbox.scan()
         except UnavailableError as error:
-            self._troubles.begin(error)
+            self._failures.begin(error)
             self.scan_error = error
         else:
-            self._troubles.over("list the shard folder")
+            self._failures.over("list the shard folder")
             self.scan_error = None
         await self._close_old_part()
         expired = await self.ledger.expire(self._clock.now() - self.config.join.never_scored_after)
@@ -505,21 +505,21 @@ class Pipeline:
         await drain([self])
 
 
-async def drain(pipelines: Sequence[Pipeline], shelf: Shelf | None = None) -> None:
+async def drain(pipelines: Sequence[Pipeline], read_cache: ReadCache | None = None) -> None:
     """Work off everything that is there now, batch by batch in turn."""
     for pipeline in pipelines:
         await pipeline.look()
-    await _step_by_step(pipelines, shelf)
+    await _step_by_step(pipelines, read_cache)
     for pipeline in pipelines:
         pipeline.rollouts.wait_no_longer()  # their shards were there now, or are not
-    await _step_by_step(pipelines, shelf)
+    await _step_by_step(pipelines, read_cache)
 
 
-async def _step_by_step(pipelines: Sequence[Pipeline], shelf: Shelf | None) -> None:
+async def _step_by_step(pipelines: Sequence[Pipeline], read_cache: ReadCache | None) -> None:
     worked = True
     while worked:
         worked = False
         for pipeline in pipelines:
             worked |= await pipeline.step()
-        if shelf is not None:
-            shelf.clear()
+        if read_cache is not None:
+            read_cache.clear()

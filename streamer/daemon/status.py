@@ -145,7 +145,7 @@ def _text_of_several(stands: Mapping[Path, Stand | None]) -> str:
     """
     known = {path: stand for path, stand in stands.items() if stand is not None}
     accounts = [stand.accounts for stand in known.values() if stand.accounts is not None]
-    records = sum(one.lines[State.APPENDED] for one in accounts)
+    records = sum(one.lines[State.ACCEPTED] for one in accounts)
     parts = [f"{len(stands)} datasets: {counted(records, 'record')}"]
     if accounts:
         parts.append(f"{max(one.waiting_rollouts for one in accounts):,} waiting")
@@ -180,7 +180,7 @@ def status(
     """
     lines = accounts.lines
     parts = [
-        f"{counted(lines[State.APPENDED], 'record')} from {counted(accounts.appended_rollouts, 'rollout')}",
+        f"{counted(lines[State.ACCEPTED], 'record')} from {counted(accounts.appended_rollouts, 'rollout')}",
         f"{accounts.waiting_rollouts:,} waiting",
     ]
     if behind is not None:

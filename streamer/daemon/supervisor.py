@@ -14,21 +14,21 @@ from typing import NamedTuple, Self
 from streamer import config as configuration
 from streamer.base.errors import StreamerError, UnavailableError
 from streamer.base.events import Emit, Reloaded, Started, Stopped
+from streamer.base.failures import ActiveFailures, SourceFailures
 from streamer.base.files import Clock, Files
 from streamer.base.lock import DatasetLock, lock_file
-from streamer.base.troubles import SourceTroubles, Troubles
 from streamer.config import Config
 from streamer.daemon.pipeline import Pipeline
 from streamer.daemon.status import DaemonStatus, Stand
-from streamer.sources.hints import News
 from streamer.sources.outcomes import check_condition
-from streamer.sources.shelf import Shelf
+from streamer.sources.read_cache import ReadCache
+from streamer.sources.wake_ups import PendingChanges
 
 _SHARE = 300
 """A look at everything is followed by a pause of so many times its own duration."""
 
 
-class Told(NamedTuple):
+class Callbacks(NamedTuple):
     """Who is told what of a life.
 
     ``event`` gets every event; ``stand`` how it stands, whenever that is another; ``opened`` is called when its first
@@ -43,7 +43,7 @@ class Told(NamedTuple):
     news: Callable[[], None] = lambda: None
 
 
-class Life:
+class Supervisor:
     """One dataset, a turn at a time. As a context manager it closes in the end what is open.
 
     Args:
@@ -51,8 +51,8 @@ class Life:
         files: the system calls.
         clock: ages and pauses.
         told: who is told of what happens.
-        at: called with the name of each point at which a crash must be harmless.
-        shelf: what other lives have just read, and where they find what is read here.
+        failpoint: called with the name of each point at which a crash must be harmless.
+        read_cache: what other lives have just read, and where they find what is read here.
 
     ``due`` is the time in monotonic seconds at which there is something to do, whether or not there are news.
     """
@@ -62,20 +62,20 @@ class Life:
         config: Config,
         files: Files,
         clock: Clock,
-        told: Told,
-        at: Callable[[str], None],
-        shelf: Shelf | None = None,
+        callbacks: Callbacks,
+        failpoint: Callable[[str], None],
+        read_cache: ReadCache | None = None,
     ) -> None:
         self.config = config
         self.due = 0.0
         self._files = files
         self._clock = clock
-        self._told = told
-        self._at = at
-        self._shelf = shelf
-        self._standing = DaemonStatus(told.stand, clock)
-        self._troubles = Troubles(told.event)
-        self._source_troubles = SourceTroubles(told.event)
+        self._callbacks = callbacks
+        self._failpoint = failpoint
+        self._read_cache = read_cache
+        self._standing = DaemonStatus(callbacks.stand, clock)
+        self._failures = ActiveFailures(callbacks.event)
+        self._source_failures = SourceFailures(callbacks.event)
         self._pipeline: Pipeline | None = None
         self._stack = AsyncExitStack()
         self._next_scan = self._next_poll = 0.0
@@ -121,7 +121,7 @@ class Life:
             ) from error
         return DatasetLock(lock_file(path))
 
-    async def turn(self, news: News) -> bool:
+    async def turn(self, news: PendingChanges) -> bool:
         """Take one batch, or open a pipeline if there is none; say whether there may be more to do at once.
 
         Raises:
@@ -144,7 +144,7 @@ class Life:
 
     def wait_for(self, error: StreamerError) -> None:
         """Try again in a while. Something outside may be there then; or a person may have put something right."""
-        self.due = self._clock.monotonic() + self._troubles.begin(error)
+        self.due = self._clock.monotonic() + self._failures.begin(error)
         self._standing.waits(error)
 
     async def look_again(self) -> bool:
@@ -185,8 +185,8 @@ class Life:
         if self._pipeline is not None:
             self._pipeline.configure(self.config)
             await self._pipeline.take_up()
-        self._told.configured(self.config)
-        self._told.event(event)
+        self._callbacks.configured(self.config)
+        self._callbacks.event(event)
         if self._pipeline is not None:
             await self._pipeline.describe()
         return True
@@ -199,7 +199,7 @@ class Life:
         """End the pipeline cleanly, if there is one."""
         if self._pipeline is None:
             return
-        self._told.event(Stopped(self._pipeline.dataset.length))
+        self._callbacks.event(Stopped(self._pipeline.dataset.length))
         try:
             await self._close()
         except UnavailableError as error:
@@ -207,9 +207,16 @@ class Life:
 
     def opening(self) -> AbstractAsyncContextManager[Pipeline]:
         """Return a new pipeline, as a context manager."""
-        told = self._told
+        callbacks = self._callbacks
         return Pipeline.open(
-            self.config, self._files, self._clock, told.event, self._at, self._source_troubles, self._shelf, told.news
+            self.config,
+            self._files,
+            self._clock,
+            callbacks.event,
+            self._failpoint,
+            self._source_failures,
+            self._read_cache,
+            callbacks.news,
         )
 
     async def _begin(self) -> bool:
@@ -228,8 +235,8 @@ class Life:
             return
         self._greeted = True
         config = self.config
-        self._told.opened()
-        self._told.event(
+        self._callbacks.opened()
+        self._callbacks.event(
             Started(
                 dataset=str(config.dataset.path),
                 dataset_bytes=pipeline.dataset.length,
@@ -239,7 +246,7 @@ class Life:
             )
         )
 
-    async def _take(self, pipeline: Pipeline, news: News) -> bool:
+    async def _take(self, pipeline: Pipeline, news: PendingChanges) -> bool:
         more = False
         now = self._clock.monotonic()
         if news.scan or now >= self._next_scan:
@@ -253,7 +260,7 @@ class Life:
             more = await pipeline.poll()
             self._next_poll = now if more else now + pipeline.poll_pause
         worked = await pipeline.step()
-        self._troubles.all_over()
+        self._failures.all_over()
         self._standing.turn(pipeline, now, worked=worked or more)
         await self._standing.tell(pipeline)
         self.due = min(self._next_scan, self._next_poll, self._standing.next_text)

@@ -8,7 +8,7 @@ from streamer.base.files import Clock
 from streamer.daemon.observers.systemd import Notifier
 
 
-class Pulse:
+class Heartbeat:
     """Sends a beat whenever there was progress since the last one.
 
     The loop makes progress each time it comes round, be it idle or busy, and long work (a recovery, a scan of a large

@@ -25,8 +25,8 @@ from anyio import to_thread
 
 from streamer.base.errors import StreamerError, UnavailableError
 from streamer.base.events import BucketMoved, Emit
+from streamer.base.failures import ActiveFailures
 from streamer.base.files import Clock
-from streamer.base.troubles import Troubles
 from streamer.config import Config
 from streamer.config.fleet_names import Names, bucket_of, host_name
 from streamer.core.records.arrived import ArrivedRecord
@@ -110,7 +110,7 @@ class Intake:
         ledger: of this writer.
         clock: pauses.
         emit: is told of what a person should know.
-        troubles: what does not work, of this intake or of one before it.
+        failures: what does not work, of this intake or of one before it.
         news: called when something has come.
 
     ``error`` is why nothing can come now.
@@ -127,7 +127,7 @@ class Intake:
         ledger: Ledger,
         clock: Clock,
         emit: Emit,
-        troubles: Troubles,
+        failures: ActiveFailures,
         news: Callable[[], None],
     ) -> None:
         require()
@@ -138,7 +138,7 @@ class Intake:
         self._clock = clock
         self._emit = emit
         self._news = news
-        self._troubles = troubles
+        self._failures = failures
         self._names = Names(config.fleet.prefix, config.fleet.dataset)
         self._pulled: deque[_Pulled] = deque()
         self._judged: list[_Pulled] = []
@@ -308,12 +308,12 @@ class Intake:
     def works(self) -> None:
         """Take note that records can come."""
         self.error = None
-        self._troubles.all_over()
+        self._failures.all_over()
 
     def fails(self, error: StreamerError) -> float:
         """Take note that records cannot come; return the seconds after which that is tried again."""
         self.error = UnavailableError(error.op, error.where, error.cause, error.hint)
-        pause = self._troubles.begin(error)
+        pause = self._failures.begin(error)
         self._news()
         return pause
 

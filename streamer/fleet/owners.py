@@ -115,7 +115,7 @@ class Owners:
         self._writer = writer
         self._buckets = buckets
         self._dedup = dedup
-        self._told = told
+        self._callbacks = told
         self._seen: tuple[int, frozenset[int] | None] = (-1, None)
         self._holding = Holding()
 
@@ -183,7 +183,7 @@ class Owners:
                 name = await put_keys(self._link, objects, bucket, file)
                 released = Owner(BucketState.RELEASED, self._writer, name)
                 if await set_entry(self._link, store, self._names, bucket, released, found[bucket]):
-                    self._told(BucketChange(bucket, came=False, keys=moving.count(file)))
+                    self._callbacks(BucketChange(bucket, came=False, keys=moving.count(file)))
 
     # -- taking --------------------------------------------------------------------------------------------
 
@@ -197,7 +197,7 @@ class Owners:
         keys = await self._import(bucket, entry.owner.keys) if entry is not None and entry.owner.keys else 0
         ours = Owner(BucketState.OWNED, self._writer, entry.owner.keys if entry is not None else "")
         if await set_entry(self._link, store, self._names, bucket, ours, entry):
-            self._told(BucketChange(bucket, came=True, keys=keys))
+            self._callbacks(BucketChange(bucket, came=True, keys=keys))
 
     async def _import(self, bucket: int, name: str) -> int:
         objects = await self._keys()

@@ -23,8 +23,8 @@ from anyio import to_thread
 
 from streamer.base.errors import StreamerError, UnavailableError
 from streamer.base.events import Emit, SetAside
+from streamer.base.failures import ActiveFailures
 from streamer.base.files import Clock, Files
-from streamer.base.troubles import Troubles
 from streamer.config import Config
 from streamer.config.fleet_names import Names, host_name
 from streamer.fleet import durability, objects
@@ -124,7 +124,7 @@ class Uplink:
         files: the system calls.
         clock: pauses.
         emit: is told of what a person should know.
-        troubles: what does not work, of this uplink or of one before it.
+        failures: what does not work, of this uplink or of one before it.
 
     ``error`` is why nothing can be sent now.
 
@@ -133,14 +133,14 @@ class Uplink:
     """
 
     def __init__(
-        self, config: Config, ledger: Ledger, files: Files, clock: Clock, emit: Emit, troubles: Troubles
+        self, config: Config, ledger: Ledger, files: Files, clock: Clock, emit: Emit, failures: ActiveFailures
     ) -> None:
         require()
         self._fleet = config.fleet
         self._by = config.dedup.by
         self._ledger = ledger
         self._clock = clock
-        self._troubles = troubles
+        self._failures = failures
         self._news = anyio.Event()
         self._flights = _Flights()
         self._origin = ""
@@ -188,7 +188,7 @@ class Uplink:
     def fails(self, error: StreamerError) -> float:
         """Take note that nothing can be sent now; return the seconds after which that is tried again."""
         self.error = UnavailableError(error.op, error.where, error.cause, error.hint)
-        return self._troubles.begin(error)
+        return self._failures.begin(error)
 
     def reached(self) -> None:
         """Take note that the fleet is reached; whether its stream takes records is another matter."""
@@ -198,7 +198,7 @@ class Uplink:
     def works(self) -> None:
         """Take note that records are taken."""
         self.error = None
-        self._troubles.all_over()
+        self._failures.all_over()
 
     async def _one_link(self) -> None:
         if not self._origin:

@@ -16,9 +16,9 @@ from streamer.base.files import Clock
 from streamer.core.records.model import Cursor, Line, Span, State
 from streamer.core.verdicts.judge import Item, parse
 from streamer.core.verdicts.reasons import UNREADABLE
+from streamer.sources.read_cache import CachedLines, ReadCache, items_for, of_read, of_span
 from streamer.sources.reader import Budget, Overwritten, ShardRead, ShardReader, Unreadable
 from streamer.sources.shards import FoundShard, ShardFolder
-from streamer.sources.shelf import CachedLines, Shelf, items_for, of_read, of_span
 from streamer.store.ledger.ledger import Ledger, mark
 
 _CHUNK = 200
@@ -112,8 +112,8 @@ class ShardInbox:
         max_line: int,
         clock: Clock,
         emit: Emit,
-        at: Callable[[str], None],
-        shelf: Shelf | None = None,
+        failpoint: Callable[[str], None],
+        read_cache: ReadCache | None = None,
     ) -> None:
         self._folder = folder
         self._reader = reader
@@ -121,8 +121,8 @@ class ShardInbox:
         self._max_line = max_line
         self._clock = clock
         self._emit = emit
-        self._at = at
-        self._shelf = shelf
+        self._failpoint = failpoint
+        self._read_cache = read_cache
         self._fresh: dict[str, FoundShard] = {}
         # Read while they could change once more without a trace: compared once more, when nothing else is to do.
         self._again: dict[str, FoundShard] = {}
@@ -170,9 +170,11 @@ class ShardInbox:
         settled: set[int] = set()
         last = None
         more = False
-        for number, found in enumerate(self._shelf.listed(self._folder) if self._shelf else self._folder.scan()):
+        for number, found in enumerate(
+            self._read_cache.listed(self._folder) if self._read_cache else self._folder.scan()
+        ):
             if number % _LISTED == 0:
-                self._at("listing")
+                self._failpoint("listing")
             its_mark = mark(found.path, found.stat)
             if its_mark in self._settled:
                 settled.add(its_mark)
@@ -225,15 +227,15 @@ class ShardInbox:
         self, cursor: Cursor, span: Span, budget: Budget
     ) -> tuple[list[Line] | Overwritten | Unreadable, list[Item]]:
         """Read a span, or take what another dataset has just read of it; make items of its lines."""
-        shelf = self._shelf
-        if shelf and (kept := shelf.find(asked := of_span(cursor, span, budget), budget)):
+        read_cache = self._read_cache
+        if read_cache and (kept := read_cache.find(asked := of_span(cursor, span, budget), budget)):
             return kept.lines, items_for(kept.items, span.shard_id, span.since)
         result = self._reader.read_span(cursor, span, budget)
         if not isinstance(result, list):
             return result, []
         items = self._items(result, span.shard_id, span.since)
-        if shelf:
-            shelf.keep(asked, CachedLines(result, items))
+        if read_cache:
+            read_cache.keep(asked, CachedLines(result, items))
         return result, items
 
     def _due_work(self, results: Sequence[_SpanResult]) -> Work:
@@ -323,16 +325,20 @@ class ShardInbox:
         self, cursor: Cursor, since: float, budget: Budget
     ) -> tuple[ShardRead | Overwritten | Unreadable, list[Item]]:
         """Read on from a cursor, or take what another dataset has just read from there; make items of its lines."""
-        shelf = self._shelf
-        if shelf and (kept := shelf.find(asked := of_read(cursor, budget), budget)) and kept.cursor is not None:
+        read_cache = self._read_cache
+        if (
+            read_cache
+            and (kept := read_cache.find(asked := of_read(cursor, budget), budget))
+            and kept.cursor is not None
+        ):
             read = ShardRead(msgspec.structs.replace(kept.cursor, id=cursor.id), kept.lines, kept.more)
             return read, items_for(kept.items, cursor.id, since)
         result = self._reader.read(cursor, budget)
         if not isinstance(result, ShardRead):
             return result, []
         items = self._items(result.lines, cursor.id, since)
-        if shelf:
-            shelf.keep(asked, CachedLines(result.lines, items, result.cursor, more=result.more))
+        if read_cache:
+            read_cache.keep(asked, CachedLines(result.lines, items, result.cursor, more=result.more))
         return result, items
 
     async def _new_work(self, results: Sequence[_Result]) -> Work:

@@ -18,8 +18,8 @@ from anyio import to_thread
 
 from streamer.base.errors import UnavailableError
 from streamer.base.events import Emit, ShardOverwritten
+from streamer.base.failures import ActiveFailures
 from streamer.base.files import Clock
-from streamer.base.troubles import Troubles
 from streamer.config import From, Source
 from streamer.core.records.model import Cursor, Line, Outcome, Span
 from streamer.core.records.trace_messages import Decision
@@ -48,14 +48,14 @@ _LAST_US = 1 << 62
 class RolloutInbox:
     """Decisions of rollouts that qualify, each once, as far as the ledger's cursors say."""
 
-    def __init__(self, source: Source, ledger: Ledger, clock: Clock, emit: Emit, troubles: Troubles) -> None:
+    def __init__(self, source: Source, ledger: Ledger, clock: Clock, emit: Emit, failures: ActiveFailures) -> None:
         self._from = source.conversations
         self._patience = source.database_after if self._from is From.BOTH else 0.0
         self._reader = RolloutReader(source.database, source.max_line_bytes, token=source.token)
         self._ledger = ledger
         self._clock = clock
         self._emit = emit
-        self._troubles = troubles
+        self._failures = failures
         self._try_again = 0.0
         self.error: UnavailableError | None = None
         self._rule = ""
@@ -156,11 +156,11 @@ class RolloutInbox:
 
     def _failed(self, error: UnavailableError) -> None:
         self.error = error
-        self._try_again = self._clock.monotonic() + self._troubles.begin(error)
+        self._try_again = self._clock.monotonic() + self._failures.begin(error)
 
     def _works(self) -> None:
         self.error = None
-        self._troubles.all_over()
+        self._failures.all_over()
 
     def _end_waits(self) -> None:
         now = self._clock.monotonic()

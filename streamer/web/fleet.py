@@ -106,18 +106,18 @@ class FleetReader:
         self._now = now
         self._writer: Seldom[_Writer] = Seldom(self._find_writer, monotonic)
 
-    def read(self, stand: LedgerStatus, troubles: Iterable[str]) -> FleetNow | None:
+    def read(self, stand: LedgerStatus, failures: Iterable[str]) -> FleetNow | None:
         """Return how it stands; None where this daemon is no part of a fleet.
 
         Args:
             stand: of this daemon's lines.
-            troubles: what it cannot do at present.
+            failures: what it cannot do at present.
 
         Raises:
             StreamerError: the ledger cannot be read.
         """
         config = self._config
-        failing = min(_LINK.intersection(troubles), default="")
+        failing = min(_LINK.intersection(failures), default="")
         if not config.source.is_local:
             again = stand.reasons[State.DUPLICATE].get(SENT_AGAIN, 0)
             writer = msgspec.structs.replace(self._writer.get(), again=again)

@@ -123,14 +123,14 @@ class Metrics:
             self._outcomes.labels("true").inc(event.qualifying)
             self._outcomes.labels("false").inc(event.rows - event.qualifying)
         elif isinstance(event, NeverScored):
-            self._judged.labels(State.NEVER_SCORED).inc(event.lines)
+            self._judged.labels(State.EXPIRED).inc(event.lines)
         if event.level in _ALARMING:
             self._warnings.labels(event.name).inc()
 
     def _count_batch(self, batch: Committed) -> None:
-        self._judged.labels(State.APPENDED).inc(batch.appended)
+        self._judged.labels(State.ACCEPTED).inc(batch.appended)
         self._judged.labels(State.DUPLICATE).inc(batch.duplicate)
-        self._judged.labels(State.BELOW_BAR).inc(batch.below_bar)
+        self._judged.labels(State.REJECTED).inc(batch.below_bar)
         self._judged.labels(State.WAITING).inc(batch.waiting)
         self._judged.labels(State.DEAD_LETTERED).inc(batch.dead_lettered)
         self._batch_lines.observe(batch.read)
@@ -261,12 +261,12 @@ class _Present(Collector):
         yield GaugeMetricFamily(
             "streamer_ready", "Whether everything is there that is read and written.", not self._health.missing()
         )
-        troubles = GaugeMetricFamily(
+        failures = GaugeMetricFamily(
             "streamer_trouble", "1 for each thing that cannot be done at present, and is tried again.", labels=["op"]
         )
-        for op in self._health.troubles:
-            troubles.add_metric([op], 1)
-        yield troubles
+        for op in self._health.failures:
+            failures.add_metric([op], 1)
+        yield failures
         wal = self._ledger.with_name(f"{self._ledger.name}-wal")
         yield GaugeMetricFamily(
             "streamer_ledger_bytes", "Size of the ledger with its write-ahead log.", _size(self._ledger) + _size(wal)

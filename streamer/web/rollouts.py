@@ -283,7 +283,7 @@ def _turn(found: LineFound) -> _Turn:
         else:
             turn, short = record.turn, preview(record.messages)
     src = f"/api/lines/{found.shard_id}/{found.number}" if short is not None else None
-    if found.offset is not None and found.state == State.APPENDED:
+    if found.offset is not None and found.state == State.ACCEPTED:
         src = f"/api/records/{found.offset}"
     return _Turn(
         found.shard_id, found.shard, found.number, turn, found.state, found.reason, found.because, found.offset, src,
@@ -296,7 +296,7 @@ def _with_records(turns: list[_Turn], dataset: Dataset, session: str) -> list[_T
 
     They were appended in order, so if there are as many of them, each is that of its turn.
     """
-    missing = [i for i, turn in enumerate(turns) if turn.state == State.APPENDED and is_apart(turn.shard)]
+    missing = [i for i, turn in enumerate(turns) if turn.state == State.ACCEPTED and is_apart(turn.shard)]
     if not missing:
         return turns
     found = of_session(dataset, session, _BYTES_READ)

@@ -22,7 +22,7 @@ from anyio.from_thread import start_blocking_portal
 from streamer.base.address import Address
 from streamer.base.errors import UnavailableError
 from streamer.base.events import Emit, Event, PageFault, PageServed, fan_out
-from streamer.base.troubles import Troubles
+from streamer.base.failures import ActiveFailures
 from streamer.config import Config
 from streamer.daemon.observers.health import Health, Healths
 from streamer.web import monitoring
@@ -144,15 +144,15 @@ class Page:
 
     async def _listener(self, stop: anyio.Event) -> socket.socket | None:
         """Return the socket, as soon as it can be had; None if the daemon ends before."""
-        troubles = Troubles(self._emit)
+        failures = ActiveFailures(self._emit)
         while not stop.is_set():
             try:
                 listener = await to_thread.run_sync(_listen, self._address, abandon_on_cancel=True)
             except OSError as error:
-                with anyio.move_on_after(troubles.begin(_cannot_listen(self._address, error))):
+                with anyio.move_on_after(failures.begin(_cannot_listen(self._address, error))):
                     await stop.wait()
             else:
-                troubles.over(_OP)
+                failures.over(_OP)
                 self._emit(PageServed(_url(self._address, listener)))
                 return listener
         return None

@@ -31,11 +31,11 @@ _OUTCOMES = "read outcomes"
 """What the daemon is doing when its trace database fails it."""
 
 _ORDER = (
-    State.APPENDED,
+    State.ACCEPTED,
     State.DUPLICATE,
-    State.BELOW_BAR,
+    State.REJECTED,
     State.WAITING,
-    State.NEVER_SCORED,
+    State.EXPIRED,
     State.DEAD_LETTERED,
 )
 
@@ -176,7 +176,7 @@ class PageState(msgspec.Struct, frozen=True):
     waiting: _Waiting
     outcomes: _Outcomes
     condition: _Condition
-    troubles: list[_TroubleNow]
+    failures: list[_TroubleNow]
     trace_database: _TraceDatabaseNow
     datasets: list[DatasetLink] = []
     fleet: FleetNow | None = None
@@ -252,10 +252,10 @@ class StateReader:
             waiting=_Waiting(stand.waiting_rollouts, stand.waiting_since, self._oldest.get()),
             outcomes=_Outcomes(sums.outcomes, sums.withdrawn_rollouts),
             condition=_Condition(config.qualify.where, bars(config.qualify.where)),
-            troubles=[_TroubleNow(t.op, t.where, t.cause, t.hint) for t in self._health.troubles.values()],
-            trace_database=_database(config, self._health.troubles),
+            failures=[_TroubleNow(t.op, t.where, t.cause, t.hint) for t in self._health.failures.values()],
+            trace_database=_database(config, self._health.failures),
             datasets=self._links,
-            fleet=self._fleet.read(stand, self._health.troubles),
+            fleet=self._fleet.read(stand, self._health.failures),
         )
 
     def history(self, since: float) -> _Columns:
@@ -336,8 +336,8 @@ def _flow(stand: LedgerStatus) -> _Flow:
     return _Flow(sum(state.lines for state in states), states)
 
 
-def _database(config: Config, troubles: Mapping[str, Failure]) -> _TraceDatabaseNow:
-    trouble = troubles.get(_OUTCOMES)
+def _database(config: Config, failures: Mapping[str, Failure]) -> _TraceDatabaseNow:
+    trouble = failures.get(_OUTCOMES)
 
     return _TraceDatabaseNow(_place(config), "trouble" if trouble else "ok", trouble.cause if trouble else "")
 

@@ -438,7 +438,8 @@ def test_broken_lines_are_counted_and_named(path: Path) -> None:
     path.write_bytes(b"no json\n" + jsonl(record(), [], {"messages": []}) + b"\xff\n\n" + jsonl(record(1)) + b'{"torn')
     found = made(path)
     assert found.survey.records == 2
-    assert found.survey.findings.counts["not_json"] == 3
+    assert found.survey.findings.counts["not_json"] == 2
+    assert found.survey.findings.counts["not_utf8"] == 1
     assert found.survey.findings.counts["unterminated"] == 1
     text = Page(html_of(found, path)).text
     assert "not_object" in text

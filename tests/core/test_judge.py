@@ -92,7 +92,7 @@ def test_a_bad_line_is_one_dead_letter_and_stops_no_other(bad: bytes, why: str) 
     ]
     assert letters[0]["head"] == bad[:200].decode("utf-8", "backslashreplace")
     assert [(span.state, span.reason) for span in result.spans] == [
-        (State.APPENDED, ""), (State.DEAD_LETTERED, why), (State.DUPLICATE, ""),
+        (State.ACCEPTED, ""), (State.DEAD_LETTERED, why), (State.DUPLICATE, ""),
     ]  # fmt: skip
 
 
@@ -102,9 +102,9 @@ def test_a_bad_line_is_one_dead_letter_and_stops_no_other(bad: bytes, why: str) 
         ([], State.WAITING, ""),
         ([outcome("run-a", seconds=-1)], State.WAITING, DUE_AFTER_OUTCOMES),
         ([outcome("run-a", rule="before")], State.WAITING, RULE_CHANGED),
-        ([outcome("run-a", qualifies=False)], State.BELOW_BAR, "where"),
-        ([outcome("run-a")], State.APPENDED, ""),
-        ([outcome("run-a", seconds=-1), outcome("run-a", qualifies=False)], State.BELOW_BAR, "where"),
+        ([outcome("run-a", qualifies=False)], State.REJECTED, "where"),
+        ([outcome("run-a")], State.ACCEPTED, ""),
+        ([outcome("run-a", seconds=-1), outcome("run-a", qualifies=False)], State.REJECTED, "where"),
     ],
 )
 def test_the_outcome_decides(outcomes: list[Outcome], state: State, reason: str) -> None:
@@ -112,8 +112,8 @@ def test_the_outcome_decides(outcomes: list[Outcome], state: State, reason: str)
     result = settled(items(text(dialogue("run-a"))), {"run-a": outcomes})
     span = result.spans[0]
     assert (span.state, span.reason) == (state, reason)
-    assert span.outcome == (5 if state in (State.BELOW_BAR, State.APPENDED) else None)
-    assert bool(result.dataset) == (state is State.APPENDED)
+    assert span.outcome == (5 if state in (State.REJECTED, State.ACCEPTED) else None)
+    assert bool(result.dataset) == (state is State.ACCEPTED)
 
 
 def test_a_span_remembers_what_is_needed_to_judge_its_lines_again() -> None:
@@ -131,7 +131,7 @@ def test_of_equal_lines_in_one_batch_the_first_is_taken() -> None:
     one, two = text(dialogue("run-a")), text(dialogue("run-a"))
     assert one != two
     result = settled(items(one, two), {"run-a": [outcome("run-a")]})
-    assert [span.state for span in result.spans] == [State.APPENDED, State.DUPLICATE]
+    assert [span.state for span in result.spans] == [State.ACCEPTED, State.DUPLICATE]
     assert result.dataset.count(b"\n") == 1
 
 
@@ -150,7 +150,7 @@ def test_a_line_that_was_adopted_is_claimed_by_the_line_it_came_from() -> None:
     ((key, _),) = settled(batch, {"run-a": [outcome("run-a")]}).appended
     again = settled(batch, {"run-a": [outcome("run-a")]}, {key: False})
     assert (again.dataset, again.appended, again.claimed) == (b"", [], [key])
-    assert [span.state for span in again.spans] == [State.APPENDED, State.DUPLICATE]
+    assert [span.state for span in again.spans] == [State.ACCEPTED, State.DUPLICATE]
 
 
 def test_the_sessions_of_a_batch_are_those_of_its_records() -> None:
@@ -189,11 +189,11 @@ def test_spans_partition_the_lines_and_the_counts_add_up(batch: list[tuple[str, 
         assert all(one[1] == two[0] for one, two in pairwise(mine))
     assert covered == []
     counts = count(result.spans)
-    assert counts[State.APPENDED] == result.dataset.count(b"\n") == len(result.appended)
+    assert counts[State.ACCEPTED] == result.dataset.count(b"\n") == len(result.appended)
     assert counts[State.DEAD_LETTERED] == result.dead_letters.count(b"\n") == sum(one[0] == "bad" for one in batch)
     assert counts[State.WAITING] == sum(one[:2] == ("good", "c") for one in batch)
-    assert counts[State.BELOW_BAR] == sum(one[:2] == ("good", "b") for one in batch)
-    assert counts[State.APPENDED] == len({one[2] for one in batch if one[:2] == ("good", "a")})
+    assert counts[State.REJECTED] == sum(one[:2] == ("good", "b") for one in batch)
+    assert counts[State.ACCEPTED] == len({one[2] for one in batch if one[:2] == ("good", "a")})
 
 
 @pytest.mark.slow

@@ -137,7 +137,7 @@ class TestDeath:
     def test_every_point_of_the_path_has_its_death(self, config: Config) -> None:
         """A new point needs a new test."""
         points: list[str] = []
-        work_off(config, at=points.append)
+        work_off(config, failpoint=points.append)
         assert {*points} <= {*STEPS, MENDED, ADOPTED}
         assert {*STEPS, MENDED} - {*points} == {HALF_A_WRITE}
 

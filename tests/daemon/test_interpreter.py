@@ -318,7 +318,7 @@ class PowerCutError(BaseException):
     """The path stops where it stands."""
 
 
-class Life:
+class Supervisor:
     """One producer's world, and the pipelines that follow it one after the other."""
 
     def __init__(self, folder: Path, batch: int, join: JoinRule) -> None:
@@ -413,7 +413,7 @@ class Life:
 def lived(actions: list[object], batch: int = 2000, join: JoinRule = JoinRule.AS_OF) -> None:
     """Live through some actions in a folder of their own."""
     with tempfile.TemporaryDirectory() as folder:
-        anyio.run(Life(Path(folder), batch, join).run, actions)
+        anyio.run(Supervisor(Path(folder), batch, join).run, actions)
 
 
 @pytest.mark.slow

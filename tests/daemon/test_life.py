@@ -143,7 +143,7 @@ class TestText:
 
 def stand(records: int, waiting: int, behind: float | None = None) -> Stand:
     """Return how a dataset stands."""
-    return Stand(Accounts(dict.fromkeys(State, 0) | {State.APPENDED: records}, waiting, 1), behind, None)
+    return Stand(Accounts(dict.fromkeys(State, 0) | {State.ACCEPTED: records}, waiting, 1), behind, None)
 
 
 def test_the_health_of_several_datasets_is_that_of_the_worst() -> None:

@@ -13,7 +13,7 @@ import pytest
 from streamer.base.files import Files, SystemClock
 from streamer.daemon.daemon import Daemon
 from streamer.daemon.observers.systemd import Notifier
-from streamer.daemon.watchdog import Pulse
+from streamer.daemon.watchdog import Heartbeat
 from tests.commands.test_run import PATIENCE
 from tests.helpers.producer import FakeClock, add_outcome, dialogue, jsonl, make_traces, records, settings
 
@@ -89,7 +89,7 @@ def test_a_beat_needs_progress_since_the_last_one(manager: Manager) -> None:
 
     async def main() -> None:
         clock = FakeClock()
-        pulse = Pulse(Notifier(manager.environ), clock)
+        pulse = Heartbeat(Notifier(manager.environ), clock)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(pulse.run)
             for _ in range(10):
@@ -107,7 +107,7 @@ def test_a_beat_needs_progress_since_the_last_one(manager: Manager) -> None:
 
 def test_without_a_watchdog_there_is_no_pulse() -> None:
     """And nothing that wakes an idle process up."""
-    pulse = Pulse(Notifier({}), FakeClock())
+    pulse = Heartbeat(Notifier({}), FakeClock())
     anyio.run(pulse.run)
     assert pulse.interval is None
 

@@ -41,7 +41,7 @@ class TestText:
 
     def told(self, *, dead: int = 0, behind: float | None = 0.04, error: UnavailableError | None = None) -> str:
         """Return the text for some accounts."""
-        lines = dict.fromkeys(State, 0) | {State.APPENDED: 2314, State.WAITING: 40, State.DEAD_LETTERED: dead}
+        lines = dict.fromkeys(State, 0) | {State.ACCEPTED: 2314, State.WAITING: 40, State.DEAD_LETTERED: dead}
         return status(Accounts(lines, 3, 187), behind, error)
 
     def test_records_rollouts_what_waits_and_how_far_behind(self) -> None:

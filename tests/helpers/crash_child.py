@@ -76,7 +76,7 @@ def main(
     """Work off what is there, as far as one gets."""
     fuse = Fuse(point, int(times))
     config = settings(Path(folder), batch=int(batch), by=DedupBy(by), conversations=From(conversations))
-    work_off(with_tables(config, tables), files=DeadlyFiles(fuse), at=fuse)
+    work_off(with_tables(config, tables), files=DeadlyFiles(fuse), failpoint=fuse)
 
 
 if __name__ == "__main__":

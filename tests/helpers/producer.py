@@ -22,7 +22,7 @@ from streamer.config import Batch, Config, Dataset, Dedup, From, Join, Qualify, 
 from streamer.core.records.key import DedupBy
 from streamer.core.verdicts.join import JoinRule
 from streamer.core.verdicts.qualify import RecordRules
-from streamer.daemon.pipeline import Pipeline, nowhere
+from streamer.daemon.pipeline import Pipeline, no_failpoints
 from streamer.store.parts.parts import opened
 from streamer.store.views.snapshot import Snapshot, snapshot
 
@@ -231,14 +231,14 @@ def work_off(
     config: Config,
     clock: FakeClock | None = None,
     files: Files | None = None,
-    at: Callable[[str], None] = nowhere,
+    failpoint: Callable[[str], None] = no_failpoints,
 ) -> list[Event]:
     """Open a pipeline, work off what is there, close it, and return what it told."""
     events: list[Event] = []
     clock = clock or FakeClock()
 
     async def main() -> None:
-        async with Pipeline.open(config, files or Files(), clock, events.append, at) as pipeline:
+        async with Pipeline.open(config, files or Files(), clock, events.append, failpoint) as pipeline:
             await settle(pipeline, clock)
 
     anyio.run(main)

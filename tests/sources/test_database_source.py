@@ -454,7 +454,7 @@ class TestDeath:
 
         if batches:
             with pytest.raises(Enough):
-                work_off(config, at=at)
+                work_off(config, failpoint=at)
             shutil.copytree(config.dataset.path.parent, old, dirs_exist_ok=True)
         work_off(config)
         final, lines = counts(config), config.dataset.path.read_bytes()

@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 
 from streamer.base.events import Event
-from streamer.sources.hints import Hints, News, watch
+from streamer.sources.wake_ups import PendingChanges, WakeUps, watch
 
 
 def append(path: bytes) -> None:
@@ -21,7 +21,7 @@ def append(path: bytes) -> None:
 def test_a_name_that_cannot_be_decoded_costs_a_scan_and_not_the_daemon(tmp_path: Path) -> None:
     """The watcher fails on it; we look at the whole folder instead."""
     told: list[Event] = []
-    hints = Hints(tmp_path, "traces.db")
+    hints = WakeUps(tmp_path, "traces.db")
 
     async def main() -> None:
         stop = anyio.Event()
@@ -50,7 +50,7 @@ def test_a_name_that_cannot_be_decoded_costs_a_scan_and_not_the_daemon(tmp_path:
 
 def test_a_change_before_the_wait_is_not_slept_over(tmp_path: Path) -> None:
     """A bell that rang ends the next wait at once, and is told once."""
-    hints = Hints(tmp_path, "traces.db")
+    hints = WakeUps(tmp_path, "traces.db")
     hints.shard(str(tmp_path / "a.jsonl"))
     hints.database(str(tmp_path / "other.db"))
     hints.database(str(tmp_path / "traces.db-journal"))
@@ -60,5 +60,5 @@ def test_a_change_before_the_wait_is_not_slept_over(tmp_path: Path) -> None:
             await hints.wait(3600)
 
     anyio.run(main)
-    assert hints.take() == News({"a.jsonl"}, scan=False, database=True)
-    assert hints.take() == News()
+    assert hints.take() == PendingChanges({"a.jsonl"}, scan=False, database=True)
+    assert hints.take() == PendingChanges()

@@ -13,12 +13,12 @@ from streamer.base.errors import ConfigError, MissingExtraError
 from streamer.base.secret import NO_SECRET, Secret
 from streamer.config import TOKEN_CREDENTIAL, Flags, load, token_of
 from streamer.config.database_url import Server, server_of, split_token, without_secrets
-from streamer.sources.hints import Hints
 from streamer.sources.libsql_process import LibsqlProcess
 from streamer.sources.outcomes import check_condition
 from streamer.sources.pace import LONGEST_PAUSE, Pace
 from streamer.sources.remote_database import plain, unavailable
 from streamer.sources.trace_db import locate
+from streamer.sources.wake_ups import WakeUps
 from tests.helpers.producer import FakeClock
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def test_pauses_after_failures_grow_and_differ(random: float) -> None:
 
 def test_a_new_shard_is_a_sign_of_a_new_outcome_on_a_server(tmp_path: Path) -> None:
     """Nothing else announces it; beside a file, its own changes do."""
-    remote, local = Hints(tmp_path, None), Hints(tmp_path, "traces.db")
+    remote, local = WakeUps(tmp_path, None), WakeUps(tmp_path, "traces.db")
     for hints in (remote, local):
         hints.shard(str(tmp_path / "a.jsonl"))
     assert remote.take().database

@@ -13,9 +13,9 @@ from streamer.base.files import Files
 from streamer.core.records.model import Cursor, Line, Span, State
 from streamer.daemon.daemon import Daemon
 from streamer.daemon.observers.systemd import Notifier
+from streamer.sources.read_cache import CachedLines, ReadCache, of_read, of_span
 from streamer.sources.reader import Budget
 from streamer.sources.shards import ShardFolder
-from streamer.sources.shelf import CachedLines, Shelf, of_read, of_span
 from tests.helpers.producer import FakeClock, accounts, add_outcome, dialogue, jsonl, make_traces, records, settings
 
 if TYPE_CHECKING:
@@ -139,34 +139,34 @@ class TestWhatIsKept:
 
     def test_another_place_or_budget_is_another_question(self) -> None:
         """The number that a ledger has for a shard is no part of it."""
-        shelf = Shelf()
+        read_cache = ReadCache()
         cursor, budget = Cursor("a.jsonl", id=7, offset=5, lines=1), Budget(10, 1000)
-        shelf.keep(of_read(cursor, budget), CachedLines([line(1)], [], cursor))
-        found = shelf.find(of_read(msgspec.structs.replace(cursor, id=8), Budget(10, 1000)), budget)
+        read_cache.keep(of_read(cursor, budget), CachedLines([line(1)], [], cursor))
+        found = read_cache.find(of_read(msgspec.structs.replace(cursor, id=8), Budget(10, 1000)), budget)
         assert found is not None
         assert (budget.lines, budget.size) == (9, 990)
         for other in ({"offset": 6}, {"path": "b"}, {"fingerprint": b"x"}, {"stat": (1, 1, 1, 1, 1)}, {"scanned": 9}):
-            assert shelf.find(of_read(msgspec.structs.replace(cursor, **other), Budget(10, 1000)), budget) is None
-        assert shelf.find(of_read(cursor, Budget(9, 1000)), budget) is None
+            assert read_cache.find(of_read(msgspec.structs.replace(cursor, **other), Budget(10, 1000)), budget) is None
+        assert read_cache.find(of_read(cursor, Budget(9, 1000)), budget) is None
         span = Span(7, 5, 9, 2, 1, "run", State.WAITING)
-        assert shelf.find(of_span(cursor, span, Budget(10, 1000)), budget) is None
-        shelf.clear()
-        assert shelf.find(of_read(cursor, Budget(10, 1000)), budget) is None
+        assert read_cache.find(of_span(cursor, span, Budget(10, 1000)), budget) is None
+        read_cache.clear()
+        assert read_cache.find(of_read(cursor, Budget(10, 1000)), budget) is None
 
     def test_no_more_than_a_batch_is_kept(self) -> None:
         """What is read after that is read by each."""
-        shelf = Shelf()
+        read_cache = ReadCache()
         budget = Budget(1000, 1 << 30)
         for number in range(4):
-            shelf.keep(number, CachedLines([line(1, 4 << 20)], []))
-        assert [shelf.find(number, budget) is not None for number in range(4)] == [True, True, False, False]
+            read_cache.keep(number, CachedLines([line(1, 4 << 20)], []))
+        assert [read_cache.find(number, budget) is not None for number in range(4)] == [True, True, False, False]
 
     def test_a_folder_is_listed_once_a_round(self, folder: Path) -> None:
         """And again in the next one."""
-        shelf = Shelf()
+        read_cache = ReadCache()
         shards = ShardFolder(folder / "shards", "*.jsonl", lambda _name, _path: False)
-        before = list(shelf.listed(shards))
+        before = list(read_cache.listed(shards))
         (folder / "shards" / "new.jsonl").write_bytes(b"")
-        assert list(shelf.listed(shards)) == before
-        shelf.clear()
-        assert len(list(shelf.listed(shards))) == len(before) + 1
+        assert list(read_cache.listed(shards)) == before
+        read_cache.clear()
+        assert len(list(read_cache.listed(shards))) == len(before) + 1

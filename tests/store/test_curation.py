@@ -313,8 +313,8 @@ class TestDeath:
         """A new point needs a new test."""
         points: list[str] = []
         work_off(settings(config.source.shards.parent, batch=BATCH))
-        work_off(config, at=points.append)
-        work_off(config, at=points.append)
+        work_off(config, failpoint=points.append)
+        work_off(config, failpoint=points.append)
         loaded = "recovery: some signatures loaded"  # it only reads
         assert {*points} - {"recovery: tail mended", "listing", loaded} <= {*POINTS}
         assert {TAKEN_UP, loaded} <= {*points}

@@ -55,7 +55,7 @@ def test_what_held_is_written_when_it_changes(tmp_path: Path) -> None:
         for now in (1000.0, 1000.5, 1010.0, 1500.0):
             batch(db, history, now)
         assert [(point.at, point.records) for point in points(db)] == [(998.0, 0), (1000.5, 2), (1010.0, 3)]
-        assert points(db)[-1].lines == {state: 3 if state is State.APPENDED else 0 for state in State}
+        assert points(db)[-1].lines == {state: 3 if state is State.ACCEPTED else 0 for state in State}
         assert points(db)[-1].bytes == 300
         assert [point.records for point in points(db, 1000.5)] == [3]
 

@@ -151,7 +151,7 @@ def test_the_tally_is_the_sum_of_the_spans_whatever_happens(
 
 def test_a_transaction_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     """Cursors, verdicts, keys and lengths come together or not at all."""
-    span = Span(1, 0, 10, 1, 1, "a", State.APPENDED)
+    span = Span(1, 0, 10, 1, 1, "a", State.ACCEPTED)
     batch = BatchCommit(cursors=[Cursor("1.jsonl", id=1)], spans=[span], appended=[(b"key", 0)], dataset_length=10)
 
     async def work(ledger: Ledger) -> None:
@@ -291,7 +291,7 @@ class TestSchemaVersion1:
             head = await ledger.head()
             assert (head.dataset_lines, head.keys) == (3, "conversation/1")
             assert {state: lines for state, lines in (await ledger.accounts()).lines.items() if lines} == {
-                State.APPENDED: 3, State.DUPLICATE: 1, State.BELOW_BAR: 3, State.WAITING: 2, State.NEVER_SCORED: 1,
+                State.ACCEPTED: 3, State.DUPLICATE: 1, State.REJECTED: 3, State.WAITING: 2, State.EXPIRED: 1,
                 State.DEAD_LETTERED: 1,
             }  # fmt: skip
             (cursor,) = (await ledger.cursors({"good_2026-01-01_00-00-00.jsonl": 0}))[0].values()

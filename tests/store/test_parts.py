@@ -258,7 +258,7 @@ class TestDeath:
     def test_every_point_of_the_path_has_its_death(self, folder: Path) -> None:
         """A new point needs a new test."""
         points: list[str] = []
-        work_off(rolling(folder, RetainRules(records=8), records=3), at=points.append)
+        work_off(rolling(folder, RetainRules(records=8), records=3), failpoint=points.append)
         assert {*points} == {*STEPS, "listing", "read", "parts given up", "recovery: tail mended"}
 
 
@@ -521,7 +521,7 @@ class TestFollowing:
         config = rolling(folder, records=2)
         told: list[bytes] = []
         with Follower(config.dataset.path) as follower:
-            work_off(config, at=lambda _point: told.append(lines_of(follower)))
+            work_off(config, failpoint=lambda _point: told.append(lines_of(follower)))
             told.append(lines_of(follower))
         assert b"".join(told) == written(config.dataset.path)
 

@@ -14,8 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 
 from streamer.base.events import Event, Started, Trouble, TroubleOver
+from streamer.base.failures import SourceFailures
 from streamer.base.files import Files
-from streamer.base.troubles import SourceTroubles
 from streamer.core.records.model import State
 from streamer.daemon.observers.health import STUCK_AFTER, Health
 from streamer.daemon.pipeline import Pipeline
@@ -333,10 +333,10 @@ def test_a_trouble_that_outlives_its_pipeline_is_over_in_another_one(tmp_path: P
     """A disk that fills up while the database cannot be read does not leave that trouble standing for ever."""
     config, told = settings(tmp_path), list[Event]()
     (tmp_path / "shards").mkdir()
-    troubles = SourceTroubles(told.append)
+    failures = SourceFailures(told.append)
 
     async def live() -> None:
-        async with Pipeline.open(config, Files(), FakeClock(), told.append, troubles=troubles) as pipeline:
+        async with Pipeline.open(config, Files(), FakeClock(), told.append, failures=failures) as pipeline:
             await pipeline.drain()
 
     anyio.run(live)

@@ -100,7 +100,7 @@ def gone(db: sqlite3.Connection, session: str) -> list[Gone]:
     rows = db.execute(
         "SELECT reason, outcome, rule, count(*) FROM doomed WHERE session = ? AND counted GROUP BY 1, 2, 3", (session,)
     )
-    return [Gone(Verdict(State.BELOW_BAR, reason, outcome, rule), lines) for reason, outcome, rule, lines in rows]
+    return [Gone(Verdict(State.REJECTED, reason, outcome, rule), lines) for reason, outcome, rule, lines in rows]
 
 
 def verdict(db: sqlite3.Connection, session: str, key: bytes) -> Verdict | None:
@@ -108,7 +108,7 @@ def verdict(db: sqlite3.Connection, session: str, key: bytes) -> Verdict | None:
     row = db.execute(
         "SELECT reason, outcome, rule FROM doomed WHERE session = ? AND key = ? AND counted", (session, key)
     ).fetchone()
-    return None if row is None else Verdict(State.BELOW_BAR, *row)
+    return None if row is None else Verdict(State.REJECTED, *row)
 
 
 def spare(db: sqlite3.Connection, session: str) -> int:

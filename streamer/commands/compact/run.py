@@ -29,7 +29,7 @@ from streamer.config import Config
 from streamer.core.records.dataset_line import line_key
 from streamer.core.records.model import Span, Verdict
 from streamer.core.verdicts.turns import TurnBook
-from streamer.daemon.pipeline import Pipeline, nowhere
+from streamer.daemon.pipeline import Pipeline, no_failpoints
 from streamer.store.curation.curation import chunks
 from streamer.store.ledger.transactions import Compaction
 from streamer.store.parts.parts import Part, part_path
@@ -80,7 +80,7 @@ async def compact(
     files: Files,
     clock: Clock,
     emit: Emit,
-    at: Callable[[str], None] = nowhere,
+    failpoint: Callable[[str], None] = no_failpoints,
     *,
     progress: _Progress = _untold,
     close_live: bool = False,
@@ -93,7 +93,7 @@ async def compact(
         files: the system calls.
         clock: what time it is.
         emit: is told of every event.
-        at: called with the name of each point at which a crash must be harmless.
+        failpoint: called with the name of each point at which a crash must be harmless.
         progress: called with (what is done, how much of it, how much there is).
         close_live: close the live file first, as if it were full.
         dry_run: rewrite nothing, and only count.
@@ -101,9 +101,11 @@ async def compact(
     Raises:
         StreamerError: something that is needed is not there, or a person has to decide something first.
     """
-    async with Pipeline.open(config, files, clock, emit, at, travels=False) as pipeline:
+    async with Pipeline.open(config, files, clock, emit, failpoint, travels=False) as pipeline:
         await _catch_up(pipeline, clock)
-        return await _Compactor(pipeline, clock, emit, at, progress).compact(close_live=close_live, dry_run=dry_run)
+        return await _Compactor(pipeline, clock, emit, failpoint, progress).compact(
+            close_live=close_live, dry_run=dry_run
+        )
 
 
 async def _catch_up(pipeline: Pipeline, clock: Clock) -> None:
@@ -132,7 +134,7 @@ class _Compactor:
         pipeline: it has recovered, and its outcomes are caught up.
         clock: what time it is, a label.
         emit: is told of each part.
-        at: called with the name of each point at which a crash must be harmless.
+        failpoint: called with the name of each point at which a crash must be harmless.
         progress: called with (what is done, how much of it, how much there is).
     """
 
@@ -141,7 +143,7 @@ class _Compactor:
         pipeline: Pipeline,
         clock: Clock,
         emit: Emit,
-        at: Callable[[str], None],
+        failpoint: Callable[[str], None],
         progress: _Progress,
     ) -> None:
         self._pipeline = pipeline
@@ -149,7 +151,7 @@ class _Compactor:
         self._dataset = pipeline.dataset
         self._clock = clock
         self._emit = emit
-        self._at = at
+        self._failpoint = failpoint
         self._progress = progress
         self._by = pipeline.config.dedup.by
         self._spans = Spans(pipeline.ledger, pipeline.inbox, pipeline.rollouts, self._by)
@@ -259,10 +261,10 @@ class _Compactor:
         await self._ledger.compact(
             Compaction(rewritten, lines, taken, spans, self._clock.now(), partial(self._forget, parts=numbers))
         )
-        self._at("compaction committed")
+        self._failpoint("compaction committed")
         following = self._dataset.live.number
-        await to_thread.run_sync(self._dataset.put_in_place, await self._ledger.parts(), following, self._at)
-        self._at("compacted")
+        await to_thread.run_sync(self._dataset.put_in_place, await self._ledger.parts(), following, self._failpoint)
+        self._failpoint("compacted")
         self._parts += len(rewritten)
         self._add(sums)
         self._tell(parts, rewritten)
@@ -286,7 +288,7 @@ class _Compactor:
             for part in parts:
                 ranges = await self._ledger.look(partial(doomed.ranges, part=part.number))
                 if ranges:
-                    rewritten.append(await to_thread.run_sync(self._dataset.rewrite, part, ranges, self._at))
+                    rewritten.append(await to_thread.run_sync(self._dataset.rewrite, part, ranges, self._failpoint))
         except StreamerError:
             self._dataset.discard(parts)
             raise

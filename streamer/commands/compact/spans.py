@@ -66,7 +66,7 @@ class Spans:
             async for items in self._items(span, cursor):
                 keys = _keys(items, self._by)
                 verdicts = await self._ledger.look(partial(_verdicts, session=session, keys=keys))
-                stays = Verdict(State.APPENDED, "", span.outcome)
+                stays = Verdict(State.ACCEPTED, "", span.outcome)
                 put += spans_of([(item, verdicts.get(key, stays)) for item, key in zip(items, keys, strict=True)])
                 there += len(items)
                 lost += sum(key in verdicts for key in keys)

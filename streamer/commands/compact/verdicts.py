@@ -95,4 +95,4 @@ class Judge:
         return None if reason is None else self._below(reason, outcome)
 
     def _below(self, reason: str, outcome: Outcome) -> Verdict:
-        return Verdict(State.BELOW_BAR, reason, outcome.ref, outcome.rule)
+        return Verdict(State.REJECTED, reason, outcome.ref, outcome.rule)

@@ -20,11 +20,11 @@ from streamer.reader.summary_line import Glimpse
 from streamer.store.views.snapshot import Snapshot
 
 _COLOURS = {
-    State.APPENDED: "green",
+    State.ACCEPTED: "green",
     State.DUPLICATE: "yellow",
-    State.BELOW_BAR: "magenta",
+    State.REJECTED: "magenta",
     State.WAITING: "cyan",
-    State.NEVER_SCORED: "blue",
+    State.EXPIRED: "blue",
     State.DEAD_LETTERED: "red",
 }
 

@@ -17,25 +17,25 @@ from streamer.core.records.conversation import Conversation
 class State(StrEnum):
     """Where a line that was read stands. The six sum up to the lines read, at any moment."""
 
-    APPENDED = "appended"
+    ACCEPTED = "appended"
     DUPLICATE = "duplicate"
-    BELOW_BAR = "below_bar"
+    REJECTED = "below_bar"
     WAITING = "waiting"
-    NEVER_SCORED = "never_scored"
+    EXPIRED = "never_scored"
     DEAD_LETTERED = "dead_lettered"
 
 
 STATE_NAMES = {
-    State.APPENDED: "appended",
+    State.ACCEPTED: "appended",
     State.DUPLICATE: "duplicate",
-    State.BELOW_BAR: "below the bar",
+    State.REJECTED: "below the bar",
     State.WAITING: "waiting",
-    State.NEVER_SCORED: "never scored",
+    State.EXPIRED: "never scored",
     State.DEAD_LETTERED: "dead letters",
 }
 """What people call the states, in the order in which they are told."""
 
-OPEN_STATES = (State.WAITING, State.NEVER_SCORED)
+OPEN_STATES = (State.WAITING, State.EXPIRED)
 """States of lines whose outcome is still to come."""
 
 

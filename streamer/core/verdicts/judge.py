@@ -68,7 +68,7 @@ class _Offer(msgspec.Struct, frozen=True, gc=False):
     again: str = ""
 
 
-class _Gate(Protocol):
+class _Admission(Protocol):
     """What may leave out a record that qualifies and whose key is new."""
 
     def refuse(self, item: Item, offset: int) -> Verdict | None:
@@ -130,7 +130,7 @@ def judge(
 def _arrived(item: Item, record: ArrivedRecord) -> Judged:
     """Judge a record of a collector: it has qualified there."""
     again = SENT_AGAIN if record.again else ""
-    return Judged(item, Verdict(State.APPENDED), _Offer(record.key, record.line, again))
+    return Judged(item, Verdict(State.ACCEPTED), _Offer(record.key, record.line, again))
 
 
 def _judge(
@@ -146,7 +146,7 @@ def _judge(
     outcome = choose(rows, line.time_us, rules.join)
     if outcome is not None and outcome.rule == rules.where and not outcome.qualifies:
         # Nobody asks what a rollout said that does not qualify: half of the lines are never decoded.
-        return Judged(item, Verdict(State.BELOW_BAR, "where", outcome.ref, outcome.rule))
+        return Judged(item, Verdict(State.REJECTED, "where", outcome.ref, outcome.rule))
     try:
         record = record_of(line) if isinstance(line, Envelope) else line.record()
     except MalformedError as error:
@@ -168,10 +168,10 @@ def _judge_record(item: Item, record: SourceRecord, outcome: Outcome, rules: Rul
         reason = rollout.below_bar(record.turn)
         worth = rollout.of(record.turn)
     if reason is not None:
-        return Judged(item, Verdict(State.BELOW_BAR, reason, outcome.ref, outcome.rule))
+        return Judged(item, Verdict(State.REJECTED, reason, outcome.ref, outcome.rule))
     key = record_key(record.conversation, rules.by, (record.session, record.turn, record.timestamp))
     line = encode_line(record, outcome, item.line.shard, worth)
-    return Judged(item, Verdict(State.APPENDED, "", outcome.ref), _Offer(key, line))
+    return Judged(item, Verdict(State.ACCEPTED, "", outcome.ref), _Offer(key, line))
 
 
 def _dead(item: Item, error: MalformedError) -> Judged:
@@ -179,7 +179,9 @@ def _dead(item: Item, error: MalformedError) -> Judged:
     return Judged(dead, Verdict(State.DEAD_LETTERED, error.reason))
 
 
-def settle(judged: Sequence[Judged], known: Mapping[bytes, bool], length: int, gate: _Gate | None = None) -> Settled:
+def settle(
+    judged: Sequence[Judged], known: Mapping[bytes, bool], length: int, gate: _Admission | None = None
+) -> Settled:
     """Give every line its final verdict.
 
     Args:

@@ -27,14 +27,14 @@ class Health:
         self._beat_at = monotonic()
         self._recovered = False
         self._reading = False
-        self.troubles: Mapping[str, Failure] = {}
+        self.failures: Mapping[str, Failure] = {}
 
     def __call__(self, event: Event) -> None:
         """Take note of an event."""
         if isinstance(event, Failure):
-            self.troubles = {**self.troubles, event.op: event}
+            self.failures = {**self.failures, event.op: event}
         elif isinstance(event, TroubleOver):
-            self.troubles = {op: trouble for op, trouble in self.troubles.items() if op != event.op}
+            self.failures = {op: trouble for op, trouble in self.failures.items() if op != event.op}
         elif isinstance(event, Started):
             self._recovered = True
         elif isinstance(event, Stopped):
@@ -64,7 +64,7 @@ class Health:
 
         Whoever asks may read it: it names no path and no cause. The log does.
         """
-        found = [f"cannot {op}: see the log" for op in self.troubles]
+        found = [f"cannot {op}: see the log" for op in self.failures]
         if self.is_stuck:
             found.append(self.stuck())
         if not found and not self._reading:

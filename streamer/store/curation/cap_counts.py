@@ -53,7 +53,7 @@ class Full(NamedTuple):
     @property
     def verdict(self) -> Verdict:
         """Return the verdict on the record."""
-        return Verdict(State.BELOW_BAR, f"{CAP}{self.cap.by}")
+        return Verdict(State.REJECTED, f"{CAP}{self.cap.by}")
 
 
 Values = Sequence[Sequence[_Value]]

@@ -12,7 +12,7 @@ Tables, made when they are first needed
 - ``curation``     how far each part of it has come, and what its contents mean
 - ``near_record``  signatures (``near.index``)
 - ``cap_count``    counts (``caps.counts``)
-- ``refused``      why each line was left out (``refusals``)
+- ``refused``      why each line was left out (``rejections``)
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from streamer.core.verdicts.judge import Item, Judged
 from streamer.core.verdicts.near.rules import Near
 from streamer.core.verdicts.near.signature import Signature
 from streamer.core.verdicts.reasons import NEAR
-from streamer.store.curation import refusals
+from streamer.store.curation import rejections
 from streamer.store.curation.cap_counts import Caps, Full, Values
 from streamer.store.curation.near_index import KeptSignature, NearIndex, Resemblance
-from streamer.store.curation.refusals import Refused
+from streamer.store.curation.rejections import Refused
 from streamer.store.dataset.writer import DatasetWriter
 from streamer.store.ledger.ledger import Ledger
 
@@ -61,29 +61,29 @@ class Curation:
         self._caps = Caps(caps)
         self._is_on = bool(caps) or self._near is not None
 
-    async def catch_up(self, ledger: Ledger, dataset: DatasetWriter, at: Callable[[str], None]) -> None:
+    async def catch_up(self, ledger: Ledger, dataset: DatasetWriter, failpoint: Callable[[str], None]) -> None:
         """Take up what the dataset holds and the ledger has not taken up yet.
 
         Args:
             ledger: agrees with the dataset.
             dataset: the same.
-            at: called with the name of each point at which a crash must be harmless.
+            failpoint: called with the name of each point at which a crash must be harmless.
         """
         if not self._is_on:
             return
         lengths = await ledger.transact(self._prepare)
         while self._near is not None and await ledger.look(self._near.load):
-            at("recovery: some signatures loaded")
+            failpoint("recovery: some signatures loaded")
         for chunk in chunks(dataset.lines(await ledger.parts(), min(lengths.values()))):
             values = await to_thread.run_sync(partial(self._take, chunk, lengths))
             offset, line = chunk[-1]
             await ledger.transact(partial(self._count, chunk, values, lengths, offset + len(line)))
-            at("recovery: some lines taken up")
+            failpoint("recovery: some lines taken up")
 
     def _prepare(self, db: sqlite3.Connection) -> dict[str, int]:
         """Make what tables there are none of, and return how far each part has come."""
         db.execute(_SCHEMA)
-        refusals.prepare(db)
+        rejections.prepare(db)
         meanings = self._meanings
         known = {part: (meaning, length) for part, meaning, length in db.execute("SELECT * FROM curation")}
         stale = [part for part, meaning in meanings.items() if known.get(part, ("",))[0] != meaning]
@@ -273,7 +273,7 @@ class AdmissionFilter:
     def write(self, db: sqlite3.Connection, length: int) -> None:
         """Have the ledger hold what was decided, in the transaction of the batch."""
         self._curation.write(db, length)
-        refusals.write(db, self._refused)
+        rejections.write(db, self._refused)
 
 
 def _resembling(item: Item, found: Resemblance) -> Refused:

@@ -86,13 +86,13 @@ class DatasetWriter:
         """Give the descriptor up."""
         self._file.close()
 
-    def append(self, lines: bytes, starts: Sequence[int], at: Callable[[str], None]) -> None:
+    def append(self, lines: bytes, starts: Sequence[int], failpoint: Callable[[str], None]) -> None:
         """Append whole lines; they are visible at once and durable after ``sync``. Parts that are full are closed.
 
         Args:
             lines: the lines of one batch, one behind the other.
             starts: the places where they begin.
-            at: called with the name of each point at which a crash must be harmless.
+            failpoint: called with the name of each point at which a crash must be harmless.
 
         Raises:
             UnavailableError: the disk did not take all of it, or someone else touched the file.
@@ -103,7 +103,7 @@ class DatasetWriter:
             fit = self._fit(ends, taken)
             if fit == taken:
                 self.sync()
-                self.close_part(at)
+                self.close_part(failpoint)
                 continue
             self._file.append(lines[self.length - first : ends[fit - 1] - first], self.length - self.live.start)
             if self.live.opened_at is None:
@@ -140,23 +140,23 @@ class DatasetWriter:
         age, opened = self._rules.age, self.live.opened_at
         return age is not None and opened is not None and self._clock.now() - opened >= age
 
-    def close_part(self, at: Callable[[str], None]) -> None:
+    def close_part(self, failpoint: Callable[[str], None]) -> None:
         """Close the live file, all of which is synced, and begin another one; ``closed`` has the part then.
 
         Raises:
             UnavailableError: the folder takes no change now, or something stands where the part would be.
         """
         if not manifest_path(self.path).exists():  # without one, files with the names of parts are none of ours
-            self._write_manifest([], at)
+            self._write_manifest([], failpoint)
         file = self._file
         sha256, lines = file.sum(self.length - self.live.start)
         file.rename(part_path(self.path, self.live.number))
-        at("part named")
+        failpoint("part named")
         self._part_is_closed(sha256, lines)
         self._file = self._live_file()
         file.close()
         self._file.open()
-        at("part closed")
+        failpoint("part closed")
 
     def _part_is_closed(self, sha256: str, lines: int) -> None:
         live = self.live
@@ -168,7 +168,7 @@ class DatasetWriter:
         self,
         ledger: Ledger,
         rules: RetainRules,
-        at: Callable[[str], None],
+        failpoint: Callable[[str], None],
         forget: Callable[[sqlite3.Connection, int], None],
         keep_from: int | None = None,
     ) -> Sequence[Part]:
@@ -177,7 +177,7 @@ class DatasetWriter:
         Args:
             ledger: it has heard of all that was closed.
             rules: which parts may stay.
-            at: as in ``append``.
+            failpoint: as in ``append``.
             forget: where keys are forgotten, makes others who keep tables in the ledger forget all before a place.
             keep_from: the place from which on all is kept, whatever the rules say.
 
@@ -192,14 +192,14 @@ class DatasetWriter:
             gone = [part for part in gone if part.stop <= keep_from]
         if gone:
             await ledger.remove_parts(gone, forget_keys=rules.forget_keys, also=forget)
-            at("parts given up")
-        self._write_manifest(parts[len(gone) :], at)
+            failpoint("parts given up")
+        self._write_manifest(parts[len(gone) :], failpoint)
         self._unlink(gone)
         return gone
 
-    def _write_manifest(self, parts: Sequence[Part], at: Callable[[str], None]) -> None:
+    def _write_manifest(self, parts: Sequence[Part], failpoint: Callable[[str], None]) -> None:
         with self._file.unavailable("list the parts of"):
-            write_manifest(self.path, manifest(self.path, parts, self.live.number), self._files, at)
+            write_manifest(self.path, manifest(self.path, parts, self.live.number), self._files, failpoint)
 
     def _unlink(self, parts: Sequence[Part]) -> None:
         with self._file.unavailable("remove parts of"):
@@ -214,13 +214,13 @@ class DatasetWriter:
 
     # -- compaction ----------------------------------------------------------------------------------------
 
-    def rewrite(self, part: Part, removed: Iterable[tuple[int, int]], at: Callable[[str], None]) -> Part:
+    def rewrite(self, part: Part, removed: Iterable[tuple[int, int]], failpoint: Callable[[str], None]) -> Part:
         """Write beside a part, durably, what is left of it; return the part as it is once that is in its place.
 
         Args:
             part: its file is only read.
             removed: the lines to take out, each as (place, place of its end), in order.
-            at: as in ``append``.
+            failpoint: as in ``append``.
 
         Raises:
             RefusedError: the file is not the one that was closed.
@@ -249,7 +249,7 @@ class DatasetWriter:
                     "bring the file back, or move it away: its records are then taken as removed",
                 )
             sync_folder(self._files, self.path.parent)
-        at("part rewritten")
+        failpoint("part rewritten")
         cuts = (*part.cuts, Cut(ranges, left.tokens))
         return msgspec.structs.replace(part, lines=left.lines, sha256=left.sha256, cuts=cuts)
 
@@ -259,7 +259,7 @@ class DatasetWriter:
             with suppress(OSError):
                 self._files.unlink(compacting_path(self.path, part.number))
 
-    def put_in_place(self, parts: Sequence[Part], following: int, at: Callable[[str], None]) -> None:
+    def put_in_place(self, parts: Sequence[Part], following: int, failpoint: Callable[[str], None]) -> None:
         """Give parts that were rewritten their names; the ledger has heard of them.
 
         The manifest comes first: it is by its cuts that a reader of the old file finds its place in the new one.
@@ -267,19 +267,19 @@ class DatasetWriter:
         Args:
             parts: all that are there, in order.
             following: the number of the next one.
-            at: as in ``append``.
+            failpoint: as in ``append``.
         """
         rewritten = [part for part in parts if compacting_path(self.path, part.number).exists()]
         if not rewritten:
             return
         with self._file.unavailable("compact"):
-            write_manifest(self.path, manifest(self.path, parts, following), self._files, at)
+            write_manifest(self.path, manifest(self.path, parts, following), self._files, failpoint)
             for part in rewritten:
                 self._files.rename(compacting_path(self.path, part.number), part_path(self.path, part.number))
-                at("part replaced")
+                failpoint("part replaced")
             sync_folder(self._files, self.path.parent)
 
-    def _finish_compaction(self, parts: Sequence[Part], following: int, at: Callable[[str], None]) -> None:
+    def _finish_compaction(self, parts: Sequence[Part], following: int, failpoint: Callable[[str], None]) -> None:
         """Put in its place what the ledger has heard of, and remove what it has not."""
         with self._file.unavailable("compact"):
             known = {compacting_path(self.path, part.number).name: part for part in parts}
@@ -289,7 +289,7 @@ class DatasetWriter:
                 path, part = self.path.with_name(name), known.get(name)
                 if part is None or not part.cuts or self._sum_of(path) != part.sha256:
                     self._files.unlink(path)
-        self.put_in_place(parts, following, at)
+        self.put_in_place(parts, following, failpoint)
 
     def _sum_of(self, path: Path) -> str:
         file = LogFile(path, self._files, "a part of the dataset")
@@ -301,19 +301,19 @@ class DatasetWriter:
 
     # -- recovery ----------------------------------------------------------------------------------------
 
-    async def recover(self, ledger: Ledger, by: DedupBy, at: Callable[[str], None]) -> _Recovery:
+    async def recover(self, ledger: Ledger, by: DedupBy, failpoint: Callable[[str], None]) -> _Recovery:
         """Make dataset and ledger agree, whatever happened before; then ``length`` is right.
 
         Args:
             ledger: its head is believed up to its length, and brought up to the dataset's.
             by: what keys mean now; keys of another meaning are computed again from the lines.
-            at: called with the name of each point at which a crash must be harmless.
+            failpoint: called with the name of each point at which a crash must be harmless.
 
         Raises:
             RefusedError: the dataset is shorter than the ledger says, or not the one it describes.
         """
         self.closed.clear()
-        missing = await self._look_for_parts(ledger, at)
+        missing = await self._look_for_parts(ledger, failpoint)
         head = await ledger.head()
         if not head.counted and head.live == Live():
             head = msgspec.structs.replace(head, live=Live(first_number(self.path)))
@@ -323,17 +323,17 @@ class DatasetWriter:
             self._file = LogFile(part_path(self.path, number), self._files, "a part of the dataset")
             self._file.open()
             self.live = Live(number, head.live.start)
-            found = found.plus(await self._recover_file(ledger, head, by, at))
+            found = found.plus(await self._recover_file(ledger, head, by, failpoint))
             self._part_is_closed(*self._file.sum(self.length - head.live.start))
             await ledger.close_parts(self.closed)
-            at("recovery: part closed")
+            failpoint("recovery: part closed")
             self.closed.clear()
             head = await ledger.head()
         self._file.close()
         self._file = self._live_file()
         self._file.open()
         self.live = head.live
-        found = found.plus(await self._recover_file(ledger, head, by, at))
+        found = found.plus(await self._recover_file(ledger, head, by, failpoint))
         if self._rules.records is not None:
             _, self._lines = self._file.sum(self.length - self.live.start)
         if self.live.opened_at is None and self.length > self.live.start:
@@ -342,10 +342,10 @@ class DatasetWriter:
             await ledger.begin(self.live)
         return found
 
-    async def _look_for_parts(self, ledger: Ledger, at: Callable[[str], None]) -> int:
+    async def _look_for_parts(self, ledger: Ledger, failpoint: Callable[[str], None]) -> int:
         """Take note of closed parts that a person removed, and finish what a crash broke off."""
         parts = await ledger.parts()
-        self._finish_compaction(parts, (await ledger.head()).live.number, at)
+        self._finish_compaction(parts, (await ledger.head()).live.number, failpoint)
         missing = [part for part in parts if not part_path(self.path, part.number).exists()]
         if missing:
             await ledger.remove_parts(missing, forget_keys=False)
@@ -376,7 +376,7 @@ class DatasetWriter:
         return unheard[0]
 
     async def _recover_file(
-        self, ledger: Ledger, head: DatasetHead, by: DedupBy, at: Callable[[str], None]
+        self, ledger: Ledger, head: DatasetHead, by: DedupBy, failpoint: Callable[[str], None]
     ) -> _Recovery:
         """Mend the file that is open, and make the ledger know all of its lines."""
         base, known = self.live.start, head.dataset_length
@@ -385,17 +385,17 @@ class DatasetWriter:
             await ledger.forget_keys(keys_meaning(by))
             known = 0
         cut = self._file.mend(max(0, head.counted - base), cut_holes=bool(head.keys))
-        at("recovery: tail mended")
+        failpoint("recovery: tail mended")
         for part in await ledger.parts() if known < base else ():  # keys are being computed anew
             if part.stop > known:
                 file = self._part_file(part)
                 file.open()
                 try:
-                    await self._adopt(ledger, file, part.places, max(part.start, known), head.counted, by, at)
+                    await self._adopt(ledger, file, part.places, max(part.start, known), head.counted, by, failpoint)
                 finally:
                     file.close()
         places = Places(base)
-        adopted, foreign = await self._adopt(ledger, self._file, places, max(base, known), head.counted, by, at)
+        adopted, foreign = await self._adopt(ledger, self._file, places, max(base, known), head.counted, by, failpoint)
         return _Recovery(adopted=adopted, foreign=foreign, cut=cut)
 
     def lines(self, parts: Sequence[Part], start: int) -> Iterator[tuple[int, bytes]]:
@@ -449,7 +449,7 @@ class DatasetWriter:
         start: int,
         counted: int,
         by: DedupBy,
-        at: Callable[[str], None],
+        failpoint: Callable[[str], None],
     ) -> tuple[int, int]:
         """Bring the lines of a file into the ledger; return (lines past ``counted``, foreign lines).
 
@@ -460,7 +460,7 @@ class DatasetWriter:
             start: the place of the first line that the ledger does not know.
             counted: lines before this place were counted when they were appended.
             by: what keys mean.
-            at: called at each point at which a crash must be harmless.
+            failpoint: called at each point at which a crash must be harmless.
         """
         self.length = start
         adopted = foreign = lines = 0
@@ -475,7 +475,7 @@ class DatasetWriter:
                 foreign += 1
             if lines == _ADOPT:
                 await self._adopt_chunk(ledger, file, keys, counted, lines, offset + len(line), place + len(line))
-                at("recovery: some lines adopted")
+                failpoint("recovery: some lines adopted")
                 keys, lines = [], 0
         if lines:
             end = file.size()

@@ -449,7 +449,7 @@ class Ledger:
 
         def work(db: sqlite3.Connection) -> None:
             db.executemany("UPDATE span SET state = 'never_scored' WHERE id = ?", [(span.id,) for span in spans])
-            writes.count(db, [msgspec.structs.replace(span, state=State.NEVER_SCORED) for span in spans], spans)
+            writes.count(db, [msgspec.structs.replace(span, state=State.EXPIRED) for span in spans], spans)
 
         await self._write(work)
         return sum(span.lines for span in spans)

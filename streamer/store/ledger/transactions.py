@@ -143,7 +143,7 @@ def compact(db: sqlite3.Connection, change: Compaction, history: History) -> Non
     db.executemany("DELETE FROM span WHERE id = ?", [(span.id,) for span in change.taken])
     _put_spans(db, change.spans, due=0)
     count(db, change.spans, change.taken)
-    put_taken_out(db, [span for span in change.spans if span.state is not State.APPENDED], change.at)
+    put_taken_out(db, [span for span in change.spans if span.state is not State.ACCEPTED], change.at)
     db.execute("UPDATE meta SET dataset_lines = dataset_lines - ?", (change.lines,))
     db.execute(
         f"UPDATE span SET due = 1 WHERE NOT due AND (state = 'duplicate' OR reason LIKE '{CAP}%')"

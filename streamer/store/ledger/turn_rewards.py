@@ -47,7 +47,7 @@ def take_rewards(db: sqlite3.Connection, read: Iterable[SessionRewards]) -> None
         if old is not None and old[0] == one.type and old[1] != rewards:
             db.execute(
                 "UPDATE span SET due = 1 WHERE session = ? AND state = ? AND reason IN (?, ?) AND NOT due",
-                (one.session, State.BELOW_BAR, *MAY_STILL_COME),
+                (one.session, State.REJECTED, *MAY_STILL_COME),
             )
         db.execute(
             "UPDATE span SET due = 1 WHERE session = ? AND state IN (?, ?) AND reason = ? AND NOT due",

@@ -254,7 +254,7 @@ def listed_cuts(dataset: Path) -> dict[int, tuple[Cut, ...]]:
     return {part.number: part.cuts for part in listed if part.cuts}
 
 
-def write_manifest(dataset: Path, content: bytes, files: Files, at: Callable[[str], None]) -> None:
+def write_manifest(dataset: Path, content: bytes, files: Files, failpoint: Callable[[str], None]) -> None:
     """Put a manifest in the place of the one that is there, all at once and durably; equal ones are left alone."""
     path = manifest_path(dataset)
     if path.exists() and path.read_bytes() == content:
@@ -267,6 +267,6 @@ def write_manifest(dataset: Path, content: bytes, files: Files, at: Callable[[st
         files.fdatasync(fd)
     finally:
         files.close(fd)
-    at("manifest written")
+    failpoint("manifest written")
     files.rename(new, path)
     sync_folder(files, path.parent)

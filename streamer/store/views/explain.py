@@ -31,7 +31,7 @@ from streamer.core.verdicts.reasons import (
     UNREADABLE,
     WITHDRAWN,
 )
-from streamer.store.curation.refusals import Refused, refused
+from streamer.store.curation.rejections import Refused, refused
 from streamer.store.dataset.dead_letters import dead_letters_path
 from streamer.store.ledger.cuts import taken_out_at
 from streamer.store.ledger.delivery import undeliverable
@@ -297,7 +297,7 @@ class Explainer:
 
     def _taken_out(self, span: dict[str, Any]) -> str:
         """Say when a record that is out was taken out of the dataset, nothing if it never was in it."""
-        if span["state"] != State.BELOW_BAR:
+        if span["state"] != State.REJECTED:
             return ""
         at = taken_out_at(self._db, span["shard_id"], span["start"], span["stop"])
         if at is None:
@@ -311,13 +311,13 @@ class Explainer:
         state, reason = span["state"], span["reason"]
         if is_stream(os.fsdecode(span["path"])):
             return self._arrived(state, reason)
-        if state == State.APPENDED:
+        if state == State.ACCEPTED:
             later = ", but was corrected and would not qualify now" if span["withdrawn"] else ""
             return f"{outcome} met the condition{later}"
         if state == State.DUPLICATE:
             held = "a record that it nearly equals" if reason == NEAR else "an equal record"
             return f"its rollout qualifies by {outcome}, but the dataset holds {held}"
-        if state == State.BELOW_BAR:
+        if state == State.REJECTED:
             return self._below_bar(span, outcome)
         if state == State.DEAD_LETTERED:
             return f"{reason}; see {dead_letters_path(self._dataset)}"
@@ -325,7 +325,7 @@ class Explainer:
 
     def _arrived(self, state: str, reason: str) -> str:
         """Say what became of what a collector sent."""
-        if state == State.APPENDED:
+        if state == State.ACCEPTED:
             return "it qualified at its collector"
         if reason == SENT_AGAIN:
             return "its collector sent it again, and the dataset holds it"
@@ -349,7 +349,7 @@ class Explainer:
         return _RULES.get(reason, f"{outcome} did not meet: {self._conditions.get(span['rule'])}")
 
     def _open(self, state: str, reason: str, outcomes: list[OutcomeRow]) -> str:
-        still = "; still taken when its outcome comes" if state == State.NEVER_SCORED else ""
+        still = "; still taken when its outcome comes" if state == State.EXPIRED else ""
         if reason == UNREADABLE:
             return f"its outcome is there, but the shard could not be read then: put it back in place{still}"
         if reason == RULE_CHANGED:
@@ -368,10 +368,10 @@ class Explainer:
         if _is_refused(span):
             yield from self._refusals(span, line)
             return
-        of_turns = span["state"] == State.BELOW_BAR and span["reason"] in MAY_STILL_COME
-        if (span["state"] not in (State.APPENDED, State.DUPLICATE) and not of_turns) or span["replaced"]:
+        of_turns = span["state"] == State.REJECTED and span["reason"] in MAY_STILL_COME
+        if (span["state"] not in (State.ACCEPTED, State.DUPLICATE) and not of_turns) or span["replaced"]:
             return
-        if span["state"] == State.APPENDED and line is None:
+        if span["state"] == State.ACCEPTED and line is None:
             return
         if is_apart(os.fsdecode(span["path"])):
             return
@@ -411,7 +411,7 @@ class Explainer:
         if row is not None:
             offset: int | None = row.offset
         else:
-            record = _record_of(data, span) if span["state"] in (State.APPENDED, State.DUPLICATE) else None
+            record = _record_of(data, span) if span["state"] in (State.ACCEPTED, State.DUPLICATE) else None
             offset = self._place_of(record) if record is not None else None
         return LineFound(span["shard_id"], shard, number, span["state"], span["reason"], because, data, offset)
 
@@ -437,12 +437,12 @@ class Explainer:
         record = _record_of(data, span)
         if record is None:
             return
-        if span["state"] == State.BELOW_BAR:
+        if span["state"] == State.REJECTED:
             yield f"line {number}: {self._turns.of_turn(span, record.turn)}"
             return
         place = self._place_of(record)
         if place is not None:
-            is_it = "is" if span["state"] == State.APPENDED else "equals"
+            is_it = "is" if span["state"] == State.ACCEPTED else "equals"
             yield f"line {number} {is_it} the line at {self._at_place(place)}"
             aside = undeliverable(self._db, [place]).get(place)
             if aside is not None:

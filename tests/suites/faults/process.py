@@ -18,7 +18,7 @@ from streamer.base.events import Started
 from streamer.base.files import Files, SystemClock
 from streamer.daemon.daemon import Daemon
 from streamer.daemon.observers.systemd import Notifier
-from streamer.daemon.pipeline import Pipeline, nowhere
+from streamer.daemon.pipeline import Pipeline, no_failpoints
 from tests.helpers.producer import FakeClock, jsonl
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def daemon_of(
     *,
     files: Files | None = None,
     clock: Clock | None = None,
-    at: Callable[[str], None] = nowhere,
+    failpoint: Callable[[str], None] = no_failpoints,
     kind: type[Daemon] = Daemon,
     manager: str = "",
 ) -> Daemon:
@@ -93,7 +93,7 @@ def daemon_of(
         notifier=Notifier({"NOTIFY_SOCKET": manager} if manager else {}),
         files=files or Files(),
         clock=clock or SystemClock(),
-        at=at,
+        failpoint=failpoint,
     )
 
 

@@ -88,7 +88,7 @@ class Simulation:
         self._clock = FakeClock()
         self._say = say
         self._seen = self._kept = b""
-        self._told: list[bytes] = []
+        self._callbacks: list[bytes] = []
         self._reader = Follower(self._path)
         self._crash: tuple[str, int] | None = None
         self._going: set[bytes] | None = None
@@ -248,7 +248,7 @@ class Simulation:
             there = set(now.splitlines(keepends=True))
             assert self._retains or all(line in there for line in stays), "a line that was synced is gone"
             self._seen = self._kept = now[:closed]
-            self._told = self._seen.splitlines(keepends=True)
+            self._callbacks = self._seen.splitlines(keepends=True)
             self._reader.close()
             self._reader = Follower(self._path)
         elif power_loss:
@@ -257,7 +257,7 @@ class Simulation:
             self._say(f"  {len(self._kept)} bytes were synced of {len(self._seen)}, {len(now)} are there")
             closed = sum(path.stat().st_size for path in self._files()[:-1])
             self._seen = now[: max(len(self._kept), closed)]  # what has the name of a part was synced before
-            self._told = self._seen.splitlines(keepends=True)
+            self._callbacks = self._seen.splitlines(keepends=True)
             self._reader.close()
             self._reader = Follower(self._path, start=len(self._seen) - closed)
 
@@ -283,7 +283,7 @@ class Simulation:
         assert now.startswith(self._seen), "a line that was visible has changed"
         self._seen = now[: now.rfind(b"\n") + 1]
         while lines := self._reader.read():
-            self._told += [line.data for line in lines]
+            self._callbacks += [line.data for line in lines]
 
     def _take_out(self, now: list[bytes]) -> None:
         """Take out of what was seen what is gone: by a compaction, or with the oldest parts; nothing else may go."""
@@ -301,7 +301,7 @@ class Simulation:
                 self._gone.add(self._world.identity_of(json.loads(line)))
         self._seen = b"".join(left)
         self._kept = self._seen[:kept]
-        self._told = left
+        self._callbacks = left
 
     @property
     def _retains(self) -> bool:
@@ -354,7 +354,7 @@ class Simulation:
         assert len(found) == len(set(found)), "a record is there twice"
         self._left_out_with_reason(self._world.must - set(found), written)
         assert not set(found) - self._world.may, "a record is there that never was good"
-        assert self._told == [line + b"\n" for line in self._there().split(b"\n")[:-1]]
+        assert self._callbacks == [line + b"\n" for line in self._there().split(b"\n")[:-1]]
         assert self._world.wild or (self._world.must == self._world.may and not seen.adopted)
         self._curation_is_right(written)
         self._shards_are_known()

@@ -73,11 +73,13 @@ def config(tmp_path: Path) -> Config:
     return config
 
 
-def compacted(config: Config, files: Files | None = None, at: Callable[[str], None] = lambda _point: None) -> None:
+def compacted(
+    config: Config, files: Files | None = None, failpoint: Callable[[str], None] = lambda _point: None
+) -> None:
     """Compact all of it in this process."""
 
     async def run() -> None:
-        await compact(config, files or Files(), FakeClock(), lambda _event: None, at, close_live=True)
+        await compact(config, files or Files(), FakeClock(), lambda _event: None, failpoint, close_live=True)
 
     anyio.run(run)
 

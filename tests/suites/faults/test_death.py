@@ -180,9 +180,9 @@ def test_a_death_in_a_recovery_loses_nothing_and_doubles_nothing(tmp_path: Path,
     values = [messages("run", turn, f"{turn}") for turn in range(4500)]
     (tmp_path / "shards" / "sft_run.jsonl").write_bytes(jsonl(*values))
     config = settings(tmp_path, batch=5000)
-    assert killed(partial(work_off, config, at=lambda at: die() if at == "synced" else None))
+    assert killed(partial(work_off, config, failpoint=lambda at: die() if at == "synced" else None))
     for _ in range(2):
-        assert killed(partial(work_off, config, at=lambda at: die() if at == point else None))
+        assert killed(partial(work_off, config, failpoint=lambda at: die() if at == point else None))
     work_off(config)
     assert accounts(config).adopted == 0
     assert conversations(records(config)) == conversations(values)

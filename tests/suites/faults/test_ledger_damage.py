@@ -87,7 +87,7 @@ def killed_at(point: str) -> Callable[[str], None]:
 
 def leave_a_log_behind(config: Config) -> None:
     """Be killed after a commit, so that the ledger's last words are in its -wal file alone."""
-    with child(partial(work_off, config, at=killed_at("committed"))) as process:
+    with child(partial(work_off, config, failpoint=killed_at("committed"))) as process:
         assert process.wait() == -signal.SIGKILL
     assert config.dataset.ledger.with_name(f"{config.dataset.ledger.name}-wal").stat().st_size
 
@@ -214,7 +214,7 @@ def lose_power(config: Config, seed: int, *, fuse: int | None = None, point: str
     machine.fuse = fuse
     with vfs.sqlite_asks(machine):
         with suppress(DiedError, UnavailableError):
-            work_off(config, files=machine, at=dies(machine, point))
+            work_off(config, files=machine, failpoint=dies(machine, point))
         if machine.alive:
             return False
         machine.restart(power_loss=True)
@@ -274,7 +274,7 @@ def test_an_older_ledger_that_is_killed_while_it_catches_up_loses_nothing_and_do
     before = config.dataset.path.read_bytes()
     config.dataset.ledger.write_bytes(older)
     for point in ("recovery: tail mended", "read", "committed"):
-        with child(partial(work_off, config, at=killed_at(point))) as process:
+        with child(partial(work_off, config, failpoint=killed_at(point))) as process:
             assert process.wait() == -signal.SIGKILL
     work_off(config)
     assert config.dataset.path.read_bytes() == before

@@ -85,7 +85,7 @@ async def arrived(config: Config, count: int) -> None:
 def test_without_a_single_notification_everything_arrives(config: Config) -> None:
     """New shards, new lines, new sub-folders, renamed shards, new outcomes and corrected ones."""
 
-    async def test(_told: list[Event]) -> None:
+    async def test(_callbacks: list[Event]) -> None:
         shards = config.source.shards
         (shards / "sft_run.jsonl").write_bytes(jsonl(*values("a")))
         await arrived(config, 3)
@@ -111,7 +111,7 @@ def test_without_a_single_notification_a_database_in_a_journal_of_its_own_is_rea
     make_traces(traces, wal=True)
     (config.source.shards / "sft_run.jsonl").write_bytes(jsonl(*values("a")))
 
-    async def test(_told: list[Event]) -> None:
+    async def test(_callbacks: list[Event]) -> None:
         add_outcome(traces, "run", 1, 9)
         await arrived(config, 3)
 
@@ -255,7 +255,7 @@ def test_a_name_that_cannot_be_decoded_is_a_shard_like_others(config: Config) ->
     """Under a running daemon, in a folder of such a name, too; the dataset says it in readable letters."""
     shards = os.fsencode(config.source.shards)
 
-    async def test(_told: list[Event]) -> None:
+    async def test(_callbacks: list[Event]) -> None:
         os.mkdir(shards + b"/\xfe")
         for number, name in enumerate((b"/\xff\xfe.jsonl", b"/\xfe/new\nline \x1b[31m.jsonl", b"/plain.jsonl")):
             with open(shards + name, "wb") as file:  # noqa: ASYNC230
@@ -282,7 +282,7 @@ def test_links_that_go_in_circles_end_nowhere(tmp_path: Path, config: Config, *,
     (shards / "there").symlink_to(tmp_path / "elsewhere")
     config = often(config, follow_symlinks=follow)
 
-    async def test(_told: list[Event]) -> None:
+    async def test(_callbacks: list[Event]) -> None:
         (shards / "sub" / "run.jsonl").write_bytes(jsonl(*values("a")))
         await arrived(config, 6 if follow else 3)
 
@@ -303,7 +303,7 @@ def test_a_fifo_a_device_a_socket_and_a_folder_with_the_name_of_a_shard_hold_no_
         os.mknod(shards / "c.jsonl", stat.S_IFCHR | 0o600, os.makedev(1, 5))
     os.mknod(shards / "d.jsonl", stat.S_IFSOCK | 0o600)
 
-    async def test(_told: list[Event]) -> None:
+    async def test(_callbacks: list[Event]) -> None:
         (shards / "z.jsonl").write_bytes(jsonl(*values("a")))
         await arrived(config, 3)
         (shards / "z.jsonl").unlink()

@@ -62,7 +62,7 @@ def config(tmp_path: Path) -> Config:
     shard = tmp_path / "shards" / "sft_run.jsonl"
     shard.write_bytes(jsonl(*values(0, ADOPTED)))
     config = settings(tmp_path, batch=5000)
-    with child(partial(work_off, config, at=lambda at: die() if at == "synced" else None)) as process:
+    with child(partial(work_off, config, failpoint=lambda at: die() if at == "synced" else None)) as process:
         assert process.wait() == -signal.SIGKILL
     shard.write_bytes(jsonl(*values(0, ADOPTED)) + b"nonsense\n" + jsonl(*values(ADOPTED, ADOPTED + 20)))
     return settings(tmp_path, batch=1000)
@@ -121,7 +121,7 @@ def test_a_daemon_that_is_told_to_reload_anywhere_goes_on(config: Config, point:
             file.write(f"{event.name}\n")
 
     at = ToMyself(point, signal.SIGHUP, times)
-    with child(partial(live, config, emit=emit, at=at)) as process:
+    with child(partial(live, config, emit=emit, failpoint=at)) as process:
         eventually(lambda: lines(config.dataset.path) == ADOPTED + 20)
         eventually(lambda: snapshot(config.dataset.path).counts["appended"] == ADOPTED + 20)
         if times == 1:
@@ -170,23 +170,23 @@ class Interrupted:
         self._times = times
         self._often = often
         self._awaits = 0
-        self._told: list[Event] = []
+        self._callbacks: list[Event] = []
         self._stopped = False
         self.report = config.dataset.path.with_name("report")
 
     def live(self) -> None:
         """Be that daemon."""
-        daemon = daemon_of(self._config, self._told.append)
+        daemon = daemon_of(self._config, self._callbacks.append)
         anyio.run(told_of_each_await, daemon.run(), self._suspended)
 
     def _suspended(self) -> None:
         self._awaits += 1
-        done = sum(event.read for event in self._told if isinstance(event, Committed)) >= FEW + 1
+        done = sum(event.read for event in self._callbacks if isinstance(event, Committed)) >= FEW + 1
         if self._awaits == self._times or (self._often and self._awaits > self._times):
             if self._awaits == self._times:
                 self.report.write_text("late" if done else "in time")
             os.kill(os.getpid(), self._number)
-        reloaded = sum(isinstance(event, Reloaded) for event in self._told)
+        reloaded = sum(isinstance(event, Reloaded) for event in self._callbacks)
         assert reloaded <= 1
         if self._number == signal.SIGHUP and done and reloaded and not self._stopped:
             self._stopped = True
@@ -202,7 +202,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Config:
     shard = folder / "shards" / "sft_run.jsonl"
     shard.write_bytes(jsonl(*values(0, FEW // 2)))
     config = settings(folder, batch=3)
-    with child(partial(work_off, config, at=lambda at: die() if at == "synced" else None)) as process:
+    with child(partial(work_off, config, failpoint=lambda at: die() if at == "synced" else None)) as process:
         assert process.wait() == -signal.SIGKILL
     shard.write_bytes(jsonl(*values(0, FEW)) + b"nonsense\n")
     return config
@@ -346,7 +346,7 @@ def test_a_clock_that_is_set_changes_no_verdict(tmp_path: Path, days: int) -> No
             clock.set_by = days * 86_400.0 if turn % 2 == 0 else 0.0
             await pipeline.drain()
             seen = accounts(config)
-            assert seen.counts[State.WAITING] + seen.counts[State.NEVER_SCORED] == 1
+            assert seen.counts[State.WAITING] + seen.counts[State.EXPIRED] == 1
             assert (seen.oldest_waiting_seconds or 0.0) >= 0.0
             add_outcome(traces, run, 1, 9)
             for _ in range(2):

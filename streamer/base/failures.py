@@ -9,7 +9,7 @@ _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 5.0
 
 
-class Troubles:
+class ActiveFailures:
     """Remembers troubles by what was being done, and how long to pause before the next try."""
 
     def __init__(self, emit: Emit) -> None:
@@ -37,7 +37,7 @@ class Troubles:
             self.over(op)
 
 
-class SourceTroubles:
+class SourceFailures:
     """Troubles with sources and with a fleet. They outlive the pipeline in which they began, and end in another one.
 
     ``inputs`` are those of the shard folder and of outcomes, ``conversations`` those of reading rollouts,
@@ -45,6 +45,6 @@ class SourceTroubles:
     """
 
     def __init__(self, emit: Emit) -> None:
-        self.inputs = Troubles(emit)
-        self.conversations = Troubles(emit)
-        self.fleet = Troubles(emit)
+        self.inputs = ActiveFailures(emit)
+        self.conversations = ActiveFailures(emit)
+        self.fleet = ActiveFailures(emit)

@@ -27,7 +27,7 @@ _MANY = 10_000
 """More paths than this are not kept: the whole folder is looked at instead."""
 
 
-class News(NamedTuple):
+class PendingChanges(NamedTuple):
     """What has changed: paths below the shard folder, the whole of it (``scan``), the trace database."""
 
     paths: AbstractSet[str] = frozenset()
@@ -35,7 +35,7 @@ class News(NamedTuple):
     database: bool = False
 
 
-class Hints:
+class WakeUps:
     """What has changed since it was last asked, and a bell that rings at every change.
 
     Args:
@@ -71,9 +71,9 @@ class Hints:
         """End the wait that is under way, or the next one."""
         self._bell.set()
 
-    def take(self) -> News:
+    def take(self) -> PendingChanges:
         """Return what has changed, and forget it."""
-        news = News(self._paths, self._scan, self._database)
+        news = PendingChanges(self._paths, self._scan, self._database)
         self._paths, self._scan, self._database = set(), False, False
         return news
 

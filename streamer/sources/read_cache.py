@@ -37,7 +37,7 @@ class CachedLines(NamedTuple):
     more: bool = False
 
 
-class Shelf:
+class ReadCache:
     """The reads of one round of turns, by what was asked."""
 
     def __init__(self) -> None:
