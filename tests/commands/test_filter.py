@@ -375,8 +375,9 @@ def test_killed_in_the_middle_it_leaves_the_old_output_whole(folder: Path) -> No
     (folder / "out.jsonl").write_text("old\n")
     script = (
         "import os, sys; from pathlib import Path; from streamer.base.files import Files;"
-        "from streamer.base.atomic_file import Output;"
-        "out = Output(Path(sys.argv[1]), Files()).__enter__(); out.write(b'x' * (2 << 20)); os.kill(os.getpid(), 9)"
+        "from streamer.base.atomic_file import AtomicFile;"
+        "out = AtomicFile(Path(sys.argv[1]), Files()).__enter__(); out.write(b'x' * (2 << 20));"
+        "os.kill(os.getpid(), 9)"
     )
     killed = subprocess.run([sys.executable, "-c", script, str(folder / "out.jsonl")], check=False)
     assert killed.returncode == -9
