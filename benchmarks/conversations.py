@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import random
 import struct
 import zlib
@@ -10,6 +9,8 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
+
+from streamer.commands.simulation.shards import image_part, tool_call
 
 _TILES = ("grass", "tree", "stone", "sand", "water", "path", "coal", "iron", "cow", "zombie")
 _ACTIONS = ("noop", "move_left", "move_right", "move_up", "move_down", "do", "sleep", "place_table")
@@ -40,7 +41,7 @@ def conversation(kind: Kind, rng: random.Random, prompt_bytes: int) -> list[dict
         rng: decides everything.
         prompt_bytes: length of the system message; it is the same in all conversations.
     """
-    content: Any = _state(rng) if kind is Kind.TEXT else [_image_part(rng)]
+    content: Any = _state(rng) if kind is Kind.TEXT else [image_part(_png(rng))]
     return [
         {"role": "system", "content": (_RULES * (prompt_bytes // len(_RULES) + 1))[:prompt_bytes]},
         {"role": "user", "content": content},
@@ -58,11 +59,6 @@ def _state(rng: random.Random) -> str:
     )
 
 
-def _image_part(rng: random.Random) -> dict[str, Any]:
-    url = f"data:image/png;base64,{base64.b64encode(_png(rng)).decode()}"
-    return {"type": "image_url", "image_url": {"url": url}}
-
-
 def _png(rng: random.Random) -> bytes:
     """Return a valid image of noise: nothing in it repeats, as in no two frames of a game."""
     row = 1 + 3 * _SIDE
@@ -77,5 +73,5 @@ def _png(rng: random.Random) -> bytes:
 
 def _call(rng: random.Random) -> dict[str, Any]:
     actions = rng.choices(_ACTIONS, k=rng.randint(2, 5))
-    function = {"name": "interact_many", "arguments": msgspec.json.encode({"actions": actions}).decode()}
-    return {"id": f"call_{rng.getrandbits(32):08x}", "type": "function", "function": function}
+    arguments = msgspec.json.encode({"actions": actions}).decode()
+    return tool_call(f"{rng.getrandbits(32):08x}", arguments)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -25,7 +24,9 @@ from typing import Any
 import msgspec
 
 from benchmarks.conversations import Kind, conversation
-from streamer.commands.demo.trace import SCHEMA
+from streamer.commands.simulation.draws import draws
+from streamer.commands.simulation.shards import dialogue_record, shard_name
+from streamer.commands.simulation.trace import INSERT_OUTCOME, Outcome, connect, outcome
 
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 _DUPLICATES = 0.05
@@ -102,7 +103,8 @@ class Corpus:
                     numbers = self.numbers(rollout)
                     qualifying += len(numbers)
                     duplicates += sum(self._original(number, rollout) != number for number in numbers)
-        self._write_traces(folder / "traces.db")
+        with closing(connect(folder / "traces.db")) as db, db:
+            db.executemany(INSERT_OUTCOME, map(self.outcome, range(self.shards)))
         made = Made(
             kind=self.kind,
             layout=self.layout,
@@ -133,20 +135,18 @@ class Corpus:
         """Return the name of a rollout's shard."""
         if self.layout is Layout.MESSAGES:
             return f"sft_{self.run_id(rollout)}.jsonl"
-        return f"{self.run_id(rollout)}_{self._ended(rollout):%Y-%m-%d_%H-%M-%S}.jsonl"
+        return shard_name(self.run_id(rollout), self._ended(rollout))
 
     def shard(self, rollout: int) -> bytes:
         """Return the bytes of a rollout's shard."""
         encode = msgspec.json.encode
         return b"".join(encode(record) + b"\n" for record in self._records(rollout))
 
-    def outcome(self, rollout: int) -> tuple[str, int, int, int, str, str]:
-        """Return session, reward, achievements, steps, time and metadata of a rollout's outcome row."""
+    def outcome(self, rollout: int) -> Outcome:
+        """Return a rollout's outcome row."""
         reward = self._rng("reward", rollout).randint(1, 5) if self.qualifies(rollout) else 0
-        about = {"env_id": "crafter", "policy_id": "bench", "env_seed": rollout, "final_achievements": []}
-        steps = len(self.numbers(rollout))
-        created = self._ended(rollout).isoformat()
-        return self.run_id(rollout), reward, reward, steps, created, msgspec.json.encode(about).decode()
+        at, steps = self._ended(rollout).isoformat(), len(self.numbers(rollout))
+        return outcome(self.run_id(rollout), at, reward, steps, "bench", rollout)
 
     def _records(self, rollout: int) -> Iterator[dict[str, Any]]:
         run, reward = self.run_id(rollout), float(self.outcome(rollout)[1])
@@ -157,28 +157,9 @@ class Corpus:
                 metadata = {"run_id": run, "turn": turn, "model": _MODEL, "provider": "bench", "reward": reward}
                 yield {"messages": messages, "metadata": metadata}
             else:
-                at = self._ended(rollout) - timedelta(seconds=1)
-                yield self._taskapp(run, turn, messages, at.replace(tzinfo=None).isoformat())
-
-    def _taskapp(self, run: str, turn: int, messages: list[dict[str, Any]], at: str) -> dict[str, Any]:
-        system, user, reply = messages
-        images = self.kind is Kind.IMAGES
-        return {
-            "run_id": run,
-            "turn": turn,
-            "model": _MODEL,
-            "provider": "bench",
-            "dialogue": [system, user],
-            "dialogue_text": [system, {"role": "user", "content": "" if images else user["content"]}],
-            "assistant": {
-                "content": reply["content"],
-                "content_text": reply["content"],
-                "tool_calls": reply["tool_calls"],
-                "has_image": False,
-            },
-            "metadata": {"user_has_image": images, "assistant_has_image": False, "has_image": images},
-            "timestamp": at,
-        }
+                at, (*prompt, reply) = self._ended(rollout) - timedelta(seconds=1), messages
+                text = prompt[1]["content"] if self.kind is Kind.TEXT else ""
+                yield dialogue_record(run, turn, at, prompt, reply, text=text, model=_MODEL, provider="bench")
 
     def _original(self, number: int, rollout: int) -> int:
         """Return the record whose conversation this one repeats, or its own number."""
@@ -194,25 +175,7 @@ class Corpus:
         return _EPOCH + timedelta(seconds=10 * (rollout + 1))
 
     def _rng(self, what: str, number: int) -> random.Random:
-        return random.Random(f"{self.seed}/{what}/{number}")
-
-    def _write_traces(self, path: Path) -> None:
-        make_traces(path)
-        with closing(sqlite3.connect(path)) as db, db:
-            db.executemany(INSERT_OUTCOME, map(self.outcome, range(self.shards)))
-
-
-INSERT_OUTCOME = (
-    "INSERT INTO outcome_rewards (session_id, total_reward, achievements_count, total_steps, created_at,"
-    " reward_metadata) VALUES (?, ?, ?, ?, ?, ?)"
-)
-
-
-def make_traces(path: Path) -> None:
-    """Make an empty trace database, in the journal mode of the real one."""
-    with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA journal_mode=delete")
-        db.executescript(SCHEMA)
+        return draws(self.seed, what, number)
 
 
 def main() -> None:

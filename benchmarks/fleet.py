@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.compare import contents
@@ -24,6 +24,7 @@ from benchmarks.procfs import cpu_seconds, rss
 from benchmarks.results import Fleet, FleetRun, Measured
 from benchmarks.running import started
 from benchmarks.sizes import Sizes, say
+from streamer.commands.simulation.process import ChildProcess
 from tests.suites.fleet.servers import Cluster
 
 _BUCKETS = 32
@@ -104,12 +105,12 @@ class _Company:
         )
         servers = [server.pid for server in self._cluster.servers]
         with ExitStack() as stack:
-            writers = [stack.enter_context(_daemon(host)) for host in self._writers]
+            writers = [stack.enter_context(_daemon(host)).pid for host in self._writers]
             _until(lambda: all((host / f"{OUTPUT}.ledger").exists() for host in self._writers))
             os.sync()
             before = sum(map(cpu_seconds, servers))
             began = time.monotonic()
-            collectors = [stack.enter_context(_daemon(host)) for host in self._collectors]
+            collectors = [stack.enter_context(_daemon(host)).pid for host in self._collectors]
             outputs = [_Lines(host / OUTPUT) for host in self._writers]
             _until(lambda: sum(output.count() for output in outputs) >= made.distinct)
             written = time.monotonic() - began
@@ -148,7 +149,7 @@ def _share(shards: Path, folder: Path, number: int, hosts: int) -> None:
         os.link(shard, folder / shard.name)
 
 
-def _daemon(host: Path) -> AbstractContextManager[int]:
+def _daemon(host: Path) -> ChildProcess:
     return started([*STREAMER, "run", "--config", str(host / "config.toml")], host / "log")
 
 

@@ -54,13 +54,13 @@ def _one(sizes: Sizes, name: str, command: Command, rate: int, work: Path) -> Li
     rollouts = int(rate * sizes.live_seconds) + 1
     place = Place(corpus(rollouts, sizes.seed), work).make()
     synchronous = "full" if rate <= _FULL_SYNC_RATE else "off"
-    with started(command(work, place.out), work / "log") as pid:
+    with started(command(work, place.out), work / "log") as process:
         place.add(0)  # whoever takes this one is ready
         place.wait_for(0)
         options = {"rate": rate, "rollouts": rollouts, "first": 1, "seed": sizes.seed, "synchronous": synchronous}
-        before, start, growth = procfs.cpu_seconds(pid), time.monotonic(), Growth(place.output)
+        before, start, growth = procfs.cpu_seconds(process.pid), time.monotonic(), Growth(place.output)
         ended = _produce(place, options, growth)
-        cpu = (procfs.cpu_seconds(pid) - before) / (time.monotonic() - start)
+        cpu = (procfs.cpu_seconds(process.pid) - before) / (time.monotonic() - start)
         growth.look_until(place.corpus.records)
     visible = growth.last_lines(RECORDS)
     missing = [one.session for one in ended if one.session not in visible]

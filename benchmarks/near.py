@@ -22,10 +22,10 @@ import msgspec
 
 from benchmarks.contenders import OUTPUT, streamer_config
 from benchmarks.conversations import Kind, conversation
-from benchmarks.corpus import make_traces
 from benchmarks.measure import STREAMER, measure
 from benchmarks.results import Measured, Near, NearCost, NearFound, NearSteps
 from benchmarks.sizes import Sizes, say
+from streamer.commands.simulation.trace import connect
 from streamer.core.verdicts.near import rules
 from streamer.core.verdicts.near.signature import SLOTS
 from streamer.core.verdicts.near.words import shingles
@@ -116,7 +116,7 @@ def _texts(count: int, seed: int) -> Iterator[str]:
 def _cost(sizes: Sizes, work: Path) -> list[NearCost]:
     nothing = work / "nothing"
     (nothing / "shards").mkdir(parents=True)
-    make_traces(nothing / "traces.db")
+    connect(nothing / "traces.db").close()
     ledgers = {known: _ledger(work, nothing, known, sizes.seed) for known in (None, *sizes.near_known)}
     starts: dict[int | None, list[Measured]] = {known: [] for known in ledgers}
     for _ in range(sizes.rounds):

@@ -16,7 +16,8 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.conversations import Kind
-from benchmarks.corpus import INSERT_OUTCOME, Corpus, Layout
+from benchmarks.corpus import Corpus, Layout
+from streamer.commands.simulation.trace import INSERT_OUTCOME
 
 RECORDS = 8
 """Records of a rollout."""

@@ -26,14 +26,14 @@ def run(sizes: Sizes, work: Path) -> list[Rest]:
 
 
 def _one(sizes: Sizes, name: str, command: Command, place: Place) -> Rest:
-    with started(command(place.folder, place.out), place.folder / "log") as pid:
+    with started(command(place.folder, place.out), place.folder / "log") as process:
         place.wait_for_lines(sizes.rest_shards)
         time.sleep(sizes.settle_seconds)
-        cpu, switches, start = procfs.cpu_seconds(pid), procfs.switches(pid), time.monotonic()
+        cpu, switches, start = procfs.cpu_seconds(process.pid), procfs.switches(process.pid), time.monotonic()
         time.sleep(sizes.rest_seconds)
         seconds = time.monotonic() - start
-        cpu, switches = procfs.cpu_seconds(pid) - cpu, procfs.switches(pid) - switches
-        rss = procfs.rss(pid)
+        cpu, switches = procfs.cpu_seconds(process.pid) - cpu, procfs.switches(process.pid) - switches
+        rss = procfs.rss(process.pid)
     shutil.rmtree(place.out)
     say(f"rest: {name}: {cpu / seconds:.2%} of a core")
     return Rest(name, sizes.rest_shards, seconds, cpu / seconds, rss, switches / seconds)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import signal
 import sqlite3
-import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Self
 
 from benchmarks.contenders import CONTENDERS, OUTPUT, Command
-from benchmarks.corpus import INSERT_OUTCOME, Corpus, make_traces
+from benchmarks.corpus import Corpus
 from benchmarks.measure import environment
+from streamer.commands.simulation.process import ChildProcess
+from streamer.commands.simulation.trace import INSERT_OUTCOME, connect
 
 _PATIENCE = 120.0
 _LOOK_SECONDS = 0.001
@@ -35,8 +35,7 @@ class Place:
         """Make what is missing: the folders and an empty database."""
         self.shards.mkdir(parents=True, exist_ok=True)
         self.out.mkdir(exist_ok=True)
-        if not self.database.exists():
-            make_traces(self.database)
+        connect(self.database).close()
         return self
 
     def add(self, rollout: int) -> None:
@@ -87,17 +86,6 @@ def live_contenders() -> list[tuple[str, Command]]:
     return [(one.name, one.live) for one in CONTENDERS if one.live is not None and one.installed]
 
 
-@contextmanager
-def started(command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> Iterator[int]:
-    """Run a command in the background, give its process id, and stop it in the end."""
-    with open(log, "wb") as out:
-        process = subprocess.Popen(command, env=env or environment(), stdout=out, stderr=out)
-    try:
-        yield process.pid
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(10.0)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def started(command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> ChildProcess:
+    """Run a command in the background; as a context manager it is stopped in the end."""
+    return ChildProcess(command, log, environment=env or environment())

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from benchmarks.contenders import OUTPUT, streamer_config
 from benchmarks.conversations import Kind
-from benchmarks.corpus import Corpus, Layout, make_traces
+from benchmarks.corpus import Corpus, Layout
 from benchmarks.measure import STREAMER, measure, warm
 from benchmarks.results import Measured, Scale
 from benchmarks.sizes import Sizes, say
+from streamer.commands.simulation.trace import connect
 from streamer.core.records.key import KEY_BYTES
 
 _PREFIX = 2
@@ -45,7 +46,7 @@ def run(sizes: Sizes, work: Path) -> list[Scale]:
 
 def _pass_over_nothing(folder: Path) -> None:
     (folder / "shards").mkdir(parents=True)
-    make_traces(folder / "traces.db")
+    connect(folder / "traces.db").close()
     measure([*STREAMER, "run", "--once", "--config", str(streamer_config(folder, folder))], folder / "log")
 
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from streamer.base.lock import DatasetLock, lock_file
-from streamer.commands.demo.place import DemoPlace
-from streamer.commands.demo.screen import DemoView, drawn, growth
 from streamer.commands.demo.show import Show, newest
+from streamer.commands.demo.view import DemoView, growth
+from streamer.commands.simulation.workspace import Workspace
 from streamer.store.views.snapshot import snapshot
+from tests.helpers.processes import mentioning, wait_for
 
 pytest.importorskip("crafter", reason="the demo plays real Crafter episodes: pip install 'streamer[demo]'")
 
@@ -63,24 +62,24 @@ def test_no_child_survives_the_demo(tmp_path: Path, ending: signal.Signals) -> N
     with subprocess.Popen(
         [*COMMAND, "--folder", str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as demo:
-        _wait_for(lambda: dataset.exists() and dataset.stat().st_size > 0)
-        assert len(_mentioning(tmp_path)) == 3
+        wait_for(lambda: dataset.exists() and dataset.stat().st_size > 0)
+        assert len(mentioning(tmp_path)) == 3
         demo.send_signal(ending)
         assert demo.wait(SECONDS) == (130 if ending is signal.SIGINT else -ending)
-    _wait_for(lambda: not _mentioning(tmp_path))
+    wait_for(lambda: not mentioning(tmp_path))
     assert dataset.read_bytes().endswith(b"\n")
     assert _lines(dataset) > 0
 
 
 def test_a_daemon_that_dies_fails_the_demo_with_the_end_of_its_log(tmp_path: Path) -> None:
     """Here it cannot start: another one holds its dataset."""
-    show = Show(DemoPlace(tmp_path), rollouts=5, seed=7, pace=0)
+    show = Show(Workspace(tmp_path, "high_reward.jsonl"), rollouts=5, seed=7, pace=0)
     (tmp_path / "shards").mkdir()
-    with DatasetLock(lock_file(show.place.dataset)):
+    with DatasetLock(lock_file(show.workspace.dataset)):
         (fault,) = show.run()
     assert fault.startswith("the daemon ended with status 4\n")
     assert "high_reward.jsonl" in fault
-    assert not _mentioning(tmp_path)
+    assert not mentioning(tmp_path)
 
 
 def test_newest_replies_are_those_of_whole_lines(tmp_path: Path) -> None:
@@ -96,7 +95,7 @@ def test_a_reply_cannot_steer_the_terminal(tmp_path: Path) -> None:
     dataset = tmp_path / "dataset.jsonl"
     dataset.write_text(_dataset_line(1, "\x1b[2J [red]bold[/red]"), "utf-8")
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    console.print(drawn(DemoView(1.0, 6, 1, snapshot(dataset), (0, 1), newest(dataset))))
+    console.print(DemoView(1.0, 6, 1, snapshot(dataset), (0, 1), newest(dataset)).picture())
     assert isinstance(console.file, io.StringIO)
     assert "\\x1b[2J [red]bold[/red]" in console.file.getvalue()
 
@@ -125,23 +124,3 @@ def _accounts(stdout: str) -> tuple[int, dict[str, int]]:
 
 def _lines(*paths: Path) -> int:
     return sum(1 for path in paths for line in path.read_bytes().splitlines() if json.loads(line))
-
-
-def _mentioning(folder: Path) -> list[int]:
-    """Return the processes that have the folder in their command line."""
-    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and _mentions(path, folder)]
-
-
-def _mentions(process: Path, folder: Path) -> bool:
-    try:
-        return os.fsencode(folder) in (process / "cmdline").read_bytes()
-    except OSError:
-        return False
-
-
-def _wait_for(condition: object) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

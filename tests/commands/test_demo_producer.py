@@ -13,6 +13,7 @@ import pytest
 
 from streamer.commands.demo import shards
 from streamer.commands.demo.policy import MAX_ACTIONS, MIN_ACTIONS, Forager, PlayerView, Wanderer, route
+from streamer.commands.simulation.trace import TraceWriter
 from streamer.core.records import layouts
 from streamer.core.records.key import DedupBy, record_key
 
@@ -45,10 +46,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     """One run of the producer, shared by the tests."""
     pytest.importorskip("crafter", reason=WHY)
     from streamer.commands.demo.producer import DemoProducer  # noqa: PLC0415 - after the skip
-    from streamer.commands.demo.trace import DemoTrace  # noqa: PLC0415 - as above
 
     folder = tmp_path_factory.mktemp("producer")
-    with DemoTrace(folder / "traces.db") as trace:
+    with TraceWriter(folder / "traces.db", "demo") as trace:
         played = DemoProducer(folder / "shards", trace, seed=7).rollouts(ROLLOUTS)
         return Written(folder, [f"{rollout.casting.role} {rollout.reward}" for rollout in played])
 
@@ -145,14 +145,15 @@ def test_the_trace_database_tells_the_same_story(written: Written) -> None:
     assert written.rows(sparse) == written.rows("SELECT sum(total_reward) FROM outcome_rewards")
 
 
-def test_a_cut_shard_is_cut_inside_a_line_and_then_whole(
-    tmp_path: Path, written: Written, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a reader meets in between ends without a newline."""
+def test_a_cut_shard_is_cut_inside_a_line_and_then_whole(tmp_path: Path, written: Written) -> None:
+    """In between, the file ends without a newline."""
     met: list[bytes] = []
-    monkeypatch.setattr("time.sleep", lambda _: met.extend(p.read_bytes() for p in tmp_path.iterdir()))
+
+    def sleep(_seconds: float) -> None:
+        met.extend(path.read_bytes() for path in tmp_path.iterdir())
+
     shard = written.shards[0]
-    path = shards.write(tmp_path, "run", layouts._EPOCH, shard, cut=True)
+    path = shards.write(tmp_path, "run", layouts._EPOCH, shard, cut=True, sleep=sleep)
     (half,) = met
     assert not half.endswith(b"\n")
     assert path.read_bytes().startswith(half)

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from streamer.commands.cli import COMMANDS
+from streamer.commands.simulation.trace import TraceWriter
 from streamer.commands.soak import oracle, validate
 from streamer.commands.soak.agenda import Agenda
 from streamer.commands.soak.journal import Journals, SoakJournal
-from streamer.commands.soak.place import SoakPlace
 from streamer.commands.soak.problem import BrokenPromise
 from streamer.commands.soak.producer import SoakProducer
 from streamer.commands.soak.report import SoakReport, as_text
-from streamer.commands.soak.trace import SoakTrace
 from streamer.commands.soak.watcher import Watcher
+from streamer.commands.soak.workspace import SoakWorkspace
+from tests.helpers.processes import mentioning, wait_for
 from tests.helpers.producer import FakeClock
 
 if TYPE_CHECKING:
@@ -69,10 +69,10 @@ def test_no_child_survives_a_soak(tmp_path: Path, ending: signal.Signals) -> Non
         stderr=subprocess.DEVNULL,
     ) as soak:
         # Each of them may be between two of its lives at any moment.
-        _wait_for(lambda: any(tmp_path.glob("*/journals/producer-*")) and len(_mentioning(tmp_path)) >= 3)
+        wait_for(lambda: any(tmp_path.glob("*/journals/producer-*")) and len(mentioning(tmp_path)) >= 3)
         soak.send_signal(ending)
         assert soak.wait(SECONDS) == (130 if ending is signal.SIGINT else -ending)
-    _wait_for(lambda: not _mentioning(tmp_path))
+    wait_for(lambda: not mentioning(tmp_path))
 
 
 @pytest.mark.slow
@@ -80,7 +80,7 @@ def test_a_broken_promise_ends_the_soak_and_is_told(tmp_path: Path) -> None:
     """Someone truncates the dataset: exit code 1, what and where, the seed, and everything is kept."""
     command = [*COMMAND, "soak", "--minutes", "5", "--seed", "3", "--folder", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as soak:
-        _wait_for(lambda: _lines(tmp_path) > 5)
+        wait_for(lambda: _lines(tmp_path) > 5)
         (dataset,) = tmp_path.glob("*/good.jsonl")
         os.truncate(dataset, 0)
         stdout, _ = soak.communicate(timeout=SECONDS)
@@ -89,7 +89,7 @@ def test_a_broken_promise_ends_the_soak_and_is_told(tmp_path: Path) -> None:
     assert str(dataset) in stdout
     assert "--seed 3" in stdout
     assert dataset.exists()
-    assert not _mentioning(tmp_path)
+    assert not mentioning(tmp_path)
 
 
 def test_help_has_an_example() -> None:
@@ -112,13 +112,13 @@ def test_a_report_cannot_steer_the_terminal() -> None:
 
 
 @pytest.fixture(scope="module")
-def soaked(tmp_path_factory: pytest.TempPathFactory) -> SoakPlace:
+def soaked(tmp_path_factory: pytest.TempPathFactory) -> SoakWorkspace:
     """Return what a producer wrote in five seconds of its own time, and what a daemon made of it."""
-    place = SoakPlace(tmp_path_factory.mktemp("soak"))
+    place = SoakWorkspace(tmp_path_factory.mktemp("soak"))
     place.make()
     clock = FakeClock()
     agenda = Agenda(clock.monotonic)
-    with SoakJournal(place.journals, "producer-00000") as journal, SoakTrace(place.database) as trace:
+    with SoakJournal(place.journals, "producer-00000") as journal, TraceWriter(place.database, "soak") as trace:
         agenda.add(SoakProducer(place, 7, 0, journal, trace, agenda).rollouts())
         while clock.passed < 5:
             clock.advance(agenda.act())
@@ -127,12 +127,12 @@ def soaked(tmp_path_factory: pytest.TempPathFactory) -> SoakPlace:
 
 
 @pytest.fixture
-def place(soaked: SoakPlace, tmp_path: Path) -> SoakPlace:
+def place(soaked: SoakWorkspace, tmp_path: Path) -> SoakWorkspace:
     """Return a copy that a test may damage."""
-    return SoakPlace(Path(shutil.copytree(soaked.folder, tmp_path / "soak")))
+    return SoakWorkspace(Path(shutil.copytree(soaked.folder, tmp_path / "soak")))
 
 
-def _work_off(place: SoakPlace) -> None:
+def _work_off(place: SoakWorkspace) -> None:
     paths = ["--shards", str(place.shards), "--database", str(place.database), "--dataset", str(place.dataset)]
     place.config.write_text("[source]\nmax_line_bytes = 1048576\n", "utf-8")
     subprocess.run(
@@ -143,14 +143,14 @@ def _work_off(place: SoakPlace) -> None:
     )
 
 
-def _kinds(place: SoakPlace) -> Counter[str]:
+def _kinds(place: SoakWorkspace) -> Counter[str]:
     """Return what the validator finds, without what the ledger says: a doctored dataset never fits that."""
     found = validate.validate(place, oracle.expect(place)).problems
     return Counter(problem.kind for problem in found if problem.kind not in ("accounts", "verify"))
 
 
 @pytest.mark.slow
-def test_an_honest_dataset_has_no_problem(place: SoakPlace) -> None:
+def test_an_honest_dataset_has_no_problem(place: SoakWorkspace) -> None:
     """Whatever the validator finds elsewhere is not there of itself, and there was something to find."""
     verdict = validate.validate(place, oracle.expect(place))
     assert verdict.problems == []
@@ -160,13 +160,13 @@ def test_an_honest_dataset_has_no_problem(place: SoakPlace) -> None:
     assert verdict.counts["accounts: duplicate"] > 0
 
 
-def test_a_line_that_was_removed_is_missing(place: SoakPlace) -> None:
+def test_a_line_that_was_removed_is_missing(place: SoakWorkspace) -> None:
     """Every record that must be in has to be in."""
     _doctor(place, lambda lines: lines[:3] + lines[4:])
     assert _kinds(place) == {"missing": 1}
 
 
-def test_a_line_that_was_doubled_is_twice(place: SoakPlace) -> None:
+def test_a_line_that_was_doubled_is_twice(place: SoakWorkspace) -> None:
     """Exactly once."""
     _doctor(place, lambda lines: [*lines, lines[5]])
     assert _kinds(place) == {"twice": 1}
@@ -182,7 +182,7 @@ def test_a_line_that_was_doubled_is_twice(place: SoakPlace) -> None:
         (lambda value: value["metadata"].update(shard="elsewhere.jsonl"), "wrong_shard"),
     ],
 )
-def test_a_line_that_was_altered_is_noticed(place: SoakPlace, alter: Callable[[Any], object], kind: str) -> None:
+def test_a_line_that_was_altered_is_noticed(place: SoakWorkspace, alter: Callable[[Any], object], kind: str) -> None:
     """What the producer wrote has to come out as it was, with the outcome that it had."""
 
     def altered(line: bytes) -> bytes:
@@ -194,7 +194,7 @@ def test_a_line_that_was_altered_is_noticed(place: SoakPlace, alter: Callable[[A
     assert _kinds(place) == {kind: 1}
 
 
-def test_a_record_that_never_qualified_is_noticed(place: SoakPlace) -> None:
+def test_a_record_that_never_qualified_is_noticed(place: SoakWorkspace) -> None:
     """A line that the producer did write, of a rollout whose reward was 0."""
     expected = oracle.expect(place)
     never = {mark for mark, records in expected.records.items() if not any(record.rewards for record in records)}
@@ -202,20 +202,20 @@ def test_a_record_that_never_qualified_is_noticed(place: SoakPlace) -> None:
     assert _kinds(place) == {"never_qualified": 1}
 
 
-def test_a_line_of_no_one_and_a_torn_one_are_noticed(place: SoakPlace) -> None:
+def test_a_line_of_no_one_and_a_torn_one_are_noticed(place: SoakWorkspace) -> None:
     """The dataset holds whole records and nothing else."""
     _doctor(place, lambda lines: [*lines, b'{"hello": 1}\n', b"\n", b'{"messages": ['])
     assert _kinds(place) == {"foreign": 2, "unterminated": 1}
 
 
-def test_accounts_that_do_not_fit_the_dataset_are_noticed(place: SoakPlace) -> None:
+def test_accounts_that_do_not_fit_the_dataset_are_noticed(place: SoakWorkspace) -> None:
     """A line more than the ledger knows."""
     _doctor(place, lambda lines: [*lines, lines[0]])
     problems = validate.validate(place, oracle.expect(place)).problems
     assert {problem.kind for problem in problems} == {"twice", "accounts", "verify"}
 
 
-def test_a_dead_letter_that_is_gone_or_of_a_good_line_is_noticed(place: SoakPlace) -> None:
+def test_a_dead_letter_that_is_gone_or_of_a_good_line_is_noticed(place: SoakWorkspace) -> None:
     """Each bad line has one, no good line has one, and each has a reason."""
     first, *rest = place.dead_letters.read_bytes().splitlines(keepends=True)
     place.dead_letters.write_bytes(b"".join(rest) + first.replace(b"soak-bad", b"soak"))
@@ -224,26 +224,26 @@ def test_a_dead_letter_that_is_gone_or_of_a_good_line_is_noticed(place: SoakPlac
     assert _kinds(place) == {"dead_letters": 1}
 
 
-def test_a_line_that_was_never_read_is_noticed(place: SoakPlace) -> None:
+def test_a_line_that_was_never_read_is_noticed(place: SoakWorkspace) -> None:
     """A shard grows by a copy of one of its lines after the daemon has ended."""
     shard = next(path for path in sorted(place.shards.glob("*.jsonl")) if path.read_bytes().endswith(b"\n"))
     shard.write_bytes(shard.read_bytes() + shard.read_bytes().splitlines(keepends=True)[0])
     assert _kinds(place) == {"lines_lost": 1}
 
 
-def test_a_shard_that_does_not_hold_what_was_written_is_noticed(place: SoakPlace) -> None:
+def test_a_shard_that_does_not_hold_what_was_written_is_noticed(place: SoakWorkspace) -> None:
     """The file system lied: that is no fault of the daemon, and it is told apart."""
     shard = next(path for path in sorted(place.shards.glob("*.jsonl")) if path.read_bytes().endswith(b"\n"))
     shard.write_bytes(shard.read_bytes() + b'{"soak": 1}\n')
     assert _kinds(place)["shards_changed"] == 1
 
 
-def _doctor(place: SoakPlace, change: Callable[[list[bytes]], list[bytes]]) -> None:
+def _doctor(place: SoakWorkspace, change: Callable[[list[bytes]], list[bytes]]) -> None:
     lines = place.dataset.read_bytes().splitlines(keepends=True)
     place.dataset.write_bytes(b"".join(change(lines)))
 
 
-def _as_dataset_line(place: SoakPlace, marks: set[str]) -> bytes:
+def _as_dataset_line(place: SoakWorkspace, marks: set[str]) -> bytes:
     """Return a line of a shard as the daemon would have written it."""
     for shard in sorted(place.shards.glob("run-*.jsonl")):
         for line in shard.read_bytes().splitlines():
@@ -344,22 +344,3 @@ def _soak(*options: str) -> subprocess.CompletedProcess[str]:
 
 def _lines(folder: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in folder.glob("*/good.jsonl"))
-
-
-def _mentioning(folder: Path) -> list[int]:
-    """Return the processes that have the folder in their command line."""
-    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and _mentions(path, folder)]
-
-
-def _mentions(process: Path, folder: Path) -> bool:
-    try:
-        return os.fsencode(folder) in (process / "cmdline").read_bytes()
-    except OSError:
-        return False
-
-
-def _wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -9,8 +9,8 @@ import typer
 from streamer.base.errors import ConfigError
 from streamer.base.text import printable
 from streamer.commands.demo.episodes import require_crafter
-from streamer.commands.demo.place import DemoPlace
 from streamer.commands.demo.show import Show
+from streamer.commands.simulation.workspace import Workspace
 
 
 def demo(
@@ -29,19 +29,19 @@ def demo(
     Example: streamer demo --rollouts 12 --folder /tmp/crafter-demo
     """
     require_crafter()
-    show = Show(DemoPlace(_fresh(folder)), rollouts, seed, pace)
+    show = Show(Workspace(_new_folder(folder), "high_reward.jsonl"), rollouts, seed, pace)
     try:
         faults = show.run()
     except KeyboardInterrupt:
-        typer.echo(f"Interrupted; daemon and producer are stopped. What there is: {_shown(show.place.folder)}")
+        typer.echo(f"Interrupted; daemon and producer are stopped. What there is: {_shown(show.workspace.folder)}")
         raise typer.Exit(130) from None
     for fault in faults:
         typer.echo(f"FAILED: {fault}", err=True)
     raise typer.Exit(1 if faults else 0)
 
 
-def _fresh(folder: Path | None) -> Path:
-    """Make the folder of the demo; one with something in it is refused, as its counts would not add up."""
+def _new_folder(folder: Path | None) -> Path:
+    """Make the folder of the demo; refuse one that is not empty, as its counts would not add up."""
     folder = folder or Path("demo-run") / f"{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

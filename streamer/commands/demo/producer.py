@@ -27,7 +27,7 @@ from streamer.base.errors import MissingExtraError
 from streamer.commands.demo import shards
 from streamer.commands.demo.episodes import play, require_crafter
 from streamer.commands.demo.policy import Forager, Player, Wanderer
-from streamer.commands.demo.trace import DemoTrace
+from streamer.commands.simulation.trace import TraceWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +79,7 @@ class DemoProducer:
 
     """
 
-    def __init__(self, folder: Path, trace: DemoTrace, seed: int) -> None:
+    def __init__(self, folder: Path, trace: TraceWriter, seed: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._trace = trace
@@ -106,14 +106,16 @@ class DemoProducer:
         run_id = str(uuid.uuid4())
         achievements: list[str] = []
         records = []
-        self._trace.begin(run_id, casting.seed)
+        self._trace.begin(run_id, seed=casting.seed)
         for turn in play(casting.seed, casting.player(), _TURNS):
             record = shards.record(run_id, turn, datetime.now(UTC), images=casting.images)
-            self._trace.turn(run_id, turn, record)
+            self._trace.turn(run_id, record, turn.gained)
             records.append(record)
             achievements += turn.gained
-        # The real order, a few milliseconds apart: outcome, end of the session, shard.
-        self._trace.outcome(run_id, casting.seed, len(records), achievements)
+        # The real producer's order, a few milliseconds apart: outcome, end of the session, shard.
+        self._trace.score(
+            run_id, datetime.now(UTC).isoformat(), len(achievements), len(records), casting.seed, achievements
+        )
         self._trace.end(run_id)
         shard = shards.write(self._folder, run_id, datetime.now(UTC), records, cut=cut)
         if achievements and casting.role is _Role.FORAGE:
@@ -126,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         require_crafter()
-        with DemoTrace(options.database) as trace:
+        with TraceWriter(options.database, shards.PROVIDER) as trace:
             rollouts = DemoProducer(options.shards, trace, options.seed).rollouts(options.rollouts, options.pace)
             for number, rollout in enumerate(rollouts, start=1):
                 sys.stdout.write(f"{_line(number, options.rollouts, rollout)}\n")

@@ -7,25 +7,23 @@ meet it empty or cut in the middle of a line.
 
 from __future__ import annotations
 
-import base64
 import json
-import os
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
 from streamer.commands.demo.policy import MAX_ACTIONS, MIN_ACTIONS, STEPS, Place, PlayerView
+from streamer.commands.simulation.shards import TOOL, dialogue_record, image_part, shard_name, tool_call, write_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
     from pathlib import Path
 
     from streamer.commands.demo.episodes import PlayedTurn
 
 _MODEL = "scripted-forager"
-_PROVIDER = "demo"
-_TOOL = "interact_many"
+PROVIDER = "demo"
 _CUT_SECONDS = 0.7
 """How long a cut shard stays cut: long enough for a reader to look at it."""
 
@@ -40,7 +38,7 @@ Worth knowing:
 - Water, cows and saplings count as well, and they are often closer.
 - To use what is in front of you, face it and choose 'do'.
 
-Answer with one call of {_TOOL} with {MIN_ACTIONS} to {MAX_ACTIONS} actions out of: noop, do,
+Answer with one call of {TOOL} with {MIN_ACTIONS} to {MAX_ACTIONS} actions out of: noop, do,
 {", ".join(STEPS)}, place_table, place_plant, place_stone, make_wood_pickaxe, make_wood_sword
 """
 
@@ -49,37 +47,31 @@ def record(run_id: str, turn: PlayedTurn, at: datetime, *, images: bool) -> dict
     """Return one turn as the line of a shard holds it.
 
     Args:
-        run_id: the rollout, which is also the session in the trace database.
-        turn: what was seen, said and done.
-        at: when the reply came, in UTC.
-        images: show the rendered frame instead of the state in words.
-
+        run_id: The rollout, which is also the session in the trace database.
+        turn: The turn that was played.
+        at: Time of the reply, in UTC.
+        images: Show the rendered frame instead of the state in words.
     """
     text = "" if images else _describe(turn)
-    content = [_image_part(turn.before.frame)] if images else text
-    return {
-        "run_id": run_id,
-        "turn": turn.number,
-        "model": _MODEL,
-        "provider": _PROVIDER,
-        "dialogue": _prompt(content),
-        "dialogue_text": _prompt(text),
-        "assistant": {
-            "content": turn.decision.reply,
-            "content_text": turn.decision.reply,
-            "tool_calls": [_tool_call(turn.decision.actions)],
-            "has_image": False,
-        },
-        "metadata": {"user_has_image": images, "assistant_has_image": False, "has_image": images},
-        # The real one is naive too: UTC without saying so.
-        "timestamp": at.replace(tzinfo=None).isoformat(),
-    }
+    content = [image_part(turn.before.frame)] if images else text
+    # A random id for each call, as from a model: no two records are equal byte for byte.
+    call = tool_call(uuid.uuid4().hex[:8], _arguments(turn.decision.actions))
+    return dialogue_record(
+        run_id,
+        turn.number,
+        at,
+        [{"role": "system", "content": _SYSTEM_PROMPT}, {"role": "user", "content": content}],
+        {"content": turn.decision.reply, "tool_calls": [call]},
+        text=text,
+        model=_MODEL,
+        provider=PROVIDER,
+    )
 
 
 def _describe(turn: PlayedTurn) -> str:
     """Return the state before a turn in words: what a prompt without images shows."""
     state = turn.before
-    calls = [f"- {_TOOL}: {_arguments(actions)}" for actions in turn.earlier] or ["- none"]
+    calls = [f"- {TOOL}: {_arguments(actions)}" for actions in turn.earlier] or ["- none"]
     return "\n".join(
         [
             "=== CRAFTER GAME STATE ===",
@@ -99,48 +91,37 @@ def _describe(turn: PlayedTurn) -> str:
     )
 
 
-def write(folder: Path, run_id: str, ended: datetime, records: Sequence[dict[str, Any]], *, cut: bool = False) -> Path:
-    """Write a rollout's shard straight under its final name, and return its path.
+def write(
+    folder: Path,
+    run_id: str,
+    ended: datetime,
+    records: Sequence[dict[str, Any]],
+    *,
+    cut: bool = False,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Path:
+    """Write a rollout's shard straight under its final name; return its path.
 
     Args:
-        folder: where shards go; it exists.
-        run_id: first part of the name.
-        ended: second part of the name, in local time.
-        records: one for each line.
-        cut: leave the file cut in the middle of a line for `CUT_SECONDS`, then write the rest.
-
+        folder: The folder of the shards; it exists.
+        run_id: First part of the name.
+        ended: Second part of the name, shown in local time.
+        records: One for each line.
+        cut: Leave the file cut in the middle of a line for 0.7 s, then write the rest.
+        sleep: Called with these seconds.
     """
-    path = folder / f"{run_id}_{ended.astimezone():%Y-%m-%d_%H-%M-%S}.jsonl"
+    path = folder / shard_name(run_id, ended.astimezone())
     data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records).encode()
-    half = _inside_a_line(data) if cut else 0
-    with path.open("wb") as shard:
-        if cut:
-            shard.write(data[:half])
-            shard.flush()
-            os.fsync(shard.fileno())
-            time.sleep(_CUT_SECONDS)
-        shard.write(data[half:])
+    end = _inside_a_line(data) if cut else len(data)
+    for written in write_shard(path, (data[:end], data[end:])):
+        if written < len(data):
+            sleep(_CUT_SECONDS)
     return path
 
 
 def _inside_a_line(data: bytes) -> int:
     half = len(data) // 2
     return half - 1 if data[:half].endswith(b"\n") else half
-
-
-def _prompt(content: object) -> list[dict[str, Any]]:
-    return [{"role": "system", "content": _SYSTEM_PROMPT}, {"role": "user", "content": content}]
-
-
-def _image_part(png: bytes) -> dict[str, Any]:
-    url = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return {"type": "image_url", "image_url": {"url": url}}
-
-
-def _tool_call(actions: Sequence[str]) -> dict[str, Any]:
-    function = {"name": _TOOL, "arguments": _arguments(actions)}
-    # Drawn at random for every call, as models do: no two records are equal byte for byte.
-    return {"id": f"call_{uuid.uuid4().hex[:8]}", "type": "function", "function": function}
 
 
 def _arguments(actions: Sequence[str]) -> str:

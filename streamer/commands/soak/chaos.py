@@ -13,9 +13,8 @@ from random import Random
 
 from streamer.commands.soak.agenda import Script
 from streamer.commands.soak.journal import Closed, Journals, ShardMove, SoakJournal
-from streamer.commands.soak.place import SoakPlace
-from streamer.commands.soak.source import SoakSource
-from streamer.commands.soak.subject import Subject
+from streamer.commands.soak.subjects import DaemonUnderTest, SoakSource
+from streamer.commands.soak.workspace import SoakWorkspace
 
 _MEAN_GAP = 0.8
 """Seconds between two mishaps."""
@@ -32,12 +31,12 @@ class Chaos:
     """Draws mishaps from a deck that holds each kind at least once."""
 
     def __init__(
-        self, place: SoakPlace, rng: Random, journal: SoakJournal, subject: Subject, source: SoakSource
+        self, place: SoakWorkspace, rng: Random, journal: SoakJournal, daemon: DaemonUnderTest, source: SoakSource
     ) -> None:
         self._place = place
         self._rng = rng
         self._journal = journal
-        self._subject = subject
+        self._daemon = daemon
         self._source = source
         self._journals = Journals(place.journals)
         self._closed: deque[str] = deque(maxlen=_KNOWN_SHARDS)
@@ -87,37 +86,39 @@ class Chaos:
 
     def _killed_at_start(self) -> Script:
         """Kill it, and kill the next one while it starts."""
-        yield from self._subject.kill()
-        self._subject.start()
+        self._daemon.kill()
+        yield 0.0
+        self._daemon.start()
         yield self._rng.uniform(0.0, 1.5)
         yield from self._down("daemon killed while it started")
 
     def _ended(self) -> Script:
-        yield from self._subject.stop()
+        yield from self._daemon.stop()
         self._journal.did("daemon stopped and started")
-        self._subject.start()
-        yield from self._subject.up()
+        self._daemon.start()
+        yield from self._daemon.up()
 
     def _paused(self) -> Script:
         self._journal.did("daemon paused")
-        yield from self._subject.pause(self._rng.uniform(0.1, 1.5))
+        yield from self._daemon.pause(self._rng.uniform(0.1, 1.5))
 
     def _reloaded(self) -> Script:
-        yield from self._subject.reload()
+        yield from self._daemon.reload()
         self._journal.did("daemon reconfigured (SIGHUP)")
 
     def _second(self) -> Script:
-        yield from self._subject.second()
+        yield from self._daemon.second()
         self._journal.did("second daemon started")
 
     def _down(self, what: str, meanwhile: Callable[[], None] = lambda: None) -> Script:
         """Kill the daemon, let something happen while it is down, and start it again."""
-        yield from self._subject.kill()
+        self._daemon.kill()
+        yield 0.0  # the watcher sees the lines that the killed daemon has written
         meanwhile()
         self._journal.did(what)
-        self._subject.start()
+        self._daemon.start()
         if self._rng.random() < 0.8:  # noqa: PLR2004
-            yield from self._subject.up()
+            yield from self._daemon.up()
 
     # -- its files, while it is down -------------------------------------------------------------------
 

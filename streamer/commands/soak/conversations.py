@@ -5,6 +5,7 @@ Every conversation has a *mark*, a text that no other one has: two records are e
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from streamer.commands.simulation.shards import dialogue_record, image_part, tool_call
 from streamer.commands.soak.journal import Bad, Said, digest
 from streamer.commands.soak.plan import Layout
 
@@ -23,9 +25,8 @@ BAD_MARK = re.compile(rb"soak-bad-\d[\d-]*\.")
 LONGEST_LINE = 1 << 20
 """Bytes of a line that the daemon is told to take; longer ones are bad."""
 
-_PNG = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5"
-    "ErkJggg=="
+_PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 _SYSTEM = "You are the player of a Crafter world. Answer with one call of interact_many."
 _WORDS = [
@@ -88,7 +89,7 @@ def converse(rng: Random, mark: str, size: int = 0) -> SoakConversation:
     words = rng.choices(_WORDS, k=rng.randint(10, 150))
     text = f"{mark} {' '.join(words)}{'.' * size}"
     has_image = rng.random() < 0.3  # noqa: PLR2004
-    parts = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": _PNG}}]
+    parts = [{"type": "text", "text": text}, image_part(_PNG)]
     calls = [rng.choices(("move_left", "do", "noop", "sleep"), k=rng.randint(1, 5)) for _ in range(rng.randint(0, 2))]
     return SoakConversation(
         mark=mark,
@@ -165,24 +166,13 @@ def _reply(rng: Random, conversation: SoakConversation) -> dict[str, Any]:
 
 def _call(rng: Random, actions: list[str]) -> dict[str, Any]:
     arguments = json.dumps({"actions": actions}, indent=rng.choice((None, None, 1)))
-    function = {"name": "interact_many", "arguments": arguments}
-    return {"id": f"call_{rng.getrandbits(64):016x}", "type": "function", "function": function}
+    return tool_call(f"{rng.getrandbits(64):016x}", arguments)
 
 
 def _dialogue(conversation: SoakConversation, reply: dict[str, Any], turn: SoakTurn, model: str) -> dict[str, Any]:
-    answer = {key: value for key, value in reply.items() if key != "role"}
-    has_image = conversation.has_image
-    return {
-        "run_id": turn.session,
-        "turn": turn.number,
-        "model": model,
-        "provider": "soak",
-        "dialogue": conversation.prompt,
-        "dialogue_text": [{"role": message["role"], "content": ""} for message in conversation.prompt],
-        "assistant": {"tool_calls": [], **answer, "content_text": conversation.content, "has_image": False},
-        "metadata": {"user_has_image": has_image, "assistant_has_image": False, "has_image": has_image},
-        "timestamp": turn.at.replace(tzinfo=None).isoformat(),
-    }
+    return dialogue_record(
+        turn.session, turn.number, turn.at, conversation.prompt, reply, text="", model=model, provider="soak"
+    )
 
 
 def _documented(conversation: SoakConversation, reply: dict[str, Any], turn: SoakTurn, model: str) -> dict[str, Any]:

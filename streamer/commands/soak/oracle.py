@@ -33,8 +33,8 @@ from streamer.commands.soak.journal import (
     TraceCommitted,
     digest,
 )
-from streamer.commands.soak.place import SoakPlace
 from streamer.commands.soak.problem import BrokenPromise
+from streamer.commands.soak.workspace import SoakWorkspace
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -98,7 +98,7 @@ class Expected(msgspec.Struct, frozen=True):
         return {mark for mark, records in self.records.items() if any(record.must for record in records)}
 
 
-def expect(place: SoakPlace) -> Expected:
+def expect(place: SoakWorkspace) -> Expected:
     """Look at journal, shards and outcome rows; the producer has to be at rest."""
     entries = list(Journals(place.journals).news())
     plans = [entry for entry in entries if isinstance(entry, Shard)]
@@ -115,7 +115,7 @@ def expect(place: SoakPlace) -> Expected:
 
 
 def _look_at_shards(
-    place: SoakPlace, known: dict[str, Said | Bad]
+    place: SoakWorkspace, known: dict[str, Said | Bad]
 ) -> tuple[dict[str, int], frozenset[str], list[BrokenPromise]]:
     """Return lines by shard, the digests of all lines, and lines that no one wrote."""
     lines: dict[str, int] = {}
@@ -132,7 +132,7 @@ def _look_at_shards(
     return lines, frozenset(there), strangers
 
 
-def _finished_lines(place: SoakPlace) -> Iterator[tuple[str, int, bytes]]:
+def _finished_lines(place: SoakWorkspace) -> Iterator[tuple[str, int, bytes]]:
     """Yield (shard, line number, bytes) of every finished line that is not blank."""
     for folder, _, names in os.walk(place.shards):
         for name in sorted(names):
@@ -145,7 +145,7 @@ def _finished_lines(place: SoakPlace) -> Iterator[tuple[str, int, bytes]]:
                         yield os.path.relpath(path, place.shards), number, line[:-1]
 
 
-def _failed_commits(place: SoakPlace, entries: Iterable[Entry]) -> Iterator[BrokenPromise]:
+def _failed_commits(place: SoakWorkspace, entries: Iterable[Entry]) -> Iterator[BrokenPromise]:
     for entry in entries:
         if isinstance(entry, TraceCommitted) and entry.fault:
             what = f"the producer gave up a commit for {entry.session} after {entry.seconds:.1f} s: {entry.fault}"
@@ -153,7 +153,7 @@ def _failed_commits(place: SoakPlace, entries: Iterable[Entry]) -> Iterator[Brok
 
 
 def _records(
-    place: SoakPlace, entries: Iterable[Entry], plans: list[Shard], there: frozenset[str]
+    place: SoakWorkspace, entries: Iterable[Entry], plans: list[Shard], there: frozenset[str]
 ) -> dict[str, list[ExpectedRecord]]:
     outcomes = _Outcomes(place, entries)
     names = _Names(entry for entry in entries if isinstance(entry, ShardMove))
@@ -178,7 +178,7 @@ def _records(
 class _Outcomes:
     """The outcome rows of all sessions, and which of them a record belongs to."""
 
-    def __init__(self, place: SoakPlace, entries: Iterable[Entry]) -> None:
+    def __init__(self, place: SoakWorkspace, entries: Iterable[Entry]) -> None:
         self._rows = _read_rows(place, entries)
         self.qualifies = cache(self._qualifies)
         self.rewards = cache(self._rewards)
@@ -202,7 +202,7 @@ def _chosen(rows: Iterable[_Row], time_us: int | None) -> _Row | None:
     return next((row for row in in_order if row.created_us >= time_us), None)
 
 
-def _read_rows(place: SoakPlace, entries: Iterable[Entry]) -> dict[str, list[_Row]]:
+def _read_rows(place: SoakWorkspace, entries: Iterable[Entry]) -> dict[str, list[_Row]]:
     """Return the rows of each session in the order in which they were inserted."""
     rewards: dict[tuple[str, str], set[int]] = {}
     for entry in entries:

@@ -25,14 +25,15 @@ from random import Random
 
 import msgspec
 
+from streamer.commands.simulation.draws import draws
+from streamer.commands.simulation.shards import shard_name, write_shard
+from streamer.commands.simulation.trace import TraceWriter
 from streamer.commands.soak import conversations
 from streamer.commands.soak.agenda import Agenda, Script
 from streamer.commands.soak.conversations import SoakConversation, SoakTurn, Written
-from streamer.commands.soak.draws import draws
 from streamer.commands.soak.journal import Closed, Scoring, Shard, SoakJournal, TraceCommitted
-from streamer.commands.soak.place import SoakPlace
 from streamer.commands.soak.plan import Again, Layout, RolloutPlan, When, Writing, draw, wait
-from streamer.commands.soak.trace import SoakTrace
+from streamer.commands.soak.workspace import SoakWorkspace
 
 _ROLLOUTS_PER_SECOND = 12.0
 _SHORTEST_GAP = 0.05
@@ -61,7 +62,7 @@ class SoakProducer:
     """
 
     def __init__(
-        self, place: SoakPlace, seed: int, generation: int, journal: SoakJournal, trace: SoakTrace, agenda: Agenda
+        self, place: SoakWorkspace, seed: int, generation: int, journal: SoakJournal, trace: TraceWriter, agenda: Agenda
     ) -> None:
         self._place = place
         self._seed = seed
@@ -95,7 +96,7 @@ class SoakProducer:
     def _play(self, rollout: _Rollout) -> list[Written]:
         """Play a rollout to its end; its lines and its session are there then."""
         plan, rng = rollout.plan, rollout.rng
-        self._commit(plan.session, lambda: self._trace.begin(plan.session, _now().isoformat()))
+        self._commit(plan.session, lambda: self._trace.begin(plan.session))
         lines = [line for number in range(plan.turns) for line in self._turn(rollout, number)]
         extra = [conversations.bad(rng, f"soak-bad-{rollout.name}-{i}.") for i in range(plan.bad)]
         extra += [conversations.blank(rng) for _ in range(plan.blank)]
@@ -144,7 +145,7 @@ class SoakProducer:
         at = _now().isoformat()
         self._journal.note(Scoring(plan.session, at, plan.reward))
         self._commit(plan.session, lambda: self._trace.score(plan.session, at, plan.reward, plan.turns))
-        self._commit(plan.session, lambda: self._trace.end(plan.session, plan.turns))
+        self._commit(plan.session, lambda: self._trace.end(plan.session))
         if plan.corrected is None:
             self._scored.append((plan.session, at, plan.reward))
         elif plan.corrected != plan.reward:
@@ -189,13 +190,8 @@ class SoakProducer:
         full = self._place.shards / path
         full.parent.mkdir(parents=True, exist_ok=True)
         target = full.with_suffix(".tmp") if again is Again.REPLACE else full
-        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
-        try:
-            for piece in _pieces(rollout, [line.data for line in lines]):
-                _write_all(fd, piece)
-                yield _pause(rollout)
-        finally:
-            os.close(fd)
+        for _ in write_shard(target, _pieces(rollout, [line.data for line in lines])):
+            yield _pause(rollout)
         if target != full:
             os.replace(target, full)
 
@@ -217,7 +213,7 @@ class _Rollout(msgspec.Struct, frozen=True):
 def _path(plan: RolloutPlan, at: datetime) -> str:
     stamped = plan.layout in (Layout.DIALOGUE, Layout.SESSION_ID) or plan.is_repeated
     if stamped:
-        return f"{plan.session}_{at.astimezone():%Y-%m-%d_%H-%M-%S}.jsonl"
+        return shard_name(plan.session, at.astimezone())
     folder, _, name = plan.session.rpartition("/")
     return os.path.join(folder, f"sft_{name}.jsonl")
 
@@ -243,12 +239,6 @@ def _pause(rollout: _Rollout) -> float:
     return rollout.rng.choices((rollout.rng.expovariate(20), rollout.rng.uniform(0.5, 2.0)), (95, 5))[0]
 
 
-def _write_all(fd: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
-
-
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -256,13 +246,13 @@ def _now() -> datetime:
 def main() -> int:
     """Run a producer until SIGTERM; return the exit status."""
     options = _parser().parse_args()
-    place = SoakPlace(options.folder)
+    place = SoakWorkspace(options.folder)
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: stopping.append(number))
     agenda = Agenda(time.monotonic)
     with (
         SoakJournal(place.journals, f"producer-{options.generation:05}") as journal,
-        SoakTrace(place.database) as trace,
+        TraceWriter(place.database, "soak") as trace,
     ):
         producer = SoakProducer(place, options.seed, options.generation, journal, trace, agenda)
         agenda.add(producer.rollouts())

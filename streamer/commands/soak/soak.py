@@ -8,24 +8,24 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from streamer.base.errors import StreamerError
+from streamer.commands.simulation.draws import draws
+from streamer.commands.simulation.screen import screen
 from streamer.commands.soak import oracle, report, validate
 from streamer.commands.soak.agenda import Script
 from streamer.commands.soak.chaos import Chaos
-from streamer.commands.soak.child import Children
-from streamer.commands.soak.draws import draws
 from streamer.commands.soak.journal import Journals, SoakJournal
 from streamer.commands.soak.oracle import Expected
-from streamer.commands.soak.place import SoakPlace
 from streamer.commands.soak.problem import BrokenPromise
 from streamer.commands.soak.report import SoakReport
-from streamer.commands.soak.screen import SoakView, screen
-from streamer.commands.soak.source import SoakSource
-from streamer.commands.soak.subject import Subject
+from streamer.commands.soak.subjects import Children, DaemonUnderTest, SoakSource
 from streamer.commands.soak.validate import SoakVerdict
+from streamer.commands.soak.view import SoakView
 from streamer.commands.soak.watcher import Watcher
+from streamer.commands.soak.workspace import SoakWorkspace
 from streamer.store.views.snapshot import Snapshot, snapshot
 
 _TICK = 0.05
+_PLAIN_SECONDS = 5.0
 _SETTLE_LOOK = 0.5
 _QUIET_LOOKS = 4
 """The accounts have to stay as they are for so many looks."""
@@ -48,7 +48,7 @@ class Soak:
     """
 
     def __init__(self, folder: Path, minutes: float, seed: int) -> None:
-        self._place = SoakPlace(folder)
+        self._place = SoakWorkspace(folder)
         self._minutes = minutes
         self._seed = seed
         self._problems: list[BrokenPromise] = []
@@ -69,8 +69,8 @@ class Soak:
             children = stack.enter_context(Children(self._place.logs))
             self._journal = stack.enter_context(SoakJournal(self._place.journals, "chaos"))
             self._watcher = stack.enter_context(Watcher(self._place.dataset, self._problems.append))
-            self._screen = stack.enter_context(screen())
-            self._subject = Subject(self._place, children, self._problems.append)
+            self._screen = stack.enter_context(screen(_PLAIN_SECONDS, stderr=True))
+            self._daemon = DaemonUnderTest(self._place, children, self._problems.append)
             self._source = SoakSource(self._place, self._seed, children, self._problems.append)
             self._drive(self._life())
             if not self._problems:
@@ -79,11 +79,11 @@ class Soak:
 
     def _life(self) -> Script:
         """Start both, let mishaps happen, be calm, end the producer, let the daemon settle, end it."""
-        self._subject.start()
-        yield from self._subject.up()
+        self._daemon.start()
+        yield from self._daemon.up()
         self._source.start()
         rng = draws(self._seed, "chaos")
-        chaos = Chaos(self._place, rng, self._journal, self._subject, self._source)
+        chaos = Chaos(self._place, rng, self._journal, self._daemon, self._source)
         self._phase = "mishaps"
         while self._part() < _CALM:
             yield from chaos.act(ledger_too=self._part() < _LEDGER_SPARED)
@@ -93,7 +93,7 @@ class Soak:
         self._phase = "settling"
         yield from self._source.stop()
         yield from self._settle()
-        yield from self._subject.stop()
+        yield from self._daemon.stop()
 
     def _settle(self) -> Script:
         """Wait until all that must be in is in, and nothing moves any more; validation says if that never comes."""
@@ -132,7 +132,7 @@ class Soak:
 
     def _look(self) -> None:
         self._watcher.look()
-        self._subject.check()
+        self._daemon.check()
         self._source.check()
         if self._screen.due(self._seconds()):
             self._screen.show(self._view())

@@ -12,8 +12,8 @@ import msgspec
 
 from streamer.commands.soak.conversations import BAD_MARK, MARK, messages_digest
 from streamer.commands.soak.oracle import Expected, ExpectedRecord
-from streamer.commands.soak.place import SoakPlace
 from streamer.commands.soak.problem import BrokenPromise
+from streamer.commands.soak.workspace import SoakWorkspace
 from streamer.commands.verify.inspect import inspect
 from streamer.store.views.snapshot import Snapshot, open_ledger, snapshot
 
@@ -33,7 +33,7 @@ class _Line(msgspec.Struct, frozen=True):
     mark: str
 
 
-def validate(place: SoakPlace, expected: Expected) -> SoakVerdict:
+def validate(place: SoakWorkspace, expected: Expected) -> SoakVerdict:
     """Look at everything; the daemon has to have ended.
 
     Raises:
@@ -52,7 +52,7 @@ def validate(place: SoakPlace, expected: Expected) -> SoakVerdict:
     return SoakVerdict(_counts({line.mark for line in lines}, expected, seen), [*expected.problems, *problems])
 
 
-def marks_in(place: SoakPlace) -> set[str]:
+def marks_in(place: SoakWorkspace) -> set[str]:
     """Return the marks of all conversations that the dataset holds now; the daemon may be at work."""
     if not place.dataset.exists():
         return set()
@@ -60,7 +60,7 @@ def marks_in(place: SoakPlace) -> set[str]:
         return {found[0].decode() for line in dataset if line.endswith(b"\n") and (found := MARK.search(line))}
 
 
-def _read(place: SoakPlace) -> tuple[list[_Line], list[BrokenPromise]]:
+def _read(place: SoakWorkspace) -> tuple[list[_Line], list[BrokenPromise]]:
     lines: list[_Line] = []
     problems: list[BrokenPromise] = []
     with place.dataset.open("rb") as dataset:
@@ -128,7 +128,7 @@ def _missing(marks: set[str], expected: Expected) -> Iterator[BrokenPromise]:
 # -- the ledger ----------------------------------------------------------------------------------------
 
 
-def _accounts(place: SoakPlace, seen: Snapshot, lines: int) -> Iterator[BrokenPromise]:
+def _accounts(place: SoakWorkspace, seen: Snapshot, lines: int) -> Iterator[BrokenPromise]:
     """See that the accounts add up, to each other and to the files."""
     with open_ledger(place.ledger) as db:
         spans = dict(db.execute("SELECT state, sum(lines) FROM span GROUP BY state")) if db else {}
@@ -145,7 +145,7 @@ def _accounts(place: SoakPlace, seen: Snapshot, lines: int) -> Iterator[BrokenPr
             yield BrokenPromise("accounts", str(place.ledger), f"{what}: {one} and {other}")
 
 
-def _shards(place: SoakPlace, expected: Expected) -> Iterator[BrokenPromise]:
+def _shards(place: SoakWorkspace, expected: Expected) -> Iterator[BrokenPromise]:
     """See that every finished line of every shard has been read, and is accounted for once."""
     with open_ledger(place.ledger) as db:
         rows = db.execute(
@@ -159,7 +159,7 @@ def _shards(place: SoakPlace, expected: Expected) -> Iterator[BrokenPromise]:
             yield BrokenPromise("lines_lost", str(place.shards / shard), what)
 
 
-def _dead_letters(place: SoakPlace, seen: Snapshot, expected: Expected) -> Iterator[BrokenPromise]:
+def _dead_letters(place: SoakWorkspace, seen: Snapshot, expected: Expected) -> Iterator[BrokenPromise]:
     where = str(place.dead_letters)
     data = place.dead_letters.read_bytes() if place.dead_letters.exists() else b""
     letters = data.split(b"\n")[:-1]
@@ -191,7 +191,7 @@ def _has_reason(letter: bytes) -> bool:
         return False
 
 
-def _inspect(place: SoakPlace) -> Iterator[BrokenPromise]:
+def _inspect(place: SoakWorkspace) -> Iterator[BrokenPromise]:
     """See what ``streamer verify`` finds."""
     for found in inspect(place.dataset, decode_images=False).problems.first:
         yield BrokenPromise("verify", f"{place.dataset}:{found.line}", f"{found.kind}: {found.detail}")
