@@ -1,14 +1,13 @@
-"""A producer: ends rollouts at a steady rate, and notes when. ``producer.py`` is run by the live benchmark.
+"""The producer of the live benchmark: ends rollouts at a steady rate, and prints the time of each.
 
-Each rollout is one shard, written whole straight under its final name, and one outcome row, committed in
-delete-journal mode; in turns the shard comes first, and the outcome. What it notes of each rollout goes to
-standard output: session, when the later of both was there (monotonic ns), and the seconds of the commit.
+Each rollout is one shard, written whole under its final name, and one outcome row, committed in delete-journal
+mode. The shard is first in every second rollout, the outcome in the others. For each rollout the producer prints
+the session, the time at which both were there (monotonic ns), and the seconds of the commit, as JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
@@ -17,16 +16,14 @@ import msgspec
 
 from benchmarks.conversations import Kind
 from benchmarks.corpus import Corpus, Layout
-from streamer.commands.simulation.trace import INSERT_OUTCOME
+from streamer.commands.simulation.trace import INSERT_OUTCOME, connect
 
 RECORDS = 8
-"""Records of a rollout."""
-
-_BUSY_SECONDS = 5.0
+"""Number of records of a rollout."""
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True):
-    """A rollout that ended: its session, the monotonic nanosecond, the seconds that its commit took."""
+    """A rollout that ended: its session, the time in monotonic nanoseconds, the seconds of its commit."""
 
     session: str
     at: int
@@ -34,7 +31,7 @@ class Ended(msgspec.Struct, frozen=True, array_like=True):
 
 
 def corpus(rollouts: int, seed: int) -> Corpus:
-    """Return the corpus that a producer of so many rollouts writes: all conversations differ."""
+    """Return the corpus of a number of rollouts, in which all conversations differ."""
     records = rollouts * RECORDS
     return Corpus(Kind.TEXT, Layout.TASKAPP, records=records, shards=rollouts, seed=seed, plain=True)
 
@@ -42,7 +39,7 @@ def corpus(rollouts: int, seed: int) -> Corpus:
 def produce(shards: Path, database: Path, source: Corpus, rate: float, synchronous: str, first: int) -> list[Ended]:
     """End the rollouts of ``source`` from ``first`` on, at ``rate`` a second."""
     ended: list[Ended] = []
-    with closing(sqlite3.connect(database, timeout=_BUSY_SECONDS, isolation_level=None)) as db:
+    with closing(connect(database)) as db:
         db.execute(f"PRAGMA synchronous={synchronous}")
         start = time.monotonic()
         for rollout in range(first, source.shards):
@@ -51,7 +48,8 @@ def produce(shards: Path, database: Path, source: Corpus, rate: float, synchrono
             if rollout % 2:
                 path.write_bytes(data)
             before = time.monotonic()
-            db.execute(INSERT_OUTCOME, outcome)
+            with db:
+                db.execute(INSERT_OUTCOME, outcome)
             commit = time.monotonic() - before
             if not rollout % 2:
                 path.write_bytes(data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -41,7 +40,7 @@ class Place:
     def add(self, rollout: int) -> None:
         """Let one rollout end: its shard, then its outcome."""
         (self.shards / self.corpus.name(rollout)).write_bytes(self.corpus.shard(rollout))
-        with closing(sqlite3.connect(self.database, timeout=60.0)) as db, db:
+        with closing(connect(self.database)) as db, db:
             db.execute(INSERT_OUTCOME, self.corpus.outcome(rollout))
 
     def wait_for(self, rollout: int, after: int = 0) -> None:

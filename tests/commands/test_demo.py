@@ -27,7 +27,7 @@ SECONDS = 90
 
 @pytest.mark.slow
 def test_demo_grows_a_dataset_and_adds_up(tmp_path: Path) -> None:
-    """Every fate is there, the summary adds up, and the dataset holds what it says."""
+    """Every outcome of a line happens, the summary adds up, and the dataset agrees with it."""
     done = subprocess.run(
         [*COMMAND, "--folder", str(tmp_path)], capture_output=True, text=True, timeout=SECONDS, check=False
     )
@@ -44,7 +44,7 @@ def test_demo_grows_a_dataset_and_adds_up(tmp_path: Path) -> None:
 
 
 def test_demo_refuses_a_folder_with_something_in_it(tmp_path: Path) -> None:
-    """Counts of an earlier run would mix with those of this one."""
+    """Its counts would mix with those of this run, so the folder must be empty."""
     (tmp_path / "precious").touch()
     done = subprocess.run(
         [*COMMAND, "--folder", str(tmp_path)], capture_output=True, text=True, timeout=SECONDS, check=False
@@ -72,7 +72,7 @@ def test_no_child_survives_the_demo(tmp_path: Path, ending: signal.Signals) -> N
 
 
 def test_a_daemon_that_dies_fails_the_demo_with_the_end_of_its_log(tmp_path: Path) -> None:
-    """Here it cannot start: another one holds its dataset."""
+    """A daemon that cannot lock its dataset must fail the demo."""
     show = Show(Workspace(tmp_path, "high_reward.jsonl"), rollouts=5, seed=7, pace=0)
     (tmp_path / "shards").mkdir()
     with DatasetLock(lock_file(show.workspace.dataset)):
@@ -83,7 +83,7 @@ def test_a_daemon_that_dies_fails_the_demo_with_the_end_of_its_log(tmp_path: Pat
 
 
 def test_newest_replies_are_those_of_whole_lines(tmp_path: Path) -> None:
-    """A line that is just being written is left for the next look."""
+    """A line that is still being written must be left for the next look."""
     assert newest(tmp_path / "missing") == ()
     dataset = tmp_path / "dataset.jsonl"
     dataset.write_text("".join(_dataset_line(turn) for turn in range(9)) + '{"mess', "utf-8")
@@ -91,7 +91,7 @@ def test_newest_replies_are_those_of_whole_lines(tmp_path: Path) -> None:
 
 
 def test_a_reply_cannot_steer_the_terminal(tmp_path: Path) -> None:
-    """What a model said is shown with its control characters spelt out, and never as markup."""
+    """A reply of a model must be shown with escaped control characters, and never as markup."""
     dataset = tmp_path / "dataset.jsonl"
     dataset.write_text(_dataset_line(1, "\x1b[2J [red]bold[/red]"), "utf-8")
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
@@ -101,7 +101,7 @@ def test_a_reply_cannot_steer_the_terminal(tmp_path: Path) -> None:
 
 
 def test_growth_shows_all_of_the_history_in_its_width() -> None:
-    """The first value is at the left, the newest at the right, the highest is a full bar."""
+    """The first value is on the left, the newest on the right, and the highest is a full bar."""
     assert growth([0]) == "▁"
     assert growth([0, 7, 7, 14]) == "▁▄▄█"
     assert len(growth(range(1000))) == 40

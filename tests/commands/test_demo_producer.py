@@ -1,4 +1,4 @@
-"""What the demo's producer writes is what the real one writes, and shows every fate of a record."""
+"""The demo's producer must write as the real one does, and show every outcome of a line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROLLOUTS = 5
 
 
 class Written:
-    """Everything that one run of the producer left behind."""
+    """The files of one run of the producer."""
 
     def __init__(self, folder: Path, printed: list[str]) -> None:
         self.printed = printed
@@ -36,7 +36,7 @@ class Written:
         self._database = folder / "traces.db"
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """Ask the trace database."""
+        """Return rows of the trace database."""
         with closing(sqlite3.connect(f"file:{self._database}?mode=ro", uri=True)) as database:
             return database.execute(query).fetchall()
 
@@ -133,7 +133,7 @@ def test_a_record_is_older_than_its_outcome(written: Written) -> None:
         assert record_us <= outcome_us
 
 
-def test_the_trace_database_tells_the_same_story(written: Written) -> None:
+def test_the_trace_database_agrees_with_the_records(written: Written) -> None:
     """Sessions, timesteps, messages, events and rewards agree with the records, in delete mode."""
     assert written.rows("PRAGMA journal_mode") == [("delete",)]
     turns = len(written.records)

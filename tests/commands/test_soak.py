@@ -1,4 +1,4 @@
-"""The command ``streamer soak``, and whether its validator sees what is wrong."""
+"""The command ``streamer soak``, and its validator, which must find every fault."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SECONDS = 60
 
 @pytest.mark.slow
 def test_a_short_soak_is_clean_and_says_what_it_injected(tmp_path: Path) -> None:
-    """Exit code 0, mishaps that really happened, records that really came through, and nothing left behind."""
+    """Exit code 0, mishaps that really happened, records that really came through, and no file left behind."""
     done = _soak("--minutes", "0.12", "--seed", "7", "--folder", str(tmp_path), "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
@@ -68,7 +68,7 @@ def test_no_child_survives_a_soak(tmp_path: Path, ending: signal.Signals) -> Non
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as soak:
-        # Each of them may be between two of its lives at any moment.
+        # Chaos may be about to restart either of them.
         wait_for(lambda: any(tmp_path.glob("*/journals/producer-*")) and len(mentioning(tmp_path)) >= 3)
         soak.send_signal(ending)
         assert soak.wait(SECONDS) == (130 if ending is signal.SIGINT else -ending)
@@ -76,8 +76,8 @@ def test_no_child_survives_a_soak(tmp_path: Path, ending: signal.Signals) -> Non
 
 
 @pytest.mark.slow
-def test_a_broken_promise_ends_the_soak_and_is_told(tmp_path: Path) -> None:
-    """Someone truncates the dataset: exit code 1, what and where, the seed, and everything is kept."""
+def test_a_broken_promise_ends_the_soak_and_is_reported(tmp_path: Path) -> None:
+    """A truncated dataset: exit code 1, the promise, the file and the seed are printed, and every file is kept."""
     command = [*COMMAND, "soak", "--minutes", "5", "--seed", "3", "--folder", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as soak:
         wait_for(lambda: _lines(tmp_path) > 5)
@@ -113,46 +113,45 @@ def test_a_report_cannot_steer_the_terminal() -> None:
 
 @pytest.fixture(scope="module")
 def soaked(tmp_path_factory: pytest.TempPathFactory) -> SoakWorkspace:
-    """Return what a producer wrote in five seconds of its own time, and what a daemon made of it."""
-    place = SoakWorkspace(tmp_path_factory.mktemp("soak"))
-    place.make()
+    """Return the files of a producer that ran for five seconds of its own time, and of a daemon after it."""
+    workspace = SoakWorkspace(tmp_path_factory.mktemp("soak"))
+    workspace.make()
     clock = FakeClock()
     agenda = Agenda(clock.monotonic)
-    with SoakJournal(place.journals, "producer-00000") as journal, TraceWriter(place.database, "soak") as trace:
-        agenda.add(SoakProducer(place, 7, 0, journal, trace, agenda).rollouts())
+    with SoakJournal(workspace.journals, "producer-00000") as journal, TraceWriter(workspace.database, "soak") as trace:
+        agenda.add(SoakProducer(workspace.shards, 7, 0, journal, trace, agenda).rollouts())
         while clock.passed < 5:
             clock.advance(agenda.act())
-    _work_off(place)
-    return place
+    _work_off(workspace)
+    return workspace
 
 
 @pytest.fixture
-def place(soaked: SoakWorkspace, tmp_path: Path) -> SoakWorkspace:
+def workspace(soaked: SoakWorkspace, tmp_path: Path) -> SoakWorkspace:
     """Return a copy that a test may damage."""
     return SoakWorkspace(Path(shutil.copytree(soaked.folder, tmp_path / "soak")))
 
 
-def _work_off(place: SoakWorkspace) -> None:
-    paths = ["--shards", str(place.shards), "--database", str(place.database), "--dataset", str(place.dataset)]
-    place.config.write_text("[source]\nmax_line_bytes = 1048576\n", "utf-8")
+def _work_off(workspace: SoakWorkspace) -> None:
+    workspace.config.write_text("[source]\nmax_line_bytes = 1048576\n", "utf-8")
     subprocess.run(
-        [*COMMAND, "run", "--once", "--config", str(place.config), *paths],
+        [*COMMAND, "run", "--once", "--config", str(workspace.config), *workspace.options()],
         capture_output=True,
         timeout=SECONDS,
         check=True,
     )
 
 
-def _kinds(place: SoakWorkspace) -> Counter[str]:
-    """Return what the validator finds, without what the ledger says: a doctored dataset never fits that."""
-    found = validate.validate(place, oracle.expect(place)).problems
+def _kinds(workspace: SoakWorkspace) -> Counter[str]:
+    """Return the validator's findings, without those of the ledger: it never agrees with a doctored dataset."""
+    found = validate.validate(workspace, oracle.expect(workspace)).problems
     return Counter(problem.kind for problem in found if problem.kind not in ("accounts", "verify"))
 
 
 @pytest.mark.slow
-def test_an_honest_dataset_has_no_problem(place: SoakWorkspace) -> None:
-    """Whatever the validator finds elsewhere is not there of itself, and there was something to find."""
-    verdict = validate.validate(place, oracle.expect(place))
+def test_an_honest_dataset_has_no_problem(workspace: SoakWorkspace) -> None:
+    """The validator finds nothing without a fault, although every kind of record is there."""
+    verdict = validate.validate(workspace, oracle.expect(workspace))
     assert verdict.problems == []
     for fate in ("must be in: in", "must not be in: out"):
         assert verdict.counts[f"conversations that {fate}"] > 20
@@ -160,16 +159,16 @@ def test_an_honest_dataset_has_no_problem(place: SoakWorkspace) -> None:
     assert verdict.counts["accounts: duplicate"] > 0
 
 
-def test_a_line_that_was_removed_is_missing(place: SoakWorkspace) -> None:
-    """Every record that must be in has to be in."""
-    _doctor(place, lambda lines: lines[:3] + lines[4:])
-    assert _kinds(place) == {"missing": 1}
+def test_a_line_that_was_removed_is_missing(workspace: SoakWorkspace) -> None:
+    """Every required record must be in the dataset."""
+    _doctor(workspace, lambda lines: lines[:3] + lines[4:])
+    assert _kinds(workspace) == {"missing": 1}
 
 
-def test_a_line_that_was_doubled_is_twice(place: SoakWorkspace) -> None:
-    """Exactly once."""
-    _doctor(place, lambda lines: [*lines, lines[5]])
-    assert _kinds(place) == {"twice": 1}
+def test_a_line_that_was_doubled_is_twice(workspace: SoakWorkspace) -> None:
+    """Each record must be in the dataset exactly once."""
+    _doctor(workspace, lambda lines: [*lines, lines[5]])
+    assert _kinds(workspace) == {"twice": 1}
 
 
 @pytest.mark.parametrize(
@@ -182,70 +181,72 @@ def test_a_line_that_was_doubled_is_twice(place: SoakWorkspace) -> None:
         (lambda value: value["metadata"].update(shard="elsewhere.jsonl"), "wrong_shard"),
     ],
 )
-def test_a_line_that_was_altered_is_noticed(place: SoakWorkspace, alter: Callable[[Any], object], kind: str) -> None:
-    """What the producer wrote has to come out as it was, with the outcome that it had."""
+def test_a_line_that_was_altered_is_noticed(
+    workspace: SoakWorkspace, alter: Callable[[Any], object], kind: str
+) -> None:
+    """A record must come out as the producer wrote it, with its outcome."""
 
     def altered(line: bytes) -> bytes:
         value = json.loads(line)
         alter(value)
         return json.dumps(value).encode() + b"\n"
 
-    _doctor(place, lambda lines: [altered(lines[0]), *lines[1:]])
-    assert _kinds(place) == {kind: 1}
+    _doctor(workspace, lambda lines: [altered(lines[0]), *lines[1:]])
+    assert _kinds(workspace) == {kind: 1}
 
 
-def test_a_record_that_never_qualified_is_noticed(place: SoakWorkspace) -> None:
-    """A line that the producer did write, of a rollout whose reward was 0."""
-    expected = oracle.expect(place)
+def test_a_record_that_never_qualified_is_noticed(workspace: SoakWorkspace) -> None:
+    """A record of a rollout with reward 0 must not be in the dataset."""
+    expected = oracle.expect(workspace)
     never = {mark for mark, records in expected.records.items() if not any(record.rewards for record in records)}
-    _doctor(place, lambda lines: [*lines, _as_dataset_line(place, never)])
-    assert _kinds(place) == {"never_qualified": 1}
+    _doctor(workspace, lambda lines: [*lines, _as_dataset_line(workspace, never)])
+    assert _kinds(workspace) == {"never_qualified": 1}
 
 
-def test_a_line_of_no_one_and_a_torn_one_are_noticed(place: SoakWorkspace) -> None:
-    """The dataset holds whole records and nothing else."""
-    _doctor(place, lambda lines: [*lines, b'{"hello": 1}\n', b"\n", b'{"messages": ['])
-    assert _kinds(place) == {"foreign": 2, "unterminated": 1}
+def test_a_foreign_line_and_a_torn_one_are_noticed(workspace: SoakWorkspace) -> None:
+    """The dataset must hold whole records and nothing else."""
+    _doctor(workspace, lambda lines: [*lines, b'{"hello": 1}\n', b"\n", b'{"messages": ['])
+    assert _kinds(workspace) == {"foreign": 2, "unterminated": 1}
 
 
-def test_accounts_that_do_not_fit_the_dataset_are_noticed(place: SoakWorkspace) -> None:
-    """A line more than the ledger knows."""
-    _doctor(place, lambda lines: [*lines, lines[0]])
-    problems = validate.validate(place, oracle.expect(place)).problems
+def test_counts_that_disagree_with_the_dataset_are_noticed(workspace: SoakWorkspace) -> None:
+    """A line that the ledger does not have must be found."""
+    _doctor(workspace, lambda lines: [*lines, lines[0]])
+    problems = validate.validate(workspace, oracle.expect(workspace)).problems
     assert {problem.kind for problem in problems} == {"twice", "accounts", "verify"}
 
 
-def test_a_dead_letter_that_is_gone_or_of_a_good_line_is_noticed(place: SoakWorkspace) -> None:
-    """Each bad line has one, no good line has one, and each has a reason."""
-    first, *rest = place.dead_letters.read_bytes().splitlines(keepends=True)
-    place.dead_letters.write_bytes(b"".join(rest) + first.replace(b"soak-bad", b"soak"))
-    assert _kinds(place) == {"dead_letters": 2}
-    place.dead_letters.write_bytes(b"".join(rest) + first.replace(b'"reason"', b'"because"'))
-    assert _kinds(place) == {"dead_letters": 1}
+def test_a_dead_letter_that_is_gone_or_of_a_good_line_is_noticed(workspace: SoakWorkspace) -> None:
+    """Each bad line must have a dead letter with a reason, and no good line may have one."""
+    first, *rest = workspace.dead_letters.read_bytes().splitlines(keepends=True)
+    workspace.dead_letters.write_bytes(b"".join(rest) + first.replace(b"soak-bad", b"soak"))
+    assert _kinds(workspace) == {"dead_letters": 2}
+    workspace.dead_letters.write_bytes(b"".join(rest) + first.replace(b'"reason"', b'"because"'))
+    assert _kinds(workspace) == {"dead_letters": 1}
 
 
-def test_a_line_that_was_never_read_is_noticed(place: SoakWorkspace) -> None:
-    """A shard grows by a copy of one of its lines after the daemon has ended."""
-    shard = next(path for path in sorted(place.shards.glob("*.jsonl")) if path.read_bytes().endswith(b"\n"))
+def test_a_line_that_was_never_read_is_noticed(workspace: SoakWorkspace) -> None:
+    """A line added to a shard after the daemon has ended must be found."""
+    shard = next(path for path in sorted(workspace.shards.glob("*.jsonl")) if path.read_bytes().endswith(b"\n"))
     shard.write_bytes(shard.read_bytes() + shard.read_bytes().splitlines(keepends=True)[0])
-    assert _kinds(place) == {"lines_lost": 1}
+    assert _kinds(workspace) == {"lines_lost": 1}
 
 
-def test_a_shard_that_does_not_hold_what_was_written_is_noticed(place: SoakWorkspace) -> None:
-    """The file system lied: that is no fault of the daemon, and it is told apart."""
-    shard = next(path for path in sorted(place.shards.glob("*.jsonl")) if path.read_bytes().endswith(b"\n"))
+def test_a_shard_that_does_not_hold_what_was_written_is_noticed(workspace: SoakWorkspace) -> None:
+    """A fault of the file system must be told apart from a fault of the daemon."""
+    shard = next(path for path in sorted(workspace.shards.glob("*.jsonl")) if path.read_bytes().endswith(b"\n"))
     shard.write_bytes(shard.read_bytes() + b'{"soak": 1}\n')
-    assert _kinds(place)["shards_changed"] == 1
+    assert _kinds(workspace)["shards_changed"] == 1
 
 
-def _doctor(place: SoakWorkspace, change: Callable[[list[bytes]], list[bytes]]) -> None:
-    lines = place.dataset.read_bytes().splitlines(keepends=True)
-    place.dataset.write_bytes(b"".join(change(lines)))
+def _doctor(workspace: SoakWorkspace, change: Callable[[list[bytes]], list[bytes]]) -> None:
+    lines = workspace.dataset.read_bytes().splitlines(keepends=True)
+    workspace.dataset.write_bytes(b"".join(change(lines)))
 
 
-def _as_dataset_line(place: SoakWorkspace, marks: set[str]) -> bytes:
+def _as_dataset_line(workspace: SoakWorkspace, marks: set[str]) -> bytes:
     """Return a line of a shard as the daemon would have written it."""
-    for shard in sorted(place.shards.glob("run-*.jsonl")):
+    for shard in sorted(workspace.shards.glob("run-*.jsonl")):
         for line in shard.read_bytes().splitlines():
             if any(mark.encode() in line for mark in marks) and b'"dialogue_text"' in line:
                 value = json.loads(line)
@@ -260,7 +261,7 @@ def _as_dataset_line(place: SoakWorkspace, marks: set[str]) -> bytes:
 
 
 def _watched(path: Path, change: Callable[[], object]) -> list[str]:
-    """Return what a watcher says of a change after it has seen the file."""
+    """Return the findings of a watcher of a file that changes after its first look."""
     problems: list[BrokenPromise] = []
     with Watcher(path, problems.append) as watcher:
         watcher.look()
@@ -271,7 +272,7 @@ def _watched(path: Path, change: Callable[[], object]) -> list[str]:
 
 
 def test_a_watcher_lets_a_dataset_grow_and_a_torn_tail_be_cut(tmp_path: Path) -> None:
-    """Only whole lines are promised."""
+    """Growth and a cut tail are no findings: only whole lines are promised."""
     path = tmp_path / "dataset"
     path.write_bytes(b"one\n" * 600_000 + b"torn")
     assert _watched(path, lambda: path.write_bytes(b"one\n" * 600_000 + b"two\n" * 600_000)) == []
@@ -279,7 +280,7 @@ def test_a_watcher_lets_a_dataset_grow_and_a_torn_tail_be_cut(tmp_path: Path) ->
 
 @pytest.mark.parametrize("at", [0, 1_500_000, 2_399_990])
 def test_a_watcher_sees_one_changed_byte(tmp_path: Path, at: int) -> None:
-    """In a block that is full, and in the last one."""
+    """A changed byte must be found in a full block and in the last one."""
     path = tmp_path / "dataset"
     path.write_bytes(b"one\n" * 600_000)
     (what,) = _watched(path, lambda: path.write_bytes(_with_byte(path.read_bytes(), at)))
@@ -291,7 +292,7 @@ def _with_byte(data: bytes, at: int) -> bytes:
 
 
 def test_a_watcher_sees_lines_that_went_away(tmp_path: Path) -> None:
-    """Shortened, replaced, removed: each is told once."""
+    """A shortened, a replaced and a removed file must each be reported once."""
     path = tmp_path / "dataset"
     for change in (lambda: os.truncate(path, 4), lambda: _replace(path), path.unlink):
         path.write_bytes(b"one\ntwo\n")
@@ -304,22 +305,22 @@ def _replace(path: Path) -> None:
     copy.rename(path)
 
 
-def test_journals_tell_whole_entries_once(tmp_path: Path) -> None:
-    """An entry that a kill cut off told of an act that had not begun."""
+def test_journals_give_whole_entries_once(tmp_path: Path) -> None:
+    """An entry that a kill cut off must be ignored: its act had not begun."""
     journals = Journals(tmp_path)
     with SoakJournal(tmp_path, "one") as journal:
         journal.did("this")
-        assert len(list(journals.news())) == 1
+        assert len(list(journals.new_entries())) == 1
         journal.did("that", 0)
         journal.did("that", 2)
     with (tmp_path / "one.jsonl").open("ab") as file:
         file.write(b'{"type":"did"')
-    assert [repr(entry) for entry in journals.news()] == ["Did(what='that', times=2)"]
-    assert list(journals.news()) == []
+    assert [repr(entry) for entry in journals.new_entries()] == ["Did(what='that', times=2)"]
+    assert list(journals.new_entries()) == []
 
 
 def test_an_agenda_lets_scripts_act_when_they_are_due() -> None:
-    """Each pause counts from the act before it."""
+    """Each pause must count from the act before it."""
     clock, acts = FakeClock(), list[str]()
     agenda = Agenda(clock.monotonic)
 

@@ -1,9 +1,9 @@
-"""A small evaluation to watch streamer with: real Crafter episodes, written as the real producer writes.
+"""The demo: real Crafter episodes, written as the real producer writes them, beside a daemon.
 
 ::
 
     policy ── decides ──► episodes ──► turns ─┬─► trace   (the trace database, row by row)
-                                              └─► shards  (one file a rollout, at its end)
+                                              └─► shards  (one file for each rollout, at its end)
 
-``producer`` is that picture as a program of its own; ``streamer demo`` runs it next to a daemon.
+``producer`` is this path as a program; ``streamer demo`` runs it beside a daemon.
 """

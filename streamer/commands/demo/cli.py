@@ -1,4 +1,4 @@
-"""``streamer demo``: a daemon next to a producer, its dataset growing live, the accounts at the end."""
+"""``streamer demo``: a daemon beside a producer, its dataset growing live, the counts at the end."""
 
 from datetime import datetime
 from pathlib import Path

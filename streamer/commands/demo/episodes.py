@@ -21,7 +21,7 @@ _CREATURES = ("player", "cow", "zombie", "skeleton", "arrow", "plant")
 
 
 class PlayedTurn(msgspec.Struct, frozen=True):
-    """One decision and what came of it.
+    """One turn: a decision and its result.
 
     ``earlier`` holds the actions of the turns before, the newest first. ``gained`` names the achievements
     that this turn unlocked.
@@ -39,7 +39,6 @@ def play(seed: int, player: Player, turns: int) -> Iterator[PlayedTurn]:
 
     Raises:
         MissingExtraError: Crafter is not installed.
-
     """
     game = _Game(seed)
     earlier: tuple[tuple[str, ...], ...] = ()
@@ -55,18 +54,17 @@ def play(seed: int, player: Player, turns: int) -> Iterator[PlayedTurn]:
 
 
 def require_crafter() -> None:
-    """Make sure that episodes can be played here.
+    """Check that the extra ``demo`` is installed.
 
     Raises:
         MissingExtraError: Crafter is not installed.
-
     """
     _module("crafter")
     _module("PIL.Image")
 
 
 class _Game:
-    """One running Crafter world, as `State` tells it."""
+    """One running Crafter world; ``state`` is its newest view."""
 
     def __init__(self, seed: int) -> None:
         crafter = _module("crafter")
@@ -87,7 +85,7 @@ class _Game:
             self.state = self._step(action)
 
     def _step(self, action: str) -> PlayerView:
-        # Crafter keeps the direction to itself. Nobody sleeps here, so every move turns the player.
+        # Crafter does not show the direction. The players never sleep, so every move turns them.
         self._facing = STEPS.get(action, self._facing)
         frame, _, over, info = self._env.step(self._numbers[action])
         self._steps += 1
@@ -105,10 +103,10 @@ class _Game:
 
 
 def _repeatable(env: Any) -> Any:
-    """Let a seed play the same way in every process.
+    """Make a seed play the same way in every process.
 
-    Crafter draws the creature to remove from a set, whose order depends on memory addresses. Places are
-    unique, so their order will do.
+    Crafter draws the creature to remove from a set, whose order depends on memory addresses. Positions are
+    unique, so this sorts by them.
     """
     balance = env._balance_chunk  # noqa: SLF001
     env._balance_chunk = lambda chunk, creatures: balance(chunk, sorted(creatures, key=_place))  # noqa: SLF001
@@ -127,7 +125,7 @@ def _png(frame: Any) -> bytes:
 
 
 def _module(name: str) -> Any:
-    """Import a module of the extra, late: the rest of streamer does without it."""
+    """Import a module of the extra late, as the rest of streamer does not need it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

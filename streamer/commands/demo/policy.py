@@ -1,7 +1,7 @@
-"""Scripted players: what a player sees, and what it decides to do next.
+"""Scripted players of Crafter.
 
-A player is any function from `State` to `Decision`. Both players here are seeded: the same seed decides the
-same way again. The `Forager` looks at the map and mostly earns achievements; the `Wanderer` earns none.
+A player is any function from `PlayerView` to `PlayerDecision`. Both players here are seeded: the same seed
+decides the same way again. The `Forager` looks at the map and mostly earns achievements; the `Wanderer` earns none.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _WOOD_FOR_TOOLS = 4
 """Two for the table, one each for the pickaxe and the sword."""
 
 _GRASS_CHANCE = 0.3
-"""How often a player that stands before grass looks for a sapling first."""
+"""Probability that a player that stands before grass looks for a sapling first."""
 
 _SILENCE_CHANCE = 0.25
-"""How often a reply is empty: models that call tools often say nothing beside the call."""
+"""Probability of an empty reply: models that call tools often write nothing beside the call."""
 
 _TOOLS = ("place_table", "make_wood_pickaxe", "make_wood_sword")
 _TOOLS_TOO_EARLY = (*_TOOLS, "place_stone", "place_plant", "noop")
 
 
 class PlayerView(msgspec.Struct, frozen=True):
-    """What a player sees before a turn.
+    """The view of a player before a turn.
 
-    ``world`` names what stands on every tile, as ``world[x][y]``; y grows downwards. ``frame`` is the
-    rendered view as PNG bytes.
+    ``world[x][y]`` names the material or creature on a tile; y grows downwards. ``frame`` is the rendered view
+    as PNG bytes.
     """
 
     step: int
@@ -55,14 +55,14 @@ class PlayerView(msgspec.Struct, frozen=True):
     over: bool = False
 
     def tile(self, place: Place) -> str:
-        """Return what stands on a tile; ``void`` beyond the edge of the world."""
+        """Return the name on a tile; ``void`` beyond the edge of the world."""
         x, y = place
         inside = 0 <= x < len(self.world) and 0 <= y < len(self.world[x])
         return self.world[x][y] if inside else "void"
 
 
 class PlayerDecision(NamedTuple):
-    """What a player says (may be empty) and the 2-5 actions it takes."""
+    """The decision of a player: a reply (may be empty) and 2 to 5 actions."""
 
     reply: str
     actions: tuple[str, ...]
@@ -72,14 +72,13 @@ Player = Callable[[PlayerView], PlayerDecision]
 
 
 class Forager:
-    """Goes for wood, tools, water, cows, saplings and stone, whatever is nearest and still missing."""
+    """Fetches wood, tools, water, cows, saplings and stone: the nearest one that is still missing."""
 
     def __init__(self, seed: int) -> None:
-        # A player's dice, no secret.
         self._random = Random(seed)  # noqa: S311
 
     def __call__(self, state: PlayerView) -> PlayerDecision:
-        """Take the first of the player's aims that makes sense here."""
+        """Follow the first of the player's aims that is possible here."""
         aims = (self._build, self._plant, self._search_grass, self._fetch)
         decision = next((found for aim in aims if (found := aim(state))), None) or self._explore()
         return self._sometimes_silent(decision)
@@ -136,14 +135,13 @@ class Forager:
 
 
 class Wanderer:
-    """Walks at random and tries its empty hands on tools: nothing that it does unlocks an achievement."""
+    """Walks at random and uses tools that it lacks, so that it unlocks no achievement."""
 
     def __init__(self, seed: int) -> None:
-        # As above.
         self._random = Random(seed)  # noqa: S311
 
     def __call__(self, state: PlayerView) -> PlayerDecision:
-        """Pick actions without a look at the map."""
+        """Pick random actions."""
         choices = (*STEPS, *_TOOLS_TOO_EARLY)
         actions = self._random.choices(choices, k=self._random.randint(MIN_ACTIONS, MAX_ACTIONS))
         reply = f"Step {state.step}, no plan yet: {_word(actions[0])} it is."
@@ -151,7 +149,7 @@ class Wanderer:
 
 
 def route(state: PlayerView, wanted: frozenset[str]) -> tuple[str, ...] | None:
-    """Return the shortest moves to the nearest tile of a wanted kind, or None if none can be reached.
+    """Return the shortest moves to the nearest tile of a wanted kind, or None if there is no way.
 
     The last move bumps into that tile: it turns the player towards it without taking a step.
     """
@@ -193,7 +191,7 @@ def _reached(state: PlayerView, moves: tuple[str, ...]) -> str:
 
 
 def _wanted(state: PlayerView) -> dict[str, int]:
-    """Return the kinds of tile worth a walk, with how often to ``do`` there."""
+    """Return the kinds of tile worth a walk, each with the number of times to ``do`` there."""
     wanted: dict[str, int] = {}
     if "place_table" not in state.unlocked:
         wanted["tree"] = _WOOD_FOR_TOOLS - state.inventory["wood"]

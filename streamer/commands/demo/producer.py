@@ -1,8 +1,7 @@
-"""A producer of its own: plays rollouts and leaves shards and a trace database, as an evaluation does.
+"""The demo's producer: plays rollouts and writes shards and a trace database, as an evaluation does.
 
-Not every rollout is a good one. Most forage; some wander and end with reward 0; some play an earlier seed
-again under a new run id, so their records are duplicates. One shard is cut in the middle of a line for a
-moment.
+Most rollouts forage; some wander and end with reward 0; some play an earlier seed again under a new run id,
+so their records are duplicates. One shard is cut in the middle of a line for a moment.
 
 Example::
 
@@ -37,7 +36,7 @@ _CUT_ROLLOUT = 2
 
 
 class _Role(StrEnum):
-    """What a rollout is there for."""
+    """The purpose of a rollout."""
 
     FORAGE = "forage"
     WANDER = "wander"
@@ -45,11 +44,11 @@ class _Role(StrEnum):
 
 
 _ROLES = (_Role.FORAGE, _Role.WANDER, _Role.FORAGE, _Role.FORAGE, _Role.REPEAT, _Role.FORAGE)
-"""The cast of every six rollouts: the first five show every fate of a record."""
+"""The roles of every six rollouts: the first five show every outcome of a line."""
 
 
 class _Casting(msgspec.Struct, frozen=True):
-    """What makes a rollout play the way it does: equal castings play equal episodes."""
+    """The role, seed and prompt of a rollout: equal castings play equal episodes."""
 
     role: _Role
     seed: int
@@ -73,10 +72,9 @@ class DemoProducer:
     """Plays rollouts one after the other.
 
     Args:
-        folder: where shards go; it is created if it is not there.
-        trace: where sessions and outcomes go.
-        seed: the first rollout's seed; each new episode takes the next one.
-
+        folder: Folder for the shards; it is created if it is missing.
+        trace: Writer of sessions and outcomes.
+        seed: Seed of the first rollout; each new episode uses the next one.
     """
 
     def __init__(self, folder: Path, trace: TraceWriter, seed: int) -> None:
@@ -95,10 +93,10 @@ class DemoProducer:
 
     def _cast(self, number: int) -> _Casting:
         role = _ROLES[number % len(_ROLES)]
-        # Only a rollout that earned something can become a duplicate: others stay out anyway.
+        # Only a rollout that earned something can become a duplicate: others are rejected.
         if role is _Role.REPEAT and self._earned:
             return msgspec.structs.replace(self._earned.popleft(), role=role)
-        # An odd stride: over the cast's cycles every role plays both with images and without.
+        # An odd stride, so that each role plays both with images and without.
         images = (number + number // len(_ROLES)) % 2 == 1
         return _Casting(_Role.WANDER if role is _Role.WANDER else _Role.FORAGE, self._seed + number, images)
 

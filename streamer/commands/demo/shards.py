@@ -1,8 +1,8 @@
-"""Shards in the dialogue layout, one file a rollout, as the real task app leaves them.
+"""The demo's shards, in the dialogue layout: one file for each rollout.
 
-A record holds the prompt of one turn as ``dialogue`` and the answer as ``assistant``; its reward stands in
-the trace database alone. The file appears under its final name at the end of the rollout, so a reader can
-meet it empty or cut in the middle of a line.
+A record has the prompt of one turn as ``dialogue`` and the reply as ``assistant``; only the trace database has
+its reward. The file appears under its final name at the end of the rollout, so a reader may find it empty or
+cut in the middle of a line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _MODEL = "scripted-forager"
 PROVIDER = "demo"
 _CUT_SECONDS = 0.7
-"""How long a cut shard stays cut: long enough for a reader to look at it."""
+"""A cut shard stays cut for this time, so that a reader can look at it."""
 
 _SIGHT = (7, 5)
 """Width and height of the map that a text prompt shows, in tiles."""
@@ -69,7 +69,7 @@ def record(run_id: str, turn: PlayedTurn, at: datetime, *, images: bool) -> dict
 
 
 def _describe(turn: PlayedTurn) -> str:
-    """Return the state before a turn in words: what a prompt without images shows."""
+    """Return the state before a turn in words, for a prompt without images."""
     state = turn.before
     calls = [f"- {TOOL}: {_arguments(actions)}" for actions in turn.earlier] or ["- none"]
     return "\n".join(

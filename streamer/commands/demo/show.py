@@ -21,6 +21,7 @@ from streamer.commands.demo.view import STATES, DemoView, megabytes, totals
 from streamer.commands.simulation.process import MODULE, ChildProcess
 from streamer.commands.simulation.screen import Screen, screen
 from streamer.commands.simulation.workspace import Workspace
+from streamer.reader.tail import Follower
 from streamer.store.views.snapshot import Snapshot, snapshot
 
 _WEB_PORT = 8765
@@ -29,7 +30,6 @@ _POLL_SECONDS = 0.25
 _SETTLE_SECONDS = 10.0
 """After this time without a change, the counts are final."""
 
-_TAIL_BYTES = 64 * 1024
 _NEWEST = 4
 
 _MUST_HAPPEN = ("appended", "duplicate", "below_bar")
@@ -180,15 +180,8 @@ def _faults(counts: Snapshot, written: int) -> list[str]:
 
 def newest(dataset: Path) -> tuple[str, ...]:
     """Return the newest replies in the dataset, one line each, the newest last."""
-    try:
-        with dataset.open("rb") as file:
-            start = max(0, dataset.stat().st_size - _TAIL_BYTES)
-            file.seek(start)
-            lines = file.read().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return ()
-    whole = lines[1:] if start else lines
-    return tuple(_reply(msgspec.json.decode(line)) for line in whole[-_NEWEST:])
+    with Follower(dataset, last=_NEWEST) as lines:
+        return tuple(_reply(msgspec.json.decode(line.data)) for line in lines.read())
 
 
 def _reply(line: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Many slow scripts in one thread, each a generator that says when it wants to go on."""
+"""Runs many slow scripts in one thread; each is a generator that yields its pauses."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from itertools import count
 
 Script = Iterator[float]
-"""Acts, one after the other; each ``yield`` is a pause in seconds."""
+"""A generator of acts; each ``yield`` is a pause in seconds."""
 
 
 class Agenda:
-    """Scripts in the order in which they are due.
+    """Runs scripts in the order in which they are due.
 
     Args:
-        now: returns seconds that never go back.
+        now: Returns monotonic seconds.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -23,11 +23,11 @@ class Agenda:
         self._waiting: list[tuple[float, int, Script]] = []
 
     def add(self, script: Script, pause: float = 0.0) -> None:
-        """Begin a script after so many seconds."""
+        """Add a script that begins after a pause in seconds."""
         heapq.heappush(self._waiting, (self._now() + pause, next(self._order), script))
 
     def act(self) -> float:
-        """Let every script that is due do its next act; return the seconds until another one is."""
+        """Run the next act of every script that is due; return the seconds until another one is due."""
         due = self._now()
         while self._waiting and self._waiting[0][0] <= due:
             script = heapq.heappop(self._waiting)[2]

@@ -1,4 +1,4 @@
-"""Mishaps: one at a time, at random moments, each kind as often as its weight says."""
+"""Mishaps: one at a time, at random moments, by the weight of each kind."""
 
 from __future__ import annotations
 
@@ -21,34 +21,42 @@ _MEAN_GAP = 0.8
 
 _KNOWN_SHARDS = 2000
 _AT_ONCE = 4
-"""Shards that one mishap befalls, at most."""
+"""Most shards that one mishap hits."""
 
-_LOCK_LOOK = 0.02
+_LOCK_RETRY_SECONDS = 0.02
 _TORN = b'{"messages":[{"role":"system","content":"a line that someone began and never finished'
 
 
 class Chaos:
-    """Draws mishaps from a deck that holds each kind at least once."""
+    """Draws mishaps from a deck that holds each kind at least once.
+
+    Args:
+        workspace: Paths of the soak.
+        rng: Decides everything.
+        journal: Gets an entry for each mishap.
+        daemon: The daemon under test.
+        source: The producer.
+    """
 
     def __init__(
-        self, place: SoakWorkspace, rng: Random, journal: SoakJournal, daemon: DaemonUnderTest, source: SoakSource
+        self, workspace: SoakWorkspace, rng: Random, journal: SoakJournal, daemon: DaemonUnderTest, source: SoakSource
     ) -> None:
-        self._place = place
+        self._workspace = workspace
         self._rng = rng
         self._journal = journal
         self._daemon = daemon
         self._source = source
-        self._journals = Journals(place.journals)
+        self._journals = Journals(workspace.journals)
         self._closed: deque[str] = deque(maxlen=_KNOWN_SHARDS)
         self._copies = 0
         self._deck: list[Callable[[], Script]] = []
 
     def act(self, *, ledger_too: bool) -> Script:
-        """Wait a random while, then let one mishap happen, from its beginning to its end.
+        """Wait a random time, then let one mishap happen, from its beginning to its end.
 
         Args:
-            ledger_too: whether the ledger may be lost and restored. That makes the daemon read everything
-                again, which heals what it may have done wrong: a good soak has an end without it.
+            ledger_too: The ledger may be lost and restored. Then the daemon reads everything again, which can
+                repair its mistakes: the last part of a soak must be without it.
         """
         yield self._rng.expovariate(1 / _MEAN_GAP)
         yield from self._draw(ledger_too=ledger_too)()
@@ -85,7 +93,7 @@ class Chaos:
         yield from self._down("daemon killed")
 
     def _killed_at_start(self) -> Script:
-        """Kill it, and kill the next one while it starts."""
+        """Kill the daemon, and kill the next one while it starts."""
         self._daemon.kill()
         yield 0.0
         self._daemon.start()
@@ -110,17 +118,17 @@ class Chaos:
         yield from self._daemon.second()
         self._journal.did("second daemon started")
 
-    def _down(self, what: str, meanwhile: Callable[[], None] = lambda: None) -> Script:
-        """Kill the daemon, let something happen while it is down, and start it again."""
+    def _down(self, mishap: str, meanwhile: Callable[[], None] = lambda: None) -> Script:
+        """Kill the daemon, call ``meanwhile``, and start the daemon again."""
         self._daemon.kill()
         yield 0.0  # the watcher sees the lines that the killed daemon has written
         meanwhile()
-        self._journal.did(what)
+        self._journal.did(mishap)
         self._daemon.start()
         if self._rng.random() < 0.8:  # noqa: PLR2004
             yield from self._daemon.up()
 
-    # -- its files, while it is down -------------------------------------------------------------------
+    # -- the daemon's files, while it is down -------------------------------------------------------------------
 
     def _ledger_lost(self) -> Script:
         yield from self._down("ledger deleted", self._remove_ledger)
@@ -129,7 +137,7 @@ class Chaos:
         yield from self._down("ledger copied away", self._save_ledger)
 
     def _ledger_restored(self) -> Script:
-        if not any(self._place.backup.iterdir()):
+        if not any(self._workspace.backup.iterdir()):
             yield from self._ledger_saved()
             yield self._rng.uniform(0.5, 2.0)
         yield from self._down("older ledger restored", self._restore_ledger)
@@ -142,33 +150,33 @@ class Chaos:
             path.unlink()
 
     def _save_ledger(self) -> None:
-        shutil.rmtree(self._place.backup)
-        self._place.backup.mkdir()
+        shutil.rmtree(self._workspace.backup)
+        self._workspace.backup.mkdir()
         for path in self._ledger_files():
-            shutil.copy2(path, self._place.backup)
+            shutil.copy2(path, self._workspace.backup)
 
     def _restore_ledger(self) -> None:
         self._remove_ledger()
-        for path in self._place.backup.iterdir():
-            shutil.copy2(path, self._place.folder)
+        for path in self._workspace.backup.iterdir():
+            shutil.copy2(path, self._workspace.folder)
 
     def _ledger_files(self) -> list[Path]:
-        """Return the ledger and its log; SQLite's shared memory is made anew."""
-        ledger = self._place.ledger
+        """Return the ledger and its write-ahead log; remove SQLite's shared memory, which it creates again."""
+        ledger = self._workspace.ledger
         ledger.with_name(f"{ledger.name}-shm").unlink(missing_ok=True)
         return [path for path in (ledger, ledger.with_name(f"{ledger.name}-wal")) if path.exists()]
 
     def _tear(self) -> None:
-        with self._place.dataset.open("ab") as dataset:
+        with self._workspace.dataset.open("ab") as dataset:
             dataset.write(_TORN[: self._rng.randint(1, len(_TORN))])
 
-    # -- what it reads ---------------------------------------------------------------------------------
+    # -- the daemon's sources ----------------------------------------------------------------------------
 
     def _locked(self) -> Script:
-        """Hold the trace database for a moment, as another writer would."""
-        with closing(sqlite3.connect(self._place.database, timeout=0, isolation_level=None)) as db:
-            while not _takes(db):
-                yield _LOCK_LOOK
+        """Lock the trace database for a moment, as another writer would."""
+        with closing(sqlite3.connect(self._workspace.database, timeout=0, isolation_level=None)) as db:
+            while not _locks(db):
+                yield _LOCK_RETRY_SECONDS
             self._journal.did("trace database locked")
             yield self._rng.uniform(0.1, 1.5)
             db.rollback()
@@ -198,33 +206,33 @@ class Chaos:
 
     def _touched(self) -> Script:
         for shard in self._some_closed():
-            os.utime(self._place.shards / shard)
+            os.utime(self._workspace.shards / shard)
             self._journal.did("shards touched")
             yield 0.0
 
     def _move(self, shard: str, target: str, act: Callable[[Path, Path], object]) -> None:
         self._journal.note(ShardMove(shard, target))
-        (self._place.shards / target).parent.mkdir(parents=True, exist_ok=True)
-        act(self._place.shards / shard, self._place.shards / target)
+        (self._workspace.shards / target).parent.mkdir(parents=True, exist_ok=True)
+        act(self._workspace.shards / shard, self._workspace.shards / target)
 
     def _some_closed(self) -> list[str]:
-        """Return shards that the producer will not touch again."""
-        for entry in self._journals.news():
+        """Return some shards that the producer will not touch again."""
+        for entry in self._journals.new_entries():
             if isinstance(entry, Closed):
                 self._closed.append(entry.path)
         return self._rng.sample(self._closed, min(len(self._closed), self._rng.randint(1, _AT_ONCE)))
 
 
-def _takes(db: sqlite3.Connection) -> bool:
+def _locks(db: sqlite3.Connection) -> bool:
     with suppress(sqlite3.OperationalError):
         db.execute("BEGIN EXCLUSIVE")
         return True
     return False
 
 
-def _other_name(shard: str, number: int, why: str) -> str:
-    """Return a name that no shard has. Where the file's name tells the session, only the folder changes."""
+def _other_name(shard: str, number: int, act: str) -> str:
+    """Return a name that no shard has; if the file's name is the session id, only the folder changes."""
     folder, name = os.path.split(shard)
     if name.startswith("sft_"):
-        return os.path.join(f"{why}-{number}", name)
-    return os.path.join(folder, f"{name.partition('.')[0]}.{why}-{number}.jsonl")
+        return os.path.join(f"{act}-{number}", name)
+    return os.path.join(folder, f"{name.partition('.')[0]}.{act}-{number}.jsonl")

@@ -1,4 +1,4 @@
-"""``streamer soak``: whether the guarantees hold on your own file system, with everything going wrong at once."""
+"""``streamer soak``: tests the guarantees on your own file system, with everything going wrong at once."""
 
 import random
 import shutil
@@ -17,7 +17,7 @@ from streamer.commands.soak.report import SoakReport, as_text
 from streamer.commands.soak.soak import Soak
 
 _BROKEN = 1
-"""Exit code when a promise was broken."""
+"""Exit code for a broken promise."""
 
 
 def soak(
@@ -42,10 +42,10 @@ def soak(
     Example: streamer soak --minutes 5 --seed 7 --folder /mnt/data
     """
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    place = _make(folder)
-    report = _run(Soak(place, minutes, random.randrange(1 << 16) if seed is None else seed), place)  # noqa: S311
+    made = _make(folder)
+    report = _run(Soak(made, minutes, random.randrange(1 << 16) if seed is None else seed), made)  # noqa: S311
     if report.clean and not keep:
-        shutil.rmtree(place)
+        shutil.rmtree(made)
         report = msgspec.structs.replace(report, folder=None)
     _show(report, as_json=as_json)
     raise typer.Exit(0 if report.clean else _BROKEN)
@@ -59,14 +59,14 @@ def _make(folder: Path) -> Path:
         raise ConfigError("make a folder", printable(str(folder)), error.strerror or str(error)) from error
 
 
-def _run(soak: Soak, place: Path) -> SoakReport:
+def _run(soak: Soak, folder: Path) -> SoakReport:
     try:
         return soak.run()
     except OSError as error:
         cause = error.strerror or str(error)
-        raise UnavailableError("soak", printable(str(place)), cause, "see `df` and the folder's rights") from error
+        raise UnavailableError("soak", printable(str(folder)), cause, "see `df` and the folder's rights") from error
     except (KeyboardInterrupt, SystemExit):
-        typer.echo(f"Stopped; no process is left. What there is: {printable(str(place))}", err=True)
+        typer.echo(f"Stopped; no process is left. What there is: {printable(str(folder))}", err=True)
         raise
 
 

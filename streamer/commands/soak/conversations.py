@@ -1,6 +1,6 @@
-"""Conversations, and the lines that hold them, in each layout that producers write.
+"""Conversations, and their lines in each layout that producers write.
 
-Every conversation has a *mark*, a text that no other one has: two records are equal if their marks are.
+Every conversation has a *mark*, a text that no other one contains: two records are equal if their marks are.
 """
 
 from __future__ import annotations
@@ -23,44 +23,23 @@ MARK = re.compile(rb"soak-\d[\d-]*\.")
 BAD_MARK = re.compile(rb"soak-bad-\d[\d-]*\.")
 
 LONGEST_LINE = 1 << 20
-"""Bytes of a line that the daemon is told to take; longer ones are bad."""
+"""The daemon's ``max_line_bytes``; longer lines are bad."""
 
 _PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 _SYSTEM = "You are the player of a Crafter world. Answer with one call of interact_many."
 _WORDS = [
-    "grass",
-    "tree",
-    "stone",
-    "cow",
-    "water",
-    "zombie",
-    "sapling",
-    "table",
-    "iron",
-    "wood_pickaxe",
-    "health:9",
-    "facing:(0,1)",
-    "naïve",
-    "木",
-    "🌲",
-    '"quoted"',
-    "back\\slash",
-    "a\tb",
-    "line\nend",
-    "sep\u2028arator",
-    '{"messages":',
-    "next\x85line",
-    "é",
-    "🧪",
+    *("grass", "tree", "stone", "cow", "water", "zombie", "sapling", "table", "iron", "wood_pickaxe", "health:9"),
+    *("facing:(0,1)", "naïve", "木", "🌲", '"quoted"', "back\\slash", "a\tb", "line\nend", "sep\u2028arator"),
+    *('{"messages":', "next\x85line", "é", "🧪"),
 ]
 _MODELS = ("gpt-4o-mini", "gpt-5-nano", "scripted")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class SoakConversation(msgspec.Struct, frozen=True):
-    """What was asked and answered, before it has a layout and its tool calls have ids."""
+    """A conversation, before it has a layout and its tool calls have ids."""
 
     mark: str
     prompt: list[dict[str, Any]]
@@ -70,7 +49,7 @@ class SoakConversation(msgspec.Struct, frozen=True):
 
 
 class SoakTurn(msgspec.Struct, frozen=True):
-    """Where and when a conversation took place."""
+    """The rollout, number and time of a turn."""
 
     session: str
     number: int
@@ -78,10 +57,10 @@ class SoakTurn(msgspec.Struct, frozen=True):
 
 
 class Written(msgspec.Struct, frozen=True):
-    """A line with its newline, and what the journal says of it (nothing, if it is blank)."""
+    """A line with its newline, and its entry in the journal (None for a blank line)."""
 
     data: bytes
-    about: Said | Bad | None
+    entry: Said | Bad | None
 
 
 def converse(rng: Random, mark: str, size: int = 0) -> SoakConversation:
@@ -104,10 +83,10 @@ def written(rng: Random, conversation: SoakConversation, layout: Layout, turn: S
     """Return the line of a conversation. Ids of tool calls are drawn, so no two lines are the same."""
     reply = _reply(rng, conversation)
     value = _LAYOUTS[layout](conversation, reply, turn, rng.choice(_MODELS))
-    # Unique even without a tool call; no layout knows this key, so it is passed over.
+    # Unique even without a tool call; no layout has this key, so readers ignore it.
     line = json.dumps(value | {"_": rng.getrandbits(64)}, ensure_ascii=rng.random() < 0.5).encode()  # noqa: PLR2004
     timed = layout is Layout.DIALOGUE
-    about = Said(
+    entry = Said(
         line=digest(line),
         mark=conversation.mark,
         session=turn.session,
@@ -115,7 +94,7 @@ def written(rng: Random, conversation: SoakConversation, layout: Layout, turn: S
         turn=None if layout is Layout.BARE else turn.number,
         time_us=microseconds(turn.at) if timed else None,
     )
-    return Written(line + b"\n", about)
+    return Written(line + b"\n", entry)
 
 
 def messages_digest(messages: object) -> str:
@@ -124,23 +103,23 @@ def messages_digest(messages: object) -> str:
 
 
 def microseconds(at: datetime) -> int:
-    """Return microseconds since 1970 of a time that knows its zone."""
+    """Return microseconds since 1970 of a time with a zone."""
     return (at - _EPOCH) // timedelta(microseconds=1)
 
 
 def blank(rng: Random) -> Written:
-    """Return a line of white space, which is no line of the dataset's business."""
+    """Return a line of white space, which is not counted."""
     return Written(rng.choice((b"\n", b"  \n", b"\r\n")), None)
 
 
 def bad(rng: Random, mark: str) -> Written:
-    """Return a line that no one can take."""
+    """Return a line that no daemon can use."""
     line = rng.choice(_BAD)(f'"run_id": "{mark}"'.encode())
     return Written(line + b"\n", Bad(digest(line), mark))
 
 
 def too_long(mark: str) -> Written:
-    """Return a line that is longer than the daemon may take."""
+    """Return a line that is longer than the daemon accepts."""
     line = b'{"run_id": "%s", "messages": "%s"}' % (mark.encode(), b"x" * LONGEST_LINE)
     return Written(line + b"\n", Bad(digest(line), mark))
 

@@ -1,7 +1,7 @@
-"""What producer and chaos do, written down before they do it: the oracle's only source beside the disk.
+"""Journals of producer and chaos, which note each act before they do it: the oracle's only source beside the disk.
 
-One JSON line for each entry, with one ``write`` each, so that a kill costs at most an entry whose act had
-not begun. Each process that is started has a journal of its own.
+Each entry is one JSON line, written with one ``write``, so that a kill costs at most an entry whose act had
+not begun. Each process has a journal of its own.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from blake3 import blake3
 
 
 class Said(msgspec.Struct, frozen=True, tag="said", omit_defaults=True):
-    """A record in a line: ``mark`` is in its conversation and in no other one's.
+    """A line with a record. Only its conversation contains ``mark``.
 
-    ``line`` is the digest of the line's bytes, ``messages`` that of the conversation that a trainer should
-    get. ``time_us`` is the record's own time in microseconds since 1970, None if it has none.
+    ``line`` is the digest of the line's bytes, ``messages`` the digest of the conversation that a trainer should
+    get. ``time_us`` is the record's own time in microseconds since 1970, or None.
     """
 
     line: str
@@ -32,14 +32,14 @@ class Said(msgspec.Struct, frozen=True, tag="said", omit_defaults=True):
 
 
 class Bad(msgspec.Struct, frozen=True, tag="bad"):
-    """A line that no one can take. ``mark`` stands near its beginning."""
+    """A line that no daemon can use. ``mark`` stands near its beginning."""
 
     line: str
     mark: str
 
 
 class Shard(msgspec.Struct, frozen=True, tag="shard"):
-    """A shard is about to be written; ``anew`` if that takes its old bytes away."""
+    """A shard is about to be written; ``anew`` if that overwrites its old bytes."""
 
     path: str
     anew: bool
@@ -47,7 +47,7 @@ class Shard(msgspec.Struct, frozen=True, tag="shard"):
 
 
 class Closed(msgspec.Struct, frozen=True, tag="closed"):
-    """The producer will not touch a shard again."""
+    """A shard is finished: the producer will not touch it again."""
 
     path: str
 
@@ -60,7 +60,7 @@ class ShardMove(msgspec.Struct, frozen=True, tag="moved"):
 
 
 class Scoring(msgspec.Struct, frozen=True, tag="scoring"):
-    """An outcome row is about to have a reward: a new one, or one that is corrected."""
+    """An outcome row is about to get a reward: its first, or a corrected one."""
 
     session: str
     created_at: str
@@ -68,7 +68,7 @@ class Scoring(msgspec.Struct, frozen=True, tag="scoring"):
 
 
 class TraceCommitted(msgspec.Struct, frozen=True, tag="committed"):
-    """A write to the trace database took so many seconds; ``fault`` says why it failed, if it did."""
+    """A write to the trace database ended; ``fault`` is the cause of its failure, or empty."""
 
     session: str
     seconds: float
@@ -76,7 +76,7 @@ class TraceCommitted(msgspec.Struct, frozen=True, tag="committed"):
 
 
 class Did(msgspec.Struct, frozen=True, tag="did"):
-    """Something was injected, so many times."""
+    """Something was injected, ``times`` times."""
 
     what: str
     times: int = 1
@@ -86,7 +86,7 @@ Entry = Shard | Closed | ShardMove | Scoring | TraceCommitted | Did
 
 
 class SoakJournal:
-    """The writer of one journal; use it as a context manager."""
+    """The writer of one journal, as a context manager."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.counts: Counter[str] = Counter()
@@ -100,28 +100,28 @@ class SoakJournal:
         os.close(self._fd)
 
     def note(self, entry: Entry) -> None:
-        """Write an entry; the act that it tells of comes after it."""
+        """Write an entry, before its act."""
         rest = memoryview(msgspec.json.encode(entry) + b"\n")
         while rest:
             rest = rest[os.write(self._fd, rest) :]
 
     def did(self, what: str, times: int = 1) -> None:
-        """Count something that was injected."""
+        """Count and note something that was injected."""
         if times:
             self.counts[what] += times
             self.note(Did(what, times))
 
 
 class Journals:
-    """All journals of one soak, in order of their names; each entry is told once."""
+    """The reader of all journals of one soak, in order of their names."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._read: dict[str, int] = {}
         self._decode = msgspec.json.Decoder(Entry).decode
 
-    def news(self) -> Iterator[Entry]:
-        """Yield the entries that were not told yet."""
+    def new_entries(self) -> Iterator[Entry]:
+        """Yield the entries that are new since the last call."""
         for name in sorted(os.listdir(self._folder)):
             with open(self._folder / name, "rb") as journal:
                 journal.seek(self._read.get(name, 0))
@@ -135,5 +135,5 @@ def _whole_lines(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def digest(data: bytes) -> str:
-    """Return the digest under which bytes stand in a journal."""
+    """Return the digest of bytes, as a journal has it."""
     return blake3(data).hexdigest(10)

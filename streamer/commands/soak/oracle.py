@@ -1,11 +1,11 @@
-"""What must be in the dataset, what may be, and what must not: plain code that shares no rule with the daemon.
+"""The oracle: decides which records must, may and must not be in the dataset. It shares no rule with the daemon.
 
-It knows three things: the journal (what the producer meant to write), the shards as they lie there now, and
-the outcome rows. A record
+It reads three things: the journals (the producer's plans), the shards as they are now, and the outcome rows.
+A record
 
-- *must* be in, if its finished line is there now and the outcome it belongs to qualifies now;
-- *may* be in, if its line is there, or was taken away by the producer, and the outcome it belongs to
-  qualified at some time, as far as it was known then;
+- *must* be in, if its finished line is there now and its outcome qualifies now;
+- *may* be in, if its line is there, or was overwritten by the producer, and its outcome qualified at some
+  time, by the rows known at that time;
 - must *not* be in otherwise.
 """
 
@@ -38,7 +38,7 @@ from streamer.commands.soak.workspace import SoakWorkspace
 
 
 class _Row(msgspec.Struct, frozen=True):
-    """An outcome row: its reward now, and all that it ever had."""
+    """An outcome row: its reward now, and all rewards that it ever had."""
 
     id: int
     created_us: int
@@ -50,13 +50,13 @@ class ExpectedRecord(msgspec.Struct, frozen=True):
     """One line that the producer wrote, or meant to write.
 
     Args:
-        said: what the line holds.
-        shard: the name under which it was written.
-        names: all names that the line's shard or a copy of it ever had.
-        is_there: whether the finished line is in the folder now.
-        overwritten: whether the producer took its bytes away.
-        qualifies: whether the outcome that it belongs to is a good one now.
-        rewards: good rewards that it could have been written with.
+        said: The line's entry in the journal.
+        shard: The first name of its shard.
+        names: All names that the shard or a copy of it ever had.
+        is_there: The finished line is in the folder now.
+        overwritten: The producer overwrote its bytes.
+        qualifies: Its outcome qualifies now.
+        rewards: Qualifying rewards that the daemon may have written.
     """
 
     said: Said
@@ -69,21 +69,21 @@ class ExpectedRecord(msgspec.Struct, frozen=True):
 
     @property
     def must(self) -> bool:
-        """Whether this line alone is reason enough for its conversation to be in."""
+        """Whether this line alone requires its conversation to be in."""
         return self.is_there and self.qualifies
 
     @property
     def may(self) -> bool:
-        """Whether the conversation may be in because of this line."""
+        """Whether this line allows its conversation to be in."""
         return bool(self.rewards) and (self.is_there or self.overwritten)
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """All that a dataset is measured by.
+    """The oracle's answer.
 
-    ``records`` are by mark. ``lines`` are finished lines that are not blank, by shard. ``bad`` are marks of
-    bad lines that are there now, ``ever_bad`` of all that were written. ``problems`` are what has nothing
-    to do with the daemon's dataset: a disk that does not hold what was written, a commit that failed.
+    ``records`` are by mark. ``lines`` counts finished lines that are not blank, by shard. ``bad`` are marks of
+    bad lines that are there now, ``ever_bad`` of all that were written. ``problems`` are faults outside the
+    dataset: a disk that lost or changed bytes, a commit of the producer that failed.
     """
 
     records: dict[str, list[ExpectedRecord]]
@@ -94,47 +94,47 @@ class Expected(msgspec.Struct, frozen=True):
     problems: list[BrokenPromise]
 
     def must(self) -> set[str]:
-        """Return the marks of conversations that have to be in."""
+        """Return the marks of conversations that must be in."""
         return {mark for mark, records in self.records.items() if any(record.must for record in records)}
 
 
-def expect(place: SoakWorkspace) -> Expected:
-    """Look at journal, shards and outcome rows; the producer has to be at rest."""
-    entries = list(Journals(place.journals).news())
+def expect(workspace: SoakWorkspace) -> Expected:
+    """Read journals, shards and outcome rows; the producer must have ended."""
+    entries = list(Journals(workspace.journals).new_entries())
     plans = [entry for entry in entries if isinstance(entry, Shard)]
     known = {line.line: line for plan in plans for line in plan.lines}
-    lines, there, strangers = _look_at_shards(place, known)
+    lines, there, foreign = _read_shards(workspace, known)
     return Expected(
-        records=_records(place, entries, plans, there),
+        records=_records(workspace, entries, plans, there),
         lines=lines,
         bad=frozenset(line.mark for number in there if isinstance(line := known[number], Bad)),
         ever_bad=frozenset(line.mark for line in known.values() if isinstance(line, Bad)),
         longest_commit=max((entry.seconds for entry in entries if isinstance(entry, TraceCommitted)), default=0.0),
-        problems=[*strangers, *_failed_commits(place, entries)],
+        problems=[*foreign, *_failed_commits(workspace, entries)],
     )
 
 
-def _look_at_shards(
-    place: SoakWorkspace, known: dict[str, Said | Bad]
+def _read_shards(
+    workspace: SoakWorkspace, known: dict[str, Said | Bad]
 ) -> tuple[dict[str, int], frozenset[str], list[BrokenPromise]]:
-    """Return lines by shard, the digests of all lines, and lines that no one wrote."""
+    """Return the lines by shard, the digests of all lines, and problems: lines that the producer never wrote."""
     lines: dict[str, int] = {}
     there: set[str] = set()
-    strangers: list[BrokenPromise] = []
-    for shard, number, line in _finished_lines(place):
+    foreign: list[BrokenPromise] = []
+    for shard, number, line in _finished_lines(workspace):
         lines[shard] = lines.get(shard, 0) + 1
         name = digest(line)
         if name in known:
             there.add(name)
         else:
             what = "this line is none that the producer wrote: does this file system keep what is written?"
-            strangers.append(BrokenPromise("shards_changed", f"{place.shards / shard}:{number}", what))
-    return lines, frozenset(there), strangers
+            foreign.append(BrokenPromise("shards_changed", f"{workspace.shards / shard}:{number}", what))
+    return lines, frozenset(there), foreign
 
 
-def _finished_lines(place: SoakWorkspace) -> Iterator[tuple[str, int, bytes]]:
+def _finished_lines(workspace: SoakWorkspace) -> Iterator[tuple[str, int, bytes]]:
     """Yield (shard, line number, bytes) of every finished line that is not blank."""
-    for folder, _, names in os.walk(place.shards):
+    for folder, _, names in os.walk(workspace.shards):
         for name in sorted(names):
             if not name.endswith(".jsonl"):
                 continue
@@ -142,20 +142,20 @@ def _finished_lines(place: SoakWorkspace) -> Iterator[tuple[str, int, bytes]]:
             with open(path, "rb") as shard:
                 for number, line in enumerate(shard, 1):
                     if line.endswith(b"\n") and line.strip():
-                        yield os.path.relpath(path, place.shards), number, line[:-1]
+                        yield os.path.relpath(path, workspace.shards), number, line[:-1]
 
 
-def _failed_commits(place: SoakWorkspace, entries: Iterable[Entry]) -> Iterator[BrokenPromise]:
+def _failed_commits(workspace: SoakWorkspace, entries: Iterable[Entry]) -> Iterator[BrokenPromise]:
     for entry in entries:
         if isinstance(entry, TraceCommitted) and entry.fault:
             what = f"the producer gave up a commit for {entry.session} after {entry.seconds:.1f} s: {entry.fault}"
-            yield BrokenPromise("producer_harmed", str(place.database), what)
+            yield BrokenPromise("producer_harmed", str(workspace.database), what)
 
 
 def _records(
-    place: SoakWorkspace, entries: Iterable[Entry], plans: list[Shard], there: frozenset[str]
+    workspace: SoakWorkspace, entries: Iterable[Entry], plans: list[Shard], there: frozenset[str]
 ) -> dict[str, list[ExpectedRecord]]:
-    outcomes = _Outcomes(place, entries)
+    outcomes = _Outcomes(workspace, entries)
     names = _Names(entry for entry in entries if isinstance(entry, ShardMove))
     overwritten = {plan.path: number for number, plan in enumerate(plans) if plan.anew}
     records: dict[str, list[ExpectedRecord]] = {}
@@ -176,10 +176,10 @@ def _records(
 
 
 class _Outcomes:
-    """The outcome rows of all sessions, and which of them a record belongs to."""
+    """Joins records with the outcome rows of all sessions."""
 
-    def __init__(self, place: SoakWorkspace, entries: Iterable[Entry]) -> None:
-        self._rows = _read_rows(place, entries)
+    def __init__(self, workspace: SoakWorkspace, entries: Iterable[Entry]) -> None:
+        self._rows = _read_rows(workspace, entries)
         self.qualifies = cache(self._qualifies)
         self.rewards = cache(self._rewards)
 
@@ -188,28 +188,28 @@ class _Outcomes:
         return row is not None and row.reward > 0
 
     def _rewards(self, session: str, time_us: int | None) -> frozenset[int]:
-        """Return the good rewards of every row that the record could have been joined with so far."""
+        """Return the qualifying rewards of every row that the record could have been joined with at any time."""
         rows = self._rows.get(session, [])
         chosen = [_chosen(rows[:known], time_us) for known in range(1, len(rows) + 1)]
         return frozenset(reward for row in chosen if row is not None for reward in row.rewards if reward > 0)
 
 
 def _chosen(rows: Iterable[_Row], time_us: int | None) -> _Row | None:
-    """Return the first row created at or after the record; for a record without a time the newest one."""
+    """Return the first row created at or after the record; the newest row for a record without a time."""
     in_order = sorted(rows, key=lambda row: (row.created_us, row.id))
     if time_us is None:
         return in_order[-1] if in_order else None
     return next((row for row in in_order if row.created_us >= time_us), None)
 
 
-def _read_rows(place: SoakWorkspace, entries: Iterable[Entry]) -> dict[str, list[_Row]]:
+def _read_rows(workspace: SoakWorkspace, entries: Iterable[Entry]) -> dict[str, list[_Row]]:
     """Return the rows of each session in the order in which they were inserted."""
     rewards: dict[tuple[str, str], set[int]] = {}
     for entry in entries:
         if isinstance(entry, Scoring):
             rewards.setdefault((entry.session, entry.created_at), set()).add(entry.reward)
     rows: dict[str, list[_Row]] = {}
-    with closing(sqlite3.connect(f"file:{quote(str(place.database))}?mode=ro", uri=True)) as db:
+    with closing(sqlite3.connect(f"file:{quote(str(workspace.database))}?mode=ro", uri=True)) as db:
         for number, session, reward, created_at in db.execute(
             "SELECT id, session_id, total_reward, created_at FROM outcome_rewards ORDER BY id"
         ):
@@ -220,7 +220,7 @@ def _read_rows(place: SoakWorkspace, entries: Iterable[Entry]) -> dict[str, list
 
 
 class _Names:
-    """Which names the bytes of a shard went by: renames and copies, in order."""
+    """Finds all names of a shard: its renames and copies, in order."""
 
     def __init__(self, moves: Iterable[ShardMove]) -> None:
         self._moves = list(moves)

@@ -1,4 +1,4 @@
-"""What one rollout will be like, drawn before it begins."""
+"""The plan of one rollout, drawn before it begins."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 
 _REPEATED = 12
-"""Run ids that are used again and again."""
+"""Number of run ids that are used again and again."""
 
 _SHORTEST_WAIT = 0.3
 
@@ -17,7 +17,7 @@ _Choice = TypeVar("_Choice")
 
 
 class Layout(StrEnum):
-    """How a record lies in its line, and where its session id is."""
+    """The layout of a line, which also decides where its session id stands."""
 
     DIALOGUE = "dialogue"
     DOCUMENTED = "documented"
@@ -26,7 +26,7 @@ class Layout(StrEnum):
 
 
 class When(StrEnum):
-    """When the outcome comes, seen from the shard."""
+    """The time of the outcome, relative to the shard."""
 
     BEFORE = "before"
     AFTER = "after"
@@ -35,7 +35,7 @@ class When(StrEnum):
 
 
 class Writing(StrEnum):
-    """How a shard is written."""
+    """The way in which a shard is written."""
 
     ONCE = "in one go"
     LINES = "line by line"
@@ -43,14 +43,14 @@ class Writing(StrEnum):
 
 
 class Again(StrEnum):
-    """How the bytes of a shard are taken away by its next rollout."""
+    """The way in which the next rollout of a session overwrites its shard."""
 
     TRUNCATE = "overwritten in place"
     REPLACE = "replaced by another file"
 
 
 class RolloutPlan(msgspec.Struct, frozen=True):
-    """One rollout. ``corrected`` is the reward that a late judge gives it, if there is one."""
+    """The plan of one rollout. ``corrected`` is the reward from a late judge, or None."""
 
     session: str
     layout: Layout
@@ -68,12 +68,12 @@ class RolloutPlan(msgspec.Struct, frozen=True):
 
     @property
     def is_repeated(self) -> bool:
-        """Whether other rollouts have the same session id."""
+        """Whether other rollouts may have the same session id."""
         return self.session.rpartition("/")[2].startswith("eval-")
 
 
 def draw(rng: Random, name: str) -> RolloutPlan:
-    """Draw a rollout; ``name`` is its own, if it is not one of the repeated ones."""
+    """Draw a rollout; ``name`` is its session id unless it draws one that repeats."""
     layout = _pick(rng, {Layout.DIALOGUE: 60, Layout.DOCUMENTED: 20, Layout.SESSION_ID: 10, Layout.BARE: 10})
     return RolloutPlan(
         session=_session(rng, name, layout),
@@ -92,8 +92,8 @@ def draw(rng: Random, name: str) -> RolloutPlan:
     )
 
 
-def wait(rng: Random, when: When) -> tuple[float, float]:
-    """Return the seconds after which the shard and the outcome come."""
+def delays(rng: Random, when: When) -> tuple[float, float]:
+    """Return the seconds until the shard and until the outcome."""
     moment = rng.uniform(0.001, 0.05)
     if when is When.BEFORE:
         return moment, 0.0
@@ -101,7 +101,7 @@ def wait(rng: Random, when: When) -> tuple[float, float]:
 
 
 def _session(rng: Random, name: str, layout: Layout) -> str:
-    if layout is Layout.BARE:  # the file's name has to tell it
+    if layout is Layout.BARE:  # its file's name is the session id
         return name
     repeated = _happens(rng, 0.2)
     folder = "suite/" if _happens(rng, 0.15) else ""

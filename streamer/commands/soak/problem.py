@@ -1,4 +1,4 @@
-"""What a soak finds: a promise that was broken, and where."""
+"""Broken promises: the findings of a soak."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import msgspec
 
 
 class BrokenPromise(msgspec.Struct, frozen=True):
-    """A promise that was broken: ``kind`` is counted, ``where`` names the place, ``what`` is a sentence.
+    """A broken promise: ``kind`` is counted, ``where`` names a file or record, ``what`` is a sentence.
 
-    Texts may quote file names as they are; whoever shows them makes them printable.
+    The texts may quote any file name; make them printable before you show them.
     """
 
     kind: str

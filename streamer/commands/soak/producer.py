@@ -1,7 +1,7 @@
-"""A producer of its own, which writes as the real one does, with all its bad habits, and writes down what it means.
+"""The soak's producer: writes as the real one does, with all its bad habits, and keeps a journal of its acts.
 
-Order of an act: journal, act, journal. So whoever reads the journal after a kill knows at least what was
-done, and the disk says how much of the last act was.
+Order of an act: journal, act, journal. So after a kill, the journal has every act that was begun, and the
+disk shows how much of the last one was done.
 
 Example::
 
@@ -32,7 +32,7 @@ from streamer.commands.soak import conversations
 from streamer.commands.soak.agenda import Agenda, Script
 from streamer.commands.soak.conversations import SoakConversation, SoakTurn, Written
 from streamer.commands.soak.journal import Closed, Scoring, Shard, SoakJournal, TraceCommitted
-from streamer.commands.soak.plan import Again, Layout, RolloutPlan, When, Writing, draw, wait
+from streamer.commands.soak.plan import Again, Layout, RolloutPlan, When, Writing, delays, draw
 from streamer.commands.soak.workspace import SoakWorkspace
 
 _ROLLOUTS_PER_SECOND = 12.0
@@ -41,30 +41,31 @@ _SHORTEST_GAP = 0.05
 
 _TICK = 0.05
 _REMEMBERED = 300
-"""Conversations that can be played again."""
+"""Number of conversations that can be played again."""
 
 _BIG = (100_000, 800_000)
 _LATE_ROWS = 20
 _LATE_REWARD = 2
 _LATE_PAUSE = 0.1
-"""What the last judge corrects, and the seconds between two corrections."""
+"""The last judge: number of rows to correct, their new reward, and seconds between two corrections."""
 
 
 class SoakProducer:
-    """Rollouts side by side, each a script of its own.
+    """Plays rollouts side by side, each a script of its own.
 
     Args:
-        place: where shards go.
-        seed: what is drawn; each rollout has draws of its own.
-        generation: how many producers there were before this one.
-        journal: where each act is written down first.
-        agenda: what the rollouts are put on.
+        folder: Folder for the shards.
+        seed: Decides everything; each rollout has draws of its own.
+        generation: Number of producers before this one.
+        journal: Gets an entry before each act.
+        trace: The trace database.
+        agenda: Runs the rollouts.
     """
 
     def __init__(
-        self, place: SoakWorkspace, seed: int, generation: int, journal: SoakJournal, trace: TraceWriter, agenda: Agenda
+        self, folder: Path, seed: int, generation: int, journal: SoakJournal, trace: TraceWriter, agenda: Agenda
     ) -> None:
-        self._place = place
+        self._folder = folder
         self._seed = seed
         self._generation = generation
         self._journal = journal
@@ -75,7 +76,7 @@ class SoakProducer:
         self._open: set[str] = set()
 
     def rollouts(self) -> Script:
-        """Begin rollouts, one after the other, for ever."""
+        """Begin rollouts, one after the other, without end."""
         number = 0
         while True:
             rng = draws(self._seed, self._generation, number)
@@ -85,16 +86,16 @@ class SoakProducer:
 
     def _begin(self, rollout: _Rollout) -> None:
         path = _path(rollout.plan, _now())
-        if path in self._open or (self._place.shards / path).exists():
-            return  # a repeated run id twice in one second: chaos may be at work on the first one
+        if path in self._open or (self._folder / path).exists():
+            return  # a repeated run id twice in one second: chaos may be renaming the first one
         self._open.add(path)
         lines = self._play(rollout)
-        shard_after, outcome_after = wait(rollout.rng, rollout.plan.when)
+        shard_after, outcome_after = delays(rollout.rng, rollout.plan.when)
         self._agenda.add(self._shard(path, rollout, lines), shard_after)
         self._agenda.add(self._outcome(rollout), outcome_after)
 
     def _play(self, rollout: _Rollout) -> list[Written]:
-        """Play a rollout to its end; its lines and its session are there then."""
+        """Play a rollout to its end: add its session, return its lines."""
         plan, rng = rollout.plan, rollout.rng
         self._commit(plan.session, lambda: self._trace.begin(plan.session))
         lines = [line for number in range(plan.turns) for line in self._turn(rollout, number)]
@@ -104,11 +105,11 @@ class SoakProducer:
             extra.append(conversations.too_long(f"soak-bad-{rollout.name}-{plan.bad}."))
         for line in extra:
             lines.insert(rng.randint(0, len(lines)), line)
-        self._tell(rollout, lines)
+        self._count(rollout, lines)
         return lines
 
     def _turn(self, rollout: _Rollout, number: int) -> Iterator[Written]:
-        """Yield the line of one turn; now and then it is there twice."""
+        """Yield the line of one turn, now and then twice."""
         rng, plan = rollout.rng, rollout.plan
         if plan.replay and self._played:
             conversation = rng.choice(self._played)
@@ -120,9 +121,9 @@ class SoakProducer:
         line = conversations.written(rng, conversation, plan.layout, SoakTurn(plan.session, number, _now()))
         yield from (line,) * (2 if plan.replay and number == 0 else 1)
 
-    def _tell(self, rollout: _Rollout, lines: Sequence[Written]) -> None:
+    def _count(self, rollout: _Rollout, lines: Sequence[Written]) -> None:
         plan = rollout.plan
-        facts = {
+        injected = {
             "rollouts": 1,
             "lines": len(lines),
             "run ids that repeat": plan.is_repeated,
@@ -134,11 +135,11 @@ class SoakProducer:
             "bad lines": plan.bad + plan.too_long,
             "big lines": plan.big,
         }
-        for what, times in facts.items():
+        for what, times in injected.items():
             self._journal.did(what, int(times))
 
     def _outcome(self, rollout: _Rollout) -> Script:
-        """Score a rollout, and correct that later."""
+        """Score a rollout, and correct the score later."""
         plan = rollout.plan
         if plan.when is When.NEVER:
             return
@@ -153,7 +154,7 @@ class SoakProducer:
             self._correct(plan.session, at, plan.reward, plan.corrected)
 
     def judge_again(self) -> Script:
-        """Correct the newest outcomes, as a judge who is the last to leave: nothing makes old rows news but a look."""
+        """Correct the newest outcomes last of all: no other change to the database makes the daemon look again."""
         for session, at, reward in self._scored:
             self._correct(session, at, reward, 0 if reward else _LATE_REWARD)
             yield _LATE_PAUSE
@@ -164,7 +165,7 @@ class SoakProducer:
         self._commit(session, lambda: self._trace.correct(session, at, corrected))
 
     def _commit(self, session: str, act: Callable[[], None]) -> None:
-        """Write to the trace database; like the real producer, swallow that it failed."""
+        """Write to the trace database; like the real producer, go on after a failure."""
         fault, began = "", time.monotonic()
         try:
             act()
@@ -173,21 +174,21 @@ class SoakProducer:
         self._journal.note(TraceCommitted(session, time.monotonic() - began, fault))
 
     def _shard(self, path: str, rollout: _Rollout, lines: Sequence[Written]) -> Script:
-        """Write a shard; perhaps the next rollout of the session takes its bytes away."""
+        """Write a shard; perhaps the next rollout of the session overwrites it."""
         yield from self._write(path, rollout, lines, None)
         plan = rollout.plan
         if plan.again is not None:
             yield rollout.rng.uniform(0.0, 1.5)
             second = rollout.next()
             lines = self._play(second)
-            self._agenda.add(self._outcome(second), wait(second.rng, second.plan.when)[1])
+            self._agenda.add(self._outcome(second), delays(second.rng, second.plan.when)[1])
             yield from self._write(path, second, lines, plan.again)
         self._journal.note(Closed(path))
         self._open.discard(path)
 
     def _write(self, path: str, rollout: _Rollout, lines: Sequence[Written], again: Again | None) -> Script:
-        self._journal.note(Shard(path, again is not None, [line.about for line in lines if line.about is not None]))
-        full = self._place.shards / path
+        self._journal.note(Shard(path, again is not None, [line.entry for line in lines if line.entry is not None]))
+        full = self._folder / path
         full.parent.mkdir(parents=True, exist_ok=True)
         target = full.with_suffix(".tmp") if again is Again.REPLACE else full
         for _ in write_shard(target, _pieces(rollout, [line.data for line in lines])):
@@ -197,7 +198,7 @@ class SoakProducer:
 
 
 class _Rollout(msgspec.Struct, frozen=True):
-    """A plan, a name that marks begin with, and the draws that are left."""
+    """A plan, the name with which its marks begin, and its draws."""
 
     plan: RolloutPlan
     name: str
@@ -219,7 +220,7 @@ def _path(plan: RolloutPlan, at: datetime) -> str:
 
 
 def _pieces(rollout: _Rollout, lines: list[bytes]) -> Iterator[bytes]:
-    """Yield the bytes of a shard as they are written, one piece for each ``write``."""
+    """Yield the bytes of a shard, one piece for each ``write``."""
     data = b"".join(lines)
     if rollout.plan.writing is Writing.LINES:
         yield from lines
@@ -233,7 +234,7 @@ def _pieces(rollout: _Rollout, lines: list[bytes]) -> Iterator[bytes]:
 
 
 def _pause(rollout: _Rollout) -> float:
-    """Return how long a shard stays as it is between two pieces: now and then long enough to be looked at."""
+    """Return the seconds between two pieces of a shard: now and then enough for the daemon to read between them."""
     if rollout.plan.writing is Writing.ONCE:
         return 0.0
     return rollout.rng.choices((rollout.rng.expovariate(20), rollout.rng.uniform(0.5, 2.0)), (95, 5))[0]
@@ -246,15 +247,15 @@ def _now() -> datetime:
 def main() -> int:
     """Run a producer until SIGTERM; return the exit status."""
     options = _parser().parse_args()
-    place = SoakWorkspace(options.folder)
+    workspace = SoakWorkspace(options.folder)
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: stopping.append(number))
     agenda = Agenda(time.monotonic)
     with (
-        SoakJournal(place.journals, f"producer-{options.generation:05}") as journal,
-        TraceWriter(place.database, "soak") as trace,
+        SoakJournal(workspace.journals, f"producer-{options.generation:05}") as journal,
+        TraceWriter(workspace.database, "soak") as trace,
     ):
-        producer = SoakProducer(place, options.seed, options.generation, journal, trace, agenda)
+        producer = SoakProducer(workspace.shards, options.seed, options.generation, journal, trace, agenda)
         agenda.add(producer.rollouts())
         while not stopping:
             time.sleep(min(_TICK, agenda.act()))
@@ -266,8 +267,8 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m streamer.commands.soak.producer", description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="folder of the soak")
-    parser.add_argument("--seed", type=int, required=True, help="what is drawn")
-    parser.add_argument("--generation", type=int, required=True, help="how many producers there were before")
+    parser.add_argument("--seed", type=int, required=True, help="seed of all draws")
+    parser.add_argument("--generation", type=int, required=True, help="number of producers before this one")
     return parser
 
 

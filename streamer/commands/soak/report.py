@@ -1,4 +1,4 @@
-"""What a soak comes to: what was injected, what came out, and the verdict."""
+"""The report of a soak: injected mishaps, results, and the verdict."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from streamer.commands.soak.journal import Did, Entry
 from streamer.commands.soak.problem import BrokenPromise
 
 _SHOWN = 20
-"""Problems that are told in full."""
+"""Most problems that are shown in full."""
 
 
 class SoakReport(msgspec.Struct, frozen=True):
-    """One soak. ``folder`` is where everything still is, None if it was removed.
+    """The report of one soak. ``folder`` holds its files, or is None if they were removed.
 
-    ``problems`` are the first of each kind; ``problem_counts`` are all of them.
+    ``problems`` are the first of each kind; ``problem_counts`` count all of them.
     """
 
     clean: bool
@@ -34,7 +34,7 @@ class SoakReport(msgspec.Struct, frozen=True):
 
 
 def injected(entries: Iterable[Entry]) -> dict[str, int]:
-    """Add up what the journals say was done."""
+    """Return the number of injections by kind, from the journals."""
     counts: Counter[str] = Counter()
     for entry in entries:
         if isinstance(entry, Did):
@@ -43,7 +43,7 @@ def injected(entries: Iterable[Entry]) -> dict[str, int]:
 
 
 def worst(problems: Iterable[BrokenPromise]) -> list[BrokenPromise]:
-    """Return some problems of each kind."""
+    """Return the first problems of each kind."""
     kept: list[BrokenPromise] = []
     seen: Counter[str] = Counter()
     for problem in problems:
@@ -54,7 +54,7 @@ def worst(problems: Iterable[BrokenPromise]) -> list[BrokenPromise]:
 
 
 def as_text(report: SoakReport) -> Iterator[str]:
-    """Yield a report in lines that are safe to show."""
+    """Yield a report as printable lines."""
     yield "injected"
     yield from _table(report.injected)
     yield "came out"

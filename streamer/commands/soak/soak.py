@@ -28,62 +28,64 @@ _TICK = 0.05
 _PLAIN_SECONDS = 5.0
 _SETTLE_LOOK = 0.5
 _QUIET_LOOKS = 4
-"""The accounts have to stay as they are for so many looks."""
+"""The counts have to stay the same for this number of looks."""
 
 _LEDGER_SPARED = 0.5
+"""After this part of the time, chaos leaves the ledger alone, so that no re-read repairs a mistake."""
+
 _CALM = 0.8
-"""From these parts of the time on the ledger is left alone, and everything is: nothing heals any more."""
+"""After this part of the time, chaos leaves everything alone."""
 
 _SETTLE_SECONDS = 60.0
-"""How long the daemon may take for what is left, and as long as the soak itself on top of it."""
+"""Time for the daemon to catch up in the end, in addition to the length of the soak."""
 
 
 class Soak:
-    """One soak. It owns every process and ends with all of them.
+    """One soak. It owns every process and ends all of them with itself.
 
     Args:
-        folder: a new, empty folder on the file system in question.
-        minutes: how long producer and mishaps go on; settling and validating come after that.
-        seed: what is drawn.
+        folder: A new, empty folder on the file system under test.
+        minutes: Length without settling and validating.
+        seed: Decides every draw.
     """
 
     def __init__(self, folder: Path, minutes: float, seed: int) -> None:
-        self._place = SoakWorkspace(folder)
+        self._workspace = SoakWorkspace(folder)
         self._minutes = minutes
         self._seed = seed
         self._problems: list[BrokenPromise] = []
         self._began = time.monotonic()
         self._phase = "starting"
         self._expected: Expected | None = None
-        self._seen = snapshot(self._place.dataset, self._place.ledger)
+        self._seen = snapshot(self._workspace.dataset, self._workspace.ledger)
 
     def run(self) -> SoakReport:
-        """Run it; stop at the first broken promise.
+        """Run the soak; stop at the first broken promise.
 
         Raises:
-            OSError: the folder cannot be written.
+            OSError: The folder cannot be written.
         """
-        self._place.make()
+        self._workspace.make()
         verdict = SoakVerdict({}, [])
         with ExitStack() as stack:
-            children = stack.enter_context(Children(self._place.logs))
-            self._journal = stack.enter_context(SoakJournal(self._place.journals, "chaos"))
-            self._watcher = stack.enter_context(Watcher(self._place.dataset, self._problems.append))
+            children = stack.enter_context(Children(self._workspace.logs))
+            self._journal = stack.enter_context(SoakJournal(self._workspace.journals, "chaos"))
+            self._watcher = stack.enter_context(Watcher(self._workspace.dataset, self._problems.append))
             self._screen = stack.enter_context(screen(_PLAIN_SECONDS, stderr=True))
-            self._daemon = DaemonUnderTest(self._place, children, self._problems.append)
-            self._source = SoakSource(self._place, self._seed, children, self._problems.append)
-            self._drive(self._life())
+            self._daemon = DaemonUnderTest(self._workspace, children, self._problems.append)
+            self._source = SoakSource(self._workspace, self._seed, children, self._problems.append)
+            self._drive(self._phases())
             if not self._problems:
                 verdict = self._validate()
         return self._report(verdict)
 
-    def _life(self) -> Script:
-        """Start both, let mishaps happen, be calm, end the producer, let the daemon settle, end it."""
+    def _phases(self) -> Script:
+        """Start both processes, let mishaps happen, be calm, stop the producer, let the daemon settle, stop it."""
         self._daemon.start()
         yield from self._daemon.up()
         self._source.start()
         rng = draws(self._seed, "chaos")
-        chaos = Chaos(self._place, rng, self._journal, self._daemon, self._source)
+        chaos = Chaos(self._workspace, rng, self._journal, self._daemon, self._source)
         self._phase = "mishaps"
         while self._part() < _CALM:
             yield from chaos.act(ledger_too=self._part() < _LEDGER_SPARED)
@@ -96,33 +98,33 @@ class Soak:
         yield from self._daemon.stop()
 
     def _settle(self) -> Script:
-        """Wait until all that must be in is in, and nothing moves any more; validation says if that never comes."""
+        """Wait until every required record is in and no count changes; at a timeout, validation reports the rest."""
         must = self._expect().must()
         deadline = time.monotonic() + _SETTLE_SECONDS + self._minutes * 60
         counts, quiet = None, 0
-        while time.monotonic() < deadline and (quiet < _QUIET_LOOKS or must - validate.marks_in(self._place)):
+        while time.monotonic() < deadline and (quiet < _QUIET_LOOKS or must - validate.marks_in(self._workspace)):
             yield _SETTLE_LOOK
             before, counts = counts, self._snapshot().counts
             quiet = quiet + 1 if counts == before else 0
 
     def _expect(self) -> Expected:
-        """Ask the oracle, once: the producer is at rest."""
+        """Return the oracle's answer, asked once the producer has ended."""
         if self._expected is None:
-            self._expected = oracle.expect(self._place)
+            self._expected = oracle.expect(self._workspace)
         return self._expected
 
     def _snapshot(self) -> Snapshot:
-        """Return what the ledger says; it may be away for a moment, or busy."""
+        """Return the ledger's counts, or the last ones while it is missing or busy."""
         with suppress(StreamerError):
-            self._seen = snapshot(self._place.dataset, self._place.ledger)
+            self._seen = snapshot(self._workspace.dataset, self._workspace.ledger)
         return self._seen
 
     def _drive(self, script: Script) -> None:
-        """Let a script act, and look at everything in its pauses."""
+        """Run a script, and check everything in its pauses."""
         for pause in script:
             deadline = time.monotonic() + pause
             while not self._problems:
-                self._look()
+                self._check()
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
@@ -130,7 +132,7 @@ class Soak:
             if self._problems:
                 return
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._watcher.look()
         self._daemon.check()
         self._source.check()
@@ -142,7 +144,7 @@ class Soak:
         self._screen.show(self._view())
         self._watcher.look_at_all()
         try:
-            return validate.validate(self._place, self._expect())
+            return validate.validate(self._workspace, self._expect())
         except StreamerError as error:
             return SoakVerdict({}, [BrokenPromise("unreadable", error.where, str(error))])
 
@@ -152,8 +154,8 @@ class Soak:
             clean=not problems,
             seed=self._seed,
             minutes=self._minutes,
-            folder=str(self._place.folder),
-            injected=report.injected(Journals(self._place.journals).news()),
+            folder=str(self._workspace.folder),
+            injected=report.injected(Journals(self._workspace.journals).new_entries()),
             came_out=verdict.counts,
             longest_commit_seconds=self._expected.longest_commit if self._expected is not None else 0.0,
             problem_counts=dict(Counter(problem.kind for problem in problems)),
@@ -172,7 +174,7 @@ class Soak:
         )
 
     def _part(self) -> float:
-        """Return how much of the time is over."""
+        """Return the part of the time that has passed."""
         return self._seconds() / (self._minutes * 60)
 
     def _seconds(self) -> float:

@@ -183,9 +183,7 @@ class DaemonUnderTest(_Subject):
             yield from self._await_end(second, "refuse to be the second", 4)
 
     def _command(self) -> Sequence[str]:
-        place = self._workspace
-        paths = ["--shards", str(place.shards), "--database", str(place.database), "--dataset", str(place.dataset)]
-        return ["streamer", "run", "--config", str(place.config), *paths]
+        return ["streamer", "run", "--config", str(self._workspace.config), *self._workspace.options()]
 
     def _configure(self) -> None:
         records, milliseconds = _BATCHES[self._reloads % len(_BATCHES)]

@@ -19,53 +19,53 @@ from streamer.store.views.snapshot import Snapshot, open_ledger, snapshot
 
 
 class SoakVerdict(msgspec.Struct, frozen=True):
-    """What came out: named counts, and every promise that was broken."""
+    """The result of a validation: named counts, and every broken promise."""
 
     counts: dict[str, int]
     problems: list[BrokenPromise]
 
 
 class _Line(msgspec.Struct, frozen=True):
-    """One line of the dataset: where it is, what it holds, and whose conversation that is."""
+    """One line of the dataset: its location, its value, and the mark of its conversation."""
 
     where: str
     value: dict[str, Any]
     mark: str
 
 
-def validate(place: SoakWorkspace, expected: Expected) -> SoakVerdict:
-    """Look at everything; the daemon has to have ended.
+def validate(workspace: SoakWorkspace, expected: Expected) -> SoakVerdict:
+    """Check dataset, ledger and dead letters; the daemon must have ended.
 
     Raises:
-        StreamerError: dataset or ledger cannot be read at all.
+        StreamerError: The dataset or the ledger cannot be read at all.
     """
-    lines, problems = _read(place)
-    seen = snapshot(place.dataset, place.ledger)
+    lines, problems = _read(workspace)
+    seen = snapshot(workspace.dataset, workspace.ledger)
     problems += _repeated(lines)
     for line in lines:
         problems += _judge(line, expected.records.get(line.mark, []))
     problems += _missing({line.mark for line in lines}, expected)
-    problems += _accounts(place, seen, len(lines))
-    problems += _shards(place, expected)
-    problems += _dead_letters(place, seen, expected)
-    problems += _inspect(place)
+    problems += _counts_agree(workspace, seen, len(lines))
+    problems += _shards(workspace, expected)
+    problems += _dead_letters(workspace, seen, expected)
+    problems += _inspect(workspace)
     return SoakVerdict(_counts({line.mark for line in lines}, expected, seen), [*expected.problems, *problems])
 
 
-def marks_in(place: SoakWorkspace) -> set[str]:
-    """Return the marks of all conversations that the dataset holds now; the daemon may be at work."""
-    if not place.dataset.exists():
+def marks_in(workspace: SoakWorkspace) -> set[str]:
+    """Return the marks of all conversations in the dataset; the daemon may be writing to it."""
+    if not workspace.dataset.exists():
         return set()
-    with place.dataset.open("rb") as dataset:
+    with workspace.dataset.open("rb") as dataset:
         return {found[0].decode() for line in dataset if line.endswith(b"\n") and (found := MARK.search(line))}
 
 
-def _read(place: SoakWorkspace) -> tuple[list[_Line], list[BrokenPromise]]:
+def _read(workspace: SoakWorkspace) -> tuple[list[_Line], list[BrokenPromise]]:
     lines: list[_Line] = []
     problems: list[BrokenPromise] = []
-    with place.dataset.open("rb") as dataset:
+    with workspace.dataset.open("rb") as dataset:
         for number, data in enumerate(dataset, 1):
-            line = _parse(f"{place.dataset}:{number}", data)
+            line = _parse(f"{workspace.dataset}:{number}", data)
             if isinstance(line, _Line):
                 lines.append(line)
             else:
@@ -96,43 +96,41 @@ def _repeated(lines: Iterable[_Line]) -> Iterator[BrokenPromise]:
 
 
 def _judge(line: _Line, records: list[ExpectedRecord]) -> Iterator[BrokenPromise]:
-    """See that a line is one that the producer wrote, unaltered, and that it had a reason to be there."""
+    """Check that the producer wrote this line as it is, and that it may be in."""
     metadata = line.value["metadata"]
     messages = messages_digest(line.value["messages"])
     of_run = [r for r in records if r.said.session == metadata.get("run_id") and r.said.turn == metadata.get("turn")]
     same = [record for record in of_run if record.said.messages == messages]
-    whose = f"{line.mark} of {metadata.get('run_id')}, turn {metadata.get('turn')}"
+    name = f"{line.mark} of {metadata.get('run_id')}, turn {metadata.get('turn')}"
     if not same:
-        yield BrokenPromise("altered", line.where, f"{whose}: the producer wrote no such conversation in that rollout")
+        yield BrokenPromise("altered", line.where, f"{name}: the producer wrote no such conversation in that rollout")
     elif not any(record.may for record in same):
         yield BrokenPromise(
-            "never_qualified", line.where, f"{whose}: its outcome never qualified, or it was never finished"
+            "never_qualified", line.where, f"{name}: its outcome never qualified, or it was never finished"
         )
     elif not any(metadata.get("total_reward") in record.rewards for record in same):
-        yield BrokenPromise(
-            "wrong_reward", line.where, f"{whose}: its outcome never was {metadata.get('total_reward')}"
-        )
+        yield BrokenPromise("wrong_reward", line.where, f"{name}: its outcome never was {metadata.get('total_reward')}")
     elif not any(metadata.get("shard") in record.names for record in same):
-        yield BrokenPromise("wrong_shard", line.where, f"{whose}: it never was in {metadata.get('shard')}")
+        yield BrokenPromise("wrong_shard", line.where, f"{name}: it never was in {metadata.get('shard')}")
 
 
 def _missing(marks: set[str], expected: Expected) -> Iterator[BrokenPromise]:
     for mark in sorted(expected.must() - marks):
         record = next(record for record in expected.records[mark] if record.must)
-        place = f"{record.said.session}, turn {record.said.turn}, written to {record.shard}"
         names = ", ".join(sorted(record.names - {record.shard}))
         also = f" (also: {names})" if names else ""
-        yield BrokenPromise("missing", mark, f"{place}{also}: its outcome qualifies, and the dataset does not hold it")
+        written = f"{record.said.session}, turn {record.said.turn}, written to {record.shard}{also}"
+        yield BrokenPromise("missing", mark, f"{written}: its outcome qualifies, and the dataset does not hold it")
 
 
 # -- the ledger ----------------------------------------------------------------------------------------
 
 
-def _accounts(place: SoakWorkspace, seen: Snapshot, lines: int) -> Iterator[BrokenPromise]:
-    """See that the accounts add up, to each other and to the files."""
-    with open_ledger(place.ledger) as db:
+def _counts_agree(workspace: SoakWorkspace, seen: Snapshot, lines: int) -> Iterator[BrokenPromise]:
+    """Check that the counts agree with each other and with the files."""
+    with open_ledger(workspace.ledger) as db:
         spans = dict(db.execute("SELECT state, sum(lines) FROM span GROUP BY state")) if db else {}
-    size = place.dataset.stat().st_size
+    size = workspace.dataset.stat().st_size
     sums = (
         ("lines read are not the sum of the six", seen.read, sum(spans.values())),
         ("dataset_lines is not appended + adopted", seen.dataset_lines, seen.counts["appended"] + seen.adopted),
@@ -142,26 +140,26 @@ def _accounts(place: SoakWorkspace, seen: Snapshot, lines: int) -> Iterator[Brok
     )
     for what, one, other in sums:
         if one != other:
-            yield BrokenPromise("accounts", str(place.ledger), f"{what}: {one} and {other}")
+            yield BrokenPromise("accounts", str(workspace.ledger), f"{what}: {one} and {other}")
 
 
-def _shards(place: SoakWorkspace, expected: Expected) -> Iterator[BrokenPromise]:
-    """See that every finished line of every shard has been read, and is accounted for once."""
-    with open_ledger(place.ledger) as db:
+def _shards(workspace: SoakWorkspace, expected: Expected) -> Iterator[BrokenPromise]:
+    """Check that every finished line of every shard has been read and is counted once."""
+    with open_ledger(workspace.ledger) as db:
         rows = db.execute(
             "SELECT path, (SELECT coalesce(sum(lines), 0) FROM span WHERE shard = shard.id) FROM shard"
             " WHERE NOT replaced"
         ).fetchall() if db else []  # fmt: skip
-    accounted = {os.fsdecode(path): lines for path, lines in rows}
+    counted = {os.fsdecode(path): lines for path, lines in rows}
     for shard, lines in expected.lines.items():
-        if accounted.get(shard, 0) != lines:
-            what = f"it holds {lines} finished lines, and {accounted.get(shard, 0)} are accounted for"
-            yield BrokenPromise("lines_lost", str(place.shards / shard), what)
+        if counted.get(shard, 0) != lines:
+            what = f"it holds {lines} finished lines, and {counted.get(shard, 0)} are accounted for"
+            yield BrokenPromise("lines_lost", str(workspace.shards / shard), what)
 
 
-def _dead_letters(place: SoakWorkspace, seen: Snapshot, expected: Expected) -> Iterator[BrokenPromise]:
-    where = str(place.dead_letters)
-    data = place.dead_letters.read_bytes() if place.dead_letters.exists() else b""
+def _dead_letters(workspace: SoakWorkspace, seen: Snapshot, expected: Expected) -> Iterator[BrokenPromise]:
+    where = str(workspace.dead_letters)
+    data = workspace.dead_letters.read_bytes() if workspace.dead_letters.exists() else b""
     letters = data.split(b"\n")[:-1]
     if data and not data.endswith(b"\n"):
         yield BrokenPromise("dead_letters", where, "its last line is not finished")
@@ -169,18 +167,18 @@ def _dead_letters(place: SoakWorkspace, seen: Snapshot, expected: Expected) -> I
         yield BrokenPromise(
             "dead_letters", where, f"{len(letters)} lines, {seen.counts['dead_lettered']} in the accounts"
         )
-    told: set[str] = set()
+    reported: set[str] = set()
     for number, letter in enumerate(letters, 1):
         found = BAD_MARK.search(letter)
         name = found[0].decode() if found else ""
-        told.add(name)
+        reported.add(name)
         if not _has_reason(letter):
             yield BrokenPromise("dead_letters", f"{where}:{number}", "no dead letter with a reason")
         elif name not in expected.ever_bad:
             yield BrokenPromise(
                 "dead_letters", f"{where}:{number}", "the line that it tells of is none of the bad ones"
             )
-    for mark in sorted(expected.bad - told):
+    for mark in sorted(expected.bad - reported):
         yield BrokenPromise("dead_letters", where, f"the bad line {mark} has no dead letter")
 
 
@@ -191,21 +189,21 @@ def _has_reason(letter: bytes) -> bool:
         return False
 
 
-def _inspect(place: SoakWorkspace) -> Iterator[BrokenPromise]:
-    """See what ``streamer verify`` finds."""
-    for found in inspect(place.dataset, decode_images=False).problems.first:
-        yield BrokenPromise("verify", f"{place.dataset}:{found.line}", f"{found.kind}: {found.detail}")
+def _inspect(workspace: SoakWorkspace) -> Iterator[BrokenPromise]:
+    """Report the findings of ``streamer verify``."""
+    for found in inspect(workspace.dataset, decode_images=False).problems.first:
+        yield BrokenPromise("verify", f"{workspace.dataset}:{found.line}", f"{found.kind}: {found.detail}")
 
 
 # -- the counts ----------------------------------------------------------------------------------------
 
 
 def _counts(marks: set[str], expected: Expected, seen: Snapshot) -> dict[str, int]:
-    fates = Counter(_fate(mark in marks, records) for mark, records in expected.records.items())
+    results = Counter(_result(mark in marks, records) for mark, records in expected.records.items())
     return {
         "lines in the shards": sum(expected.lines.values()),
         "lines in the dataset": seen.dataset_lines,
-        **{fate: fates[fate] for fate in _FATES},
+        **{result: results[result] for result in _RESULTS},
         **{f"accounts: {state}": lines for state, lines in seen.counts.items()},
         "accounts: adopted": seen.adopted,
         "accounts: overwritten": seen.overwritten,
@@ -213,7 +211,7 @@ def _counts(marks: set[str], expected: Expected, seen: Snapshot) -> dict[str, in
     }
 
 
-_FATES = (
+_RESULTS = (
     _MUST := "conversations that must be in: in",
     _MISSING := "conversations that must be in: missing",
     _NOT := "conversations that must not be in: out",
@@ -225,7 +223,7 @@ _FATES = (
 )
 
 
-def _fate(is_in: bool, records: list[ExpectedRecord]) -> str:  # noqa: FBT001 - a fact, not a mode
+def _result(is_in: bool, records: list[ExpectedRecord]) -> str:  # noqa: FBT001 - a fact, not a mode
     if any(record.must for record in records):
         return _MUST if is_in else _MISSING
     if any(record.may and record.is_there for record in records):

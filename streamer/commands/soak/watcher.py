@@ -1,8 +1,7 @@
-"""Follows a dataset as a reader does, and sees that no whole line ever changes or goes away.
+"""Follows a dataset as a reader does, and checks that no whole line ever changes or disappears.
 
-What was seen is remembered as one digest for each block, 16 bytes for a MiB: the memory of a watcher does
-not grow with the lines. Each look takes what is new and compares some of the old blocks with the file, so
-that all of them come round again and again.
+The watcher remembers one digest for each block, 16 bytes for a MiB. Each look reads the new lines and compares
+some of the old blocks with the file, so that all of them are compared again and again.
 """
 
 from __future__ import annotations
@@ -17,20 +16,20 @@ from streamer.commands.soak.problem import BrokenPromise, Complain
 
 _BLOCK = 1 << 20
 _COMPARED = 8
-"""Old blocks that one look compares."""
+"""Number of old blocks that one look compares."""
 
 _LONGEST = 1 << 26
-"""More bytes than any line has."""
+"""Upper limit of the bytes of a line."""
 
 
 class Watcher:
-    """A reader of one dataset, as a context manager; it complains once, then looks no more."""
+    """The watcher of one dataset, as a context manager; it complains once, then it stops watching."""
 
     def __init__(self, path: Path, complain: Complain) -> None:
         self.length = 0
         self.lines = 0
         self._path = path
-        self._tell = complain
+        self._report = complain
         self._fd = -1
         self._given_up = False
         self._blocks: list[bytes] = []
@@ -45,15 +44,15 @@ class Watcher:
             os.close(self._fd)
 
     def look(self) -> None:
-        """Take the whole lines that are new, and compare some of what was there."""
+        """Read the new whole lines, and compare some of the old ones."""
         if self._is_there():
-            self._take_new()
+            self._read_new()
             self._compare(_COMPARED)
 
     def look_at_all(self) -> None:
-        """Take the whole lines that are new, and compare all that was there."""
+        """Read the new whole lines, and compare all of the old ones."""
         if self._is_there():
-            self._take_new()
+            self._read_new()
             self._next = 0
             self._compare(len(self._blocks) + 1)
 
@@ -75,7 +74,7 @@ class Watcher:
             self._complain(f"it is {mine.st_size} bytes long, after whole lines up to {self.length} had been seen")
         return not self._given_up
 
-    def _take_new(self) -> None:
+    def _read_new(self) -> None:
         size = _BLOCK
         while data := self._settled(size):
             whole = data[: data.rfind(b"\n") + 1]
@@ -87,7 +86,7 @@ class Watcher:
                 size *= 2  # a line that is longer than what was read of it
 
     def _settled(self, size: int) -> bytes:
-        """Read what is new; a tail that is being cut and written again may look like neither for a moment."""
+        """Read the new bytes until two reads agree: a tail may be cut and rewritten during a read."""
         data, again = b"", os.pread(self._fd, size, self.length)
         while data != again:
             data, again = again, os.pread(self._fd, size, self.length)
@@ -117,4 +116,4 @@ class Watcher:
 
     def _complain(self, what: str) -> None:
         self._given_up = True
-        self._tell(BrokenPromise("line_changed", str(self._path), what))
+        self._report(BrokenPromise("line_changed", str(self._path), what))

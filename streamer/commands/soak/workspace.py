@@ -25,6 +25,10 @@ class SoakWorkspace(Workspace, frozen=True):
         """The folder of the processes' logs, one file for each."""
         return self.folder / "logs"
 
+    def options(self) -> list[str]:
+        """Return the options of ``streamer run`` that name the files."""
+        return ["--shards", str(self.shards), "--database", str(self.database), "--dataset", str(self.dataset)]
+
     def make(self) -> None:
         """Make the folders."""
         for folder in (self.shards, self.backup, self.journals, self.logs):
