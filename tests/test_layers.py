@@ -160,6 +160,14 @@ def test_the_core_is_pure() -> None:
     assert impurities(PACKAGE) == []
 
 
+def test_helpers_of_the_tests_do_not_use_the_simulation_kit() -> None:
+    """Tests must make their own shards, so that no fault of the kit hides a fault of the daemon."""
+    helpers = Path(__file__).parent / "helpers"
+    found = [one for file in helpers.rglob("*.py") for one in imports(file, helpers)]
+    assert found
+    assert [one for one in found if one.name.startswith("streamer.commands.simulation")] == []
+
+
 UP = "from streamer.daemon.pipeline import Pipeline"
 
 
