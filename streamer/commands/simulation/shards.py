@@ -46,8 +46,8 @@ def dialogue_record(
         prompt: The system message and the user's.
         reply: ``content`` and ``tool_calls`` (may be absent) of the reply.
         text: The user's message in words.
-        model: The model.
-        provider: The provider.
+        model: Name of the model.
+        provider: Name of its provider.
     """
     system, user = prompt
     has_image = isinstance(user["content"], list)

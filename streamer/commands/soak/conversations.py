@@ -82,7 +82,7 @@ def converse(rng: Random, mark: str, size: int = 0) -> SoakConversation:
 def written(rng: Random, conversation: SoakConversation, layout: Layout, turn: SoakTurn) -> Written:
     """Return the line of a conversation. Ids of tool calls are drawn, so no two lines are the same."""
     reply = _reply(rng, conversation)
-    value = _LAYOUTS[layout](conversation, reply, turn, rng.choice(_MODELS))
+    value = _value(layout, conversation, reply, turn, rng.choice(_MODELS))
     # Unique even without a tool call; no layout has this key, so readers ignore it.
     line = json.dumps(value | {"_": rng.getrandbits(64)}, ensure_ascii=rng.random() < 0.5).encode()  # noqa: PLR2004
     timed = layout is Layout.DIALOGUE
@@ -148,35 +148,17 @@ def _call(rng: Random, actions: list[str]) -> dict[str, Any]:
     return tool_call(f"{rng.getrandbits(64):016x}", arguments)
 
 
-def _dialogue(conversation: SoakConversation, reply: dict[str, Any], turn: SoakTurn, model: str) -> dict[str, Any]:
-    return dialogue_record(
-        turn.session, turn.number, turn.at, conversation.prompt, reply, text="", model=model, provider="soak"
-    )
-
-
-def _documented(conversation: SoakConversation, reply: dict[str, Any], turn: SoakTurn, model: str) -> dict[str, Any]:
-    metadata = {"run_id": turn.session, "turn": turn.number, "model": model, "reward": 1.0}
-    return {"messages": [*conversation.prompt, reply], "metadata": metadata}
-
-
-def _with_session(conversation: SoakConversation, reply: dict[str, Any], turn: SoakTurn, model: str) -> dict[str, Any]:
-    metadata = {
-        "session_id": turn.session,
-        "turn": turn.number,
-        "model": model,
-        "has_image": conversation.has_image,
-        "achievements": {"collect_wood": 1},
-    }
-    return {"messages": [*conversation.prompt, reply], "metadata": metadata}
-
-
-def _bare(conversation: SoakConversation, reply: dict[str, Any], _turn: SoakTurn, _model: str) -> dict[str, Any]:
-    return {"messages": [*conversation.prompt, reply]}
-
-
-_LAYOUTS: dict[Layout, Callable[[SoakConversation, dict[str, Any], SoakTurn, str], dict[str, Any]]] = {
-    Layout.DIALOGUE: _dialogue,
-    Layout.DOCUMENTED: _documented,
-    Layout.SESSION_ID: _with_session,
-    Layout.BARE: _bare,
-}
+def _value(
+    layout: Layout, conversation: SoakConversation, reply: dict[str, Any], turn: SoakTurn, model: str
+) -> dict[str, Any]:
+    session, number, prompt = turn.session, turn.number, conversation.prompt
+    if layout is Layout.DIALOGUE:
+        return dialogue_record(session, number, turn.at, prompt, reply, text="", model=model, provider="soak")
+    value: dict[str, Any] = {"messages": [*prompt, reply]}
+    about = {"turn": number, "model": model}
+    if layout is Layout.DOCUMENTED:
+        value["metadata"] = {"run_id": session, **about, "reward": 1.0}
+    elif layout is Layout.SESSION_ID:
+        more = {"has_image": conversation.has_image, "achievements": {"collect_wood": 1}}
+        value["metadata"] = {"session_id": session, **about, **more}
+    return value

@@ -27,7 +27,6 @@ class Watcher:
 
     def __init__(self, path: Path, complain: Complain) -> None:
         self.length = 0
-        self.lines = 0
         self._path = path
         self._report = complain
         self._fd = -1
@@ -93,7 +92,6 @@ class Watcher:
         return data
 
     def _remember(self, whole: bytes) -> None:
-        self.lines += whole.count(b"\n")
         while whole:
             room = _BLOCK - self.length % _BLOCK
             self._last.update(whole[:room])
