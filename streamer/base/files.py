@@ -81,6 +81,11 @@ class Files:
         return os.stat(path)
 
 
+def path_text(path: str) -> str:
+    r"""Return a path as text that is valid UTF-8; other bytes of its name become ``\xff``."""
+    return path if path.isascii() else os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def sync_folder(files: Files, folder: str | os.PathLike[str]) -> None:
     """Make the names in ``folder`` durable."""
     fd = files.open(folder, os.O_RDONLY | os.O_DIRECTORY)

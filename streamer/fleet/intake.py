@@ -26,7 +26,7 @@ from anyio import to_thread
 from streamer.base.errors import StreamerError, UnavailableError
 from streamer.base.events import BucketMoved, Emit
 from streamer.base.failures import ActiveFailures
-from streamer.base.files import Clock
+from streamer.base.files import Clock, path_text
 from streamer.config import Config
 from streamer.config.fleet_names import Names, bucket_of, host_name
 from streamer.core.records.arrived import ArrivedRecord
@@ -234,7 +234,7 @@ class Intake:
             is_next = sequence >= cursor.offset
             start = cursor.offset if is_next else sequence
             if one.content is not None:
-                line = Line(path, cursor.lines + 1, start, sequence + 1, one.pulled.body)
+                line = Line(path_text(path), cursor.lines + 1, start, sequence + 1, one.pulled.body)
                 content = one.content
                 if isinstance(content, ArrivedRecord):
                     content = msgspec.structs.replace(content, again=is_again)

@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
-from streamer.base.files import Clock, Files
+from streamer.base.files import Clock, Files, path_text
 from streamer.core.records.dead_letter import HEAD_BYTES
 from streamer.core.records.model import Cursor, Line, Span
 from streamer.sources.shards import Stat, stat_of
@@ -206,7 +206,7 @@ class ShardReader:
     def _lines(self, content: _Content, cursor: Cursor, searched: int, end: int, budget: Budget) -> list[Line]:
         """Return finished lines from the cursor on, before ``end``; bytes before ``searched`` hold no newline."""
         lines: list[Line] = []
-        path, start, number, position = cursor.path, cursor.offset, cursor.lines + 1, searched
+        shard, start, number, position = path_text(cursor.path), cursor.offset, cursor.lines + 1, searched
         while position < end:
             block = content.read(min(content.block, end - position), position)
             if not block:
@@ -215,11 +215,11 @@ class ShardReader:
             while (found := block.find(b"\n", at)) >= 0:
                 stop = position + found + 1
                 if stop - start - 1 > self._max_line:
-                    line = Line(path, number, start, stop, None, content.read(HEAD_BYTES, start))
+                    line = Line(shard, number, start, stop, None, content.read(HEAD_BYTES, start))
                 elif start == position + at:
-                    line = Line(path, number, start, stop, block[at:found])
+                    line = Line(shard, number, start, stop, block[at:found])
                 else:  # it lies across blocks
-                    line = Line(path, number, start, stop, content.read(stop - start - 1, start))
+                    line = Line(shard, number, start, stop, content.read(stop - start - 1, start))
                 lines.append(line)
                 if budget.spend(line):
                     return lines

@@ -19,7 +19,7 @@ from anyio import to_thread
 from streamer.base.errors import UnavailableError
 from streamer.base.events import Emit, ShardOverwritten
 from streamer.base.failures import ActiveFailures
-from streamer.base.files import Clock
+from streamer.base.files import Clock, path_text
 from streamer.config import From, Source
 from streamer.core.records.model import Cursor, Line, Outcome, Span
 from streamer.core.records.trace_messages import Decision
@@ -245,9 +245,10 @@ def _items(
 ) -> list[Item]:
     """Return decisions as lines that follow each other without a gap, the first of them from ``start`` on."""
     items: list[Item] = []
+    shard = path_text(path)
     for decision in decisions:
         start, stop = max(start, min(decision.first, FIRST_ROW)), decision.last + 1
-        items.append(Item(Line(path, number, start, stop, None), shard_id, since, decision))
+        items.append(Item(Line(shard, number, start, stop, None), shard_id, since, decision))
         start, number = stop, number + 1
     return items
 

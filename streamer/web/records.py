@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from streamer.base.files import path_text
 from streamer.config import Dataset
 from streamer.core.records import layouts
 from streamer.core.records.conversation import IMAGE_PARTS
@@ -295,7 +296,7 @@ def _parsed(data: bytes) -> dict[str, Any]:
 
 def _from_shard(data: bytes, shard: str) -> dict[str, Any]:
     try:
-        record = layouts.read(data, shard)
+        record = layouts.read(data, path_text(shard))
     except MalformedError as error:
         raise RefusedRequestError(404, f"the line holds no record: {error.reason}: {error.detail}") from error
     own = {

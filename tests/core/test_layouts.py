@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from streamer.base.files import path_text
 from streamer.core.records.layouts import MalformedError, read, session_of_name, time_us
 from tests.helpers.producer import DEEP, EPOCH, GOOD, PNG, call, conversation, dialogue, iso, jsonl, messages, put
 
@@ -143,7 +144,7 @@ def test_the_session_is_the_first_that_a_record_names(more: dict[str, Any], sess
 )
 def test_the_name_of_a_shard_carries_its_session(shard: str, session: str) -> None:
     """``sft_<id>`` or ``<id>_<time>``, in whatever folder, decodable or not."""
-    assert session_of_name(shard) == session
+    assert session_of_name(path_text(shard)) == session
 
 
 @pytest.mark.parametrize(

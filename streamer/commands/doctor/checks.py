@@ -22,7 +22,7 @@ import msgspec
 from watchfiles import awatch
 
 from streamer.base.errors import ConfigError, StreamerError
-from streamer.base.files import SystemClock
+from streamer.base.files import SystemClock, path_text
 from streamer.base.lock import holder, lock_file
 from streamer.base.text import counted
 from streamer.config import Config, From
@@ -313,7 +313,7 @@ def _scored_there(server: Server, sessions: set[str]) -> int:
 def _session(config: Config, found: FoundShard) -> str | None:
     try:
         with open(config.source.shards / found.path, "rb") as shard:
-            return layouts.read(shard.readline(_FIRST_LINE), found.path).session
+            return layouts.read(shard.readline(_FIRST_LINE), path_text(found.path)).session
     except (OSError, MalformedError):
         return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,7 +76,7 @@ def encode_line(record: SourceRecord, outcome: Outcome, shard: str, worth: Worth
             outcome.total_steps,
             record.has_image,
             record.timestamp,
-            shard if shard.isascii() else os.fsencode(shard).decode("utf-8", "backslashreplace"),
+            shard,
         )
     )
     if worth is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import msgspec
 
 from streamer.core.records.model import Line
@@ -18,7 +16,7 @@ def encode_dead_letter(line: Line, reason: str, detail: str) -> bytes:
     return (
         msgspec.json.encode(
             {
-                "shard": os.fsencode(line.shard).decode("utf-8", "backslashreplace"),
+                "shard": line.shard,
                 "line": line.number,
                 "offset": line.start,
                 "bytes": line.stop - line.start - 1,

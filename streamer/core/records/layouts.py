@@ -7,7 +7,6 @@ without ``metadata``. Both may stand in one file.
 
 from __future__ import annotations
 
-import os
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -319,7 +318,7 @@ def _session(run_id: Any, metadata: dict[str, Any], shard: str) -> str:
 
 def session_of_name(shard: str) -> str:
     """Return the session id that a shard's file name carries: ``sft_<id>`` or ``<id>_<Y-m-d_H-M-S>``."""
-    stem = os.fsencode(os.path.basename(shard)).decode("utf-8", "backslashreplace").removesuffix(".jsonl")
+    stem = shard.rpartition("/")[2].removesuffix(".jsonl")
     if stem.startswith("sft_"):
         return stem.removeprefix("sft_")
     stamped = _STAMPED.fullmatch(stem)

@@ -1,7 +1,6 @@
 """The values that flow from shards and outcome rows to dataset lines.
 
-Offsets and lengths are bytes. ``*_us`` are microseconds since 1970-01-01 UTC. A shard is named by its
-path relative to the shard folder, as ``os.fsdecode`` gives it.
+Offsets and lengths are bytes. ``*_us`` are microseconds since 1970-01-01 UTC.
 """
 
 from __future__ import annotations
@@ -42,7 +41,8 @@ OPEN_STATES = (State.WAITING, State.EXPIRED)
 class Line(msgspec.Struct, frozen=True, gc=False):
     """One finished line of a shard: ``data`` without its newline.
 
-    ``data`` is None when the line is longer than the limit; then ``head`` holds its first bytes.
+    ``shard`` is the shard's path relative to the shard folder, as text that is valid UTF-8 (``path_text``). ``data`` is
+    None when the line is longer than the limit; then ``head`` holds its first bytes.
     """
 
     shard: str
@@ -129,6 +129,7 @@ class Span(msgspec.Struct, frozen=True, gc=False):
 class Cursor(msgspec.Struct, frozen=True, gc=False):
     """How far one shard has been read, and how to recognise it again.
 
+    ``path`` is relative to the shard folder, as ``os.fsdecode`` gives it.
     ``offset`` is the end of the last finished line taken, ``lines`` how many lines lie before it.
     ``scanned`` is how far the unterminated tail after it is known to hold no newline.
     ``fingerprint`` is of the bytes before ``offset``; ``stat`` is (dev, ino, size, mtime_ns, ctime_ns).

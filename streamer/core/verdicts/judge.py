@@ -1,4 +1,6 @@
-"""From lines and outcomes to verdicts: join, qualify, dedup in order. Pure: no I/O, no clock.
+"""From lines and outcomes to verdicts: join, qualify, dedup in order.
+
+Pure, and knows no files: it takes and returns plain values; a shard is a text that stands in the lines it writes.
 
 ``judge`` gives every line either a verdict or, if it qualifies, the key to look up; ``settle`` gives the
 rest their verdicts, now that it is known which keys the dataset holds.

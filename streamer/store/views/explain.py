@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from streamer.base.files import path_text
 from streamer.base.text import printable
 from streamer.core.records import layouts
 from streamer.core.records.key import DedupBy, record_key
@@ -199,7 +200,7 @@ class Explainer:
             yield span["shard_id"], span["since"], self._reason(span, found, details=False)
 
     def _find(self, subject: str) -> _Found | None:
-        session = os.fsencode(subject).decode("utf-8", "backslashreplace")
+        session = path_text(subject)
         outcomes = self._outcomes(session)
         # What cannot be taken says no session of its own.
         where = "(span.session = ? OR span.shard IN (SELECT id FROM shard WHERE NOT replaced AND path = ?))"
@@ -480,6 +481,6 @@ def _is_refused(span: dict[str, Any]) -> bool:
 def _record_of(data: bytes | None, span: dict[str, Any]) -> SourceRecord | None:
     """Return the record of a line that the shard still holds, if it is one."""
     try:
-        return layouts.read(data, os.fsdecode(span["path"])) if data is not None else None
+        return layouts.read(data, path_text(os.fsdecode(span["path"]))) if data is not None else None
     except MalformedError:
         return None
