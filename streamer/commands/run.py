@@ -23,7 +23,7 @@ from streamer.daemon.observers import log, progress
 from streamer.daemon.observers.health import Health
 from streamer.daemon.observers.systemd import Notifier
 from streamer.sources.trace_db import locate
-from streamer.store.ledger.ledger import Accounts
+from streamer.store.ledger.ledger import LineCounts
 
 if TYPE_CHECKING:
     from streamer.web.server import Page
@@ -200,7 +200,7 @@ def _require_inputs(config: Config) -> None:
         )
 
 
-def _summary(accounts: Accounts, dataset: Path) -> list[str]:
+def _summary(accounts: LineCounts, dataset: Path) -> list[str]:
     """Return the accounts as lines of text: what was read, and where all of it is."""
     lines = accounts.lines
     width = len(f"{sum(lines.values()):,}")

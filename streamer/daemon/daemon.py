@@ -28,7 +28,7 @@ from streamer.daemon.watchdog import Heartbeat
 from streamer.sources.read_cache import ReadCache
 from streamer.sources.trace_db import locate
 from streamer.sources.wake_ups import WakeUps, watch
-from streamer.store.ledger.ledger import Accounts
+from streamer.store.ledger.ledger import LineCounts
 
 _ONCE_PAUSE = 0.2
 """Seconds between two looks of a single pass at whether a fleet has got on."""
@@ -107,7 +107,7 @@ class Daemon:
         self._unread: StreamerError | None = None
         self._refused: dict[Supervisor, StreamerError] = {}
 
-    async def once(self) -> list[Accounts]:
+    async def once(self) -> list[LineCounts]:
         """Work off what is there and return the accounts of each dataset.
 
         Raises:
@@ -126,7 +126,7 @@ class Daemon:
                     raise first.error or _unfinished(first.config)
                 await self._clock.sleep(max(one.poll_pause if one.error else _ONCE_PAUSE for one in open_))
                 await drain(pipelines, self._read_cache)
-            return [await pipeline.ledger.accounts() for pipeline in pipelines]
+            return [await pipeline.ledger.counts() for pipeline in pipelines]
 
     async def run(self, beside: AbstractContextManager[object] | None = None) -> None:
         """Run until SIGTERM or SIGINT, or until nothing new has come for long enough.

@@ -59,9 +59,9 @@ from streamer.sources.rollouts import RolloutInbox
 from streamer.store.curation.curation import AdmissionFilter, Curation, forget
 from streamer.store.dataset.dead_letters import DeadLetters, dead_letters_path
 from streamer.store.dataset.writer import DatasetWriter
-from streamer.store.ledger.ledger import Ledger, Reads
+from streamer.store.ledger.ledger import Ledger
 from streamer.store.ledger.paths import is_session
-from streamer.store.ledger.transactions import BatchCommit
+from streamer.store.ledger.transactions import BatchCommit, ReadSettings
 from streamer.store.parts.parts import part_path
 
 _T = TypeVar("_T")
@@ -260,7 +260,7 @@ class Pipeline:
         found = await self.dataset.recover(self.ledger, by, self._failpoint)
         head = await self.ledger.head()
         if self._dead.recover(head.dead_length, head.dead_tail):
-            await self.ledger.tell_dead_again()  # first: a crash in between repeats both
+            await self.ledger.rewrite_dead_letters()  # first: a crash in between repeats both
             self._dead.clear()
         await self.take_up()  # first: a part may hold lines that were adopted just now
         await self._tidy()
@@ -280,7 +280,7 @@ class Pipeline:
         """Tell the ledger what is read and asked now."""
         source = self.config.source
         await self.ledger.describe(
-            Reads(
+            ReadSettings(
                 shards=str(source.shards.absolute()) if source.reads_shards else "",
                 pattern=source.pattern,
                 follow_symlinks=source.follow_symlinks,
@@ -304,11 +304,11 @@ class Pipeline:
         rewards = await self._turn_rewards(outcomes)
         judged = await _quickly(len(work.items), judge, work.items, outcomes, self.rules, rewards)
         known = await self.ledger.known({one.offer.key for one in judged if one.offer is not None})
-        gate = await self.curation.gate(self.ledger, judged, known)
-        settled = await _quickly(len(work.items), settle, judged, known, self.dataset.length, gate)
+        admission = await self.curation.admission_filter(self.ledger, judged, known)
+        settled = await _quickly(len(work.items), settle, judged, known, self.dataset.length, admission)
         sync_seconds = await to_thread.run_sync(self._write, settled)
         began = self._clock.monotonic()
-        await self._commit(work, settled, gate)
+        await self._commit(work, settled, admission)
         commit_seconds = self._clock.monotonic() - began
         self._failpoint("committed")
         if work.done is not None:
@@ -328,7 +328,7 @@ class Pipeline:
         batch = self.config.batch
         deadline = self._clock.monotonic() + batch.milliseconds / 1000
         budget = Budget(batch.records, _BATCH_BYTES, lambda: self._clock.monotonic() > deadline)
-        spans = await self.ledger.due(budget.lines, with_sessions=self.rollouts.is_open)
+        spans = await self.ledger.pending(budget.lines, with_sessions=self.rollouts.is_open)
         if spans:
             inbox = self.rollouts if is_session(spans[0][1].path) else self.inbox
             work = await inbox.due(spans, budget)
@@ -351,14 +351,14 @@ class Pipeline:
         self._failpoint("synced")
         return seconds
 
-    async def _commit(self, work: Work, settled: Settled, gate: AdmissionFilter | None) -> None:
+    async def _commit(self, work: Work, settled: Settled, admission: AdmissionFilter | None) -> None:
         await self.ledger.commit(
             BatchCommit(
                 cursors=work.cursors,
                 taken=work.taken,
                 spans=[*settled.spans, *work.kept],
-                due=work.due,
-                parked=work.parked,
+                pending=work.due,
+                blocked=work.parked,
                 appended=settled.appended,
                 claimed=settled.claimed,
                 dataset_length=self.dataset.length,
@@ -368,14 +368,14 @@ class Pipeline:
                 at=self._clock.now(),
                 closed=self.dataset.closed,
                 live=self.dataset.live if self.config.roll.is_on and settled.appended else None,
-                also=partial(self._also, work, gate),
+                also=partial(self._also, work, admission),
             )
         )
 
-    def _also(self, work: Work, gate: AdmissionFilter | None, db: sqlite3.Connection) -> None:
+    def _also(self, work: Work, admission: AdmissionFilter | None, db: sqlite3.Connection) -> None:
         """Write what others keep of a batch, in its transaction."""
-        if gate is not None:
-            gate.write(db, length=self.dataset.length)
+        if admission is not None:
+            admission.write(db, length=self.dataset.length)
         if work.also is not None:
             work.also(db)
 
@@ -466,7 +466,7 @@ class Pipeline:
             self._emit(DatabaseReplaced(str(self.outcomes.path)))
         self.poll_pause = self.outcomes.pause(self.config.source.poll_interval)
         self._failures.over("read outcomes")
-        changed = await self.ledger.take_outcomes(rows, self.rules.join, self.outcomes.rewards)
+        changed = await self.ledger.store_outcomes(rows, self.rules.join, self.outcomes.rewards)
         self.rollouts.look(changed)
         if changed:
             self._emit(OutcomesSeen(len(changed), sum(row.qualifies for row in changed)))

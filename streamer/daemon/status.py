@@ -11,7 +11,7 @@ from streamer.base.files import Clock
 from streamer.base.text import counted
 from streamer.core.records.model import State
 from streamer.daemon.pipeline import Pipeline
-from streamer.store.ledger.ledger import Accounts
+from streamer.store.ledger.ledger import LineCounts
 
 _PAUSE = 1.0
 """Seconds between two status texts."""
@@ -30,7 +30,7 @@ class Stand(NamedTuple):
     not work now; ``undelivered`` are records of a collector that no writer has said to hold, None of another daemon.
     """
 
-    accounts: Accounts | None
+    accounts: LineCounts | None
     behind: float | None
     error: StreamerError | None
     undelivered: int | None = None
@@ -101,7 +101,7 @@ class DaemonStatus:
             return
         self._untold = False
         undelivered = await pipeline.uplink.undelivered()
-        self._say(Stand(await pipeline.ledger.accounts(), self._behind, pipeline.error, undelivered))
+        self._say(Stand(await pipeline.ledger.counts(), self._behind, pipeline.error, undelivered))
         end = self._clock.monotonic()
         self._next_text = end + max(_PAUSE, _SHARE * (end - start))
 
@@ -168,7 +168,7 @@ def _text(stand: Stand) -> str:
 
 
 def status(
-    accounts: Accounts, behind: float | None, error: StreamerError | None, undelivered: int | None = None
+    accounts: LineCounts, behind: float | None, error: StreamerError | None, undelivered: int | None = None
 ) -> str:
     """Return the text: how much there is, how much waits, and what does not work.
 

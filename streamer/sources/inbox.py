@@ -146,7 +146,7 @@ class ShardInbox:
         """
         self._resume = None
         if not self._recalled:
-            self._settled = await self._ledger.settled()
+            self._settled = await self._ledger.settled_shards()
             self._recalled = True
         await self._look_around()
 
@@ -286,7 +286,7 @@ class ShardInbox:
         if elsewhere:
             strangers = [found for found in chunk if found.path not in known]
             known |= await to_thread.run_sync(self._moved, strangers, elsewhere)
-        await self._ledger.revive([cursor.id for cursor in known.values()])
+        await self._ledger.unblock([cursor.id for cursor in known.values()])
         todo: list[_ToRead] = []
         for found in chunk:
             cursor = known.get(found.path)

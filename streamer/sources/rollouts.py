@@ -188,7 +188,7 @@ class RolloutInbox:
     async def _look_up(self, sessions: Sequence[str]) -> list[ToRead]:
         """Return the cursors from which to read; sessions that are not to be read leave the inbox."""
         outcomes = await self._ledger.outcomes(sessions)
-        told = await self._ledger.told_by_shards(sessions) if self._from is From.BOTH else set()
+        told = await self._ledger.sessions_in_shards(sessions) if self._from is From.BOTH else set()
         cursors, _ = await self._ledger.cursors({session_path(session): _NO_INODE for session in sessions})
         todo: list[ToRead] = []
         for session in sessions:

@@ -27,7 +27,7 @@ from streamer.core.records.model import State
 from streamer.daemon.observers.health import Health
 from streamer.sources.lag import Lag, measure
 from streamer.store.ledger.delivery import Delivery
-from streamer.store.views.snapshot import Snapshot, snapshot, standing
+from streamer.store.views.snapshot import Snapshot, ledger_status, snapshot
 from streamer.web.seldom import Seldom
 
 _DISK_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -152,7 +152,7 @@ class _Accounts(Collector):
         """Yield the accounts; where the ledger cannot be read now, only that."""
         readable = "streamer_ledger_readable", "Whether the ledger could be read for this scrape."
         try:
-            stand = standing(self._ledger)
+            stand = ledger_status(self._ledger)
         except StreamerError:
             yield GaugeMetricFamily(*readable, 0)
             return

@@ -19,7 +19,7 @@ from streamer.daemon.observers.health import Health
 from streamer.sources.lag import Lag, measure
 from streamer.sources.trace_db import locate
 from streamer.store.ledger.history import Point, held_at, points
-from streamer.store.views.snapshot import LedgerStatus, Snapshot, open_ledger, snapshot, standing
+from streamer.store.views.snapshot import LedgerStatus, Snapshot, ledger_status, open_ledger, snapshot
 from streamer.web.board import Board, Latency
 from streamer.web.condition import Bar, bars
 from streamer.web.fleet import FleetNow, FleetReader
@@ -237,7 +237,7 @@ class StateReader:
             StreamerError: the ledger cannot be read.
         """
         config, sums, now = self.config, self._sums.get(), self._now()
-        stand = standing(config.dataset.ledger)
+        stand = ledger_status(config.dataset.ledger)
         flow = _flow(stand)
         return PageState(
             at=now,

@@ -17,7 +17,7 @@ from streamer.core.records.model import Line, Outcome, Span, State
 from streamer.core.verdicts.join import JoinRule
 from streamer.core.verdicts.judge import Item, Rules, count, judge, parse, sessions, settle
 from streamer.core.verdicts.qualify import RecordRules
-from streamer.core.verdicts.reasons import DUE_AFTER_OUTCOMES, RULE_CHANGED
+from streamer.core.verdicts.reasons import AFTER_LAST_OUTCOME, RULE_CHANGED
 from tests.helpers.producer import DEEP, EPOCH, GOOD, conversation, dialogue, iso, jsonl, messages, put
 
 RULES = Rules("now", JoinRule.AS_OF, RecordRules(), DedupBy.CONVERSATION)
@@ -100,7 +100,7 @@ def test_a_bad_line_is_one_dead_letter_and_stops_no_other(bad: bytes, why: str) 
     ("outcomes", "state", "reason"),
     [
         ([], State.WAITING, ""),
-        ([outcome("run-a", seconds=-1)], State.WAITING, DUE_AFTER_OUTCOMES),
+        ([outcome("run-a", seconds=-1)], State.WAITING, AFTER_LAST_OUTCOME),
         ([outcome("run-a", rule="before")], State.WAITING, RULE_CHANGED),
         ([outcome("run-a", qualifies=False)], State.REJECTED, "where"),
         ([outcome("run-a")], State.ACCEPTED, ""),

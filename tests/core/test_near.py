@@ -20,10 +20,10 @@ from PIL import Image, ImageDraw
 
 from streamer.base.errors import MissingExtraError
 from streamer.core.verdicts.near.buckets import Buckets
-from streamer.core.verdicts.near.image_hash import IMAGE_BYTES, differing, looks
+from streamer.core.verdicts.near.image_hash import IMAGE_BYTES, differing_bits, image_hasher
 from streamer.core.verdicts.near.rules import Near, Scope
 from streamer.core.verdicts.near.signature import SLOTS, Signature, Signer
-from streamer.core.verdicts.near.words import said, shingles
+from streamer.core.verdicts.near.words import compared, shingles
 from tests.helpers.producer import PNG, call, messages
 
 TEXTS = Near(threshold=0.7, ngram=1)
@@ -93,7 +93,7 @@ class TestWords:
         """Instructions never do."""
         value = messages("run", 0, "North, and: do!")
         value["messages"][-1]["tool_calls"] = [call(actions=["go"])]
-        assert shingles(said(json.dumps(value).encode(), scope).text, 1) == expected
+        assert shingles(compared(json.dumps(value).encode(), scope).text, 1) == expected
 
     def test_a_run_is_so_many_words(self) -> None:
         """A shorter text is one run; no words are none."""
@@ -109,7 +109,7 @@ class TestWords:
     def test_a_line_of_someone_else_says_nothing(self, data: bytes) -> None:
         """It is passed over."""
         with pytest.raises(ValueError, match=r"\w"):
-            said(data, Scope.CONVERSATION)
+            compared(data, Scope.CONVERSATION)
 
 
 class TestTexts:
@@ -192,16 +192,16 @@ class TestImages:
 
     def test_a_picture_that_is_saved_in_another_way_looks_the_same(self) -> None:
         """Another format, another size, a detail."""
-        look = looks(perceptual=True)
+        look = image_hasher(perceptual=True)
         for same in (url(scene(1), "BMP"), url(scene(1, side=128)), url(scene(1), "WEBP"), url(scene(1, dot=True))):
-            assert (differing(look(url(scene(1))), look(same)) or 0) <= 12
+            assert (differing_bits(look(url(scene(1))), look(same)) or 0) <= 12
 
     def test_another_picture_does_not(self) -> None:
         """By far."""
-        look = looks(perceptual=True)
+        look = image_hasher(perceptual=True)
         hashes = [look(url(scene(seed))) for seed in range(20)]
         for number, one in enumerate(hashes):
-            assert all((differing(one, other) or 0) > 60 for other in hashes[:number])
+            assert all((differing_bits(one, other) or 0) > 60 for other in hashes[:number])
 
     @pytest.mark.parametrize(
         "hostile",
@@ -218,18 +218,20 @@ class TestImages:
     )
     def test_what_does_not_decode_or_shows_nothing_equals_itself_only(self, hostile: str) -> None:
         """And nothing is fetched."""
-        look = looks(perceptual=True)
-        assert differing(look(hostile), look(hostile)) == 0
-        assert differing(look(hostile), look(hostile + "#")) is None
-        assert differing(look(hostile), look(url(scene(1)))) is None
+        look = image_hasher(perceptual=True)
+        assert differing_bits(look(hostile), look(hostile)) == 0
+        assert differing_bits(look(hostile), look(hostile + "#")) is None
+        assert differing_bits(look(hostile), look(url(scene(1)))) is None
         assert len(look(hostile)) == IMAGE_BYTES
 
     def test_all_images_of_a_record_have_to_look_the_same(self) -> None:
         """In their order; a record without images is not compared."""
-        one, two, dotted = (looks(perceptual=True)(url(image)) for image in (scene(1), scene(2), scene(1, dot=True)))
-        assert differing(one + two, dotted + two) == differing(one, dotted)
-        assert (differing(one + two, two + one) or 0) > 60
-        assert differing(one + two, one) is None
+        one, two, dotted = (
+            image_hasher(perceptual=True)(url(image)) for image in (scene(1), scene(2), scene(1, dot=True))
+        )
+        assert differing_bits(one + two, dotted + two) == differing_bits(one, dotted)
+        assert (differing_bits(one + two, two + one) or 0) > 60
+        assert differing_bits(one + two, one) is None
         assert Signer(IMAGES).sign(line("no image")) is None
 
     def test_texts_do_not_count_without_a_threshold(self) -> None:
@@ -265,7 +267,7 @@ class TestBuckets:
         for number, bands in enumerate(records, 1):
             kept = list(enumerate(records[: number - 1], 1))[-keep:]
             expected = {n for n, other in kept if any(a == b for a, b in zip(bands, other, strict=True))}
-            assert set(buckets.sharing(spread(*bands))) == expected
+            assert set(buckets.candidates(spread(*bands))) == expected
             buckets.add(number, spread(*bands))
 
     def test_where_everything_resembles_everything_only_some_are_looked_at(self) -> None:
@@ -273,15 +275,15 @@ class TestBuckets:
         buckets = Buckets(2, 1000)
         for number in range(1, 1001):
             buckets.add(number, spread(1, number % 7))
-        assert set(range(969, 1001)) <= set(buckets.sharing(spread(1, 8)))
-        assert len(buckets.sharing(spread(1, 3))) <= 64
+        assert set(range(969, 1001)) <= set(buckets.candidates(spread(1, 8)))
+        assert len(buckets.candidates(spread(1, 3))) <= 64
 
     def test_it_goes_on_at_any_number(self) -> None:
         """As after a start with a ledger that has forgotten the first ones."""
         buckets = Buckets(1, 10)
         for number in range(5_000_000, 5_000_025):
             buckets.add(number, spread(7))
-        assert buckets.sharing(spread(7)) == list(range(5_000_024, 5_000_014, -1))
+        assert buckets.candidates(spread(7)) == list(range(5_000_024, 5_000_014, -1))
 
 
 @pytest.mark.parametrize(("module", "rules", "extra"), [("rensa", TEXTS, "near"), ("PIL", IMAGES, "images")])

@@ -42,7 +42,7 @@ def outcome(ref: int, seconds: int) -> Outcome:
 def taken(found: Sequence[TurnReward], rules: TurnRules) -> set[int]:
     """Return the turns of a rollout that get in."""
     worth = RolloutWorth(found, rules)
-    return {turn for turn in TURNS if worth.below_bar(turn) is None}
+    return {turn for turn in TURNS if worth.rejection_reason(turn) is None}
 
 
 def worth_of(found: Sequence[TurnReward], at: Outcome, others: Sequence[Outcome], join: JoinRule) -> RolloutWorth:
@@ -86,7 +86,7 @@ def test_what_is_no_number_of_a_turn_has_no_reward(turns: Turns, turn: object) -
     """A record that does not say which turn it is cannot be found to be good."""
     worth = RolloutWorth([TurnReward(1, 1.0), TurnReward(2, 1.0)], TurnRules(turns, "sparse"))
     assert worth.of(turn) == Worth(None, ())
-    assert worth.below_bar(turn) == (NO_REWARD if turns is Turns.REWARDED else AFTER_LAST_REWARD)
+    assert worth.rejection_reason(turn) == (NO_REWARD if turns is Turns.REWARDED else AFTER_LAST_REWARD)
 
 
 @given(rewards, rewards, asked)

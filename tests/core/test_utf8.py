@@ -10,7 +10,7 @@ from streamer.core.records.layouts import MalformedError, read
 from streamer.core.records.schema import Kind, check_line
 from streamer.core.verdicts.caps import Cap
 from streamer.core.verdicts.near.rules import Scope
-from streamer.core.verdicts.near.words import said
+from streamer.core.verdicts.near.words import compared
 from streamer.store.curation.cap_counts import values_of
 from tests.commands.test_verify import encoded, record
 
@@ -48,12 +48,12 @@ def test_a_shard_line_with_it_in_a_skipped_string_is_malformed() -> None:
 def test_a_dataset_line_with_it_in_a_skipped_string_is_none_of_ours() -> None:
     """Key, words, caps, compaction and `verify` agree."""
     cap = Cap("metadata.model", 1)
-    assert [line_key(GOOD, DedupBy.CONVERSATION), said(GOOD, Scope.CONVERSATION), facts_of(GOOD)].count(None) == 0
+    assert [line_key(GOOD, DedupBy.CONVERSATION), compared(GOOD, Scope.CONVERSATION), facts_of(GOOD)].count(None) == 0
     assert values_of(GOOD, [cap]) != [()]
     with pytest.raises(ValueError, match="not UTF-8"):
         line_key(BAD, DedupBy.CONVERSATION)
     with pytest.raises(ValueError, match="not UTF-8"):
-        said(BAD, Scope.CONVERSATION)
+        compared(BAD, Scope.CONVERSATION)
     assert facts_of(BAD) is None
     assert values_of(BAD, [cap]) == [()]
     assert [finding.kind for finding in check_line(BAD).findings] == [Kind.NOT_UTF8]

@@ -19,7 +19,7 @@ from streamer.daemon.daemon import Daemon, Listeners
 from streamer.daemon.observers.health import Health, Healths
 from streamer.daemon.observers.systemd import Notifier
 from streamer.daemon.status import Stand, Stands
-from streamer.store.ledger.ledger import Accounts
+from streamer.store.ledger.ledger import LineCounts
 from tests.helpers.producer import accounts, add_outcome, dialogue, jsonl, make_traces, settings
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class TestText:
 
 def stand(records: int, waiting: int, behind: float | None = None) -> Stand:
     """Return how a dataset stands."""
-    return Stand(Accounts(dict.fromkeys(State, 0) | {State.ACCEPTED: records}, waiting, 1), behind, None)
+    return Stand(LineCounts(dict.fromkeys(State, 0) | {State.ACCEPTED: records}, waiting, 1), behind, None)
 
 
 def test_the_health_of_several_datasets_is_that_of_the_worst() -> None:

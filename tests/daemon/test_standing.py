@@ -12,7 +12,7 @@ import pytest
 from streamer.base.errors import UnavailableError
 from streamer.core.records.model import State
 from streamer.daemon.status import status
-from streamer.store.ledger.ledger import Accounts
+from streamer.store.ledger.ledger import LineCounts
 from tests.commands.test_run import PATIENCE, Place, ended, environment, until
 from tests.helpers.producer import add_outcome, dialogue, jsonl, make_traces
 
@@ -42,7 +42,7 @@ class TestText:
     def told(self, *, dead: int = 0, behind: float | None = 0.04, error: UnavailableError | None = None) -> str:
         """Return the text for some accounts."""
         lines = dict.fromkeys(State, 0) | {State.ACCEPTED: 2314, State.WAITING: 40, State.DEAD_LETTERED: dead}
-        return status(Accounts(lines, 3, 187), behind, error)
+        return status(LineCounts(lines, 3, 187), behind, error)
 
     def test_records_rollouts_what_waits_and_how_far_behind(self) -> None:
         """And nothing that is not so."""

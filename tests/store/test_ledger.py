@@ -106,9 +106,9 @@ async def perform(ledger: Ledger, action: tuple[Any, ...]) -> None:
     name, *values = action
     if name == "commit":
         cursors = [Cursor(f"{i}.jsonl", id=i, stat=(1, i, 0, 0, 0)) for i in (1, 2, 3)]
-        await ledger.commit(BatchCommit(cursors=cursors, spans=values[0], due=values[1]))
+        await ledger.commit(BatchCommit(cursors=cursors, spans=values[0], pending=values[1]))
     elif name == "judge again":
-        found = [span for span, _ in await ledger.due(values[0])]
+        found = [span for span, _ in await ledger.pending(values[0])]
         judged = [msgspec.structs.replace(span, state=State.DUPLICATE, reason="") for span in found]
         await ledger.commit(BatchCommit(taken=found, spans=judged))
     elif name == "overwritten":
@@ -116,9 +116,9 @@ async def perform(ledger: Ledger, action: tuple[Any, ...]) -> None:
     elif name == "expire":
         await ledger.expire(values[0])
     elif name == "revive":
-        await ledger.revive(values)
+        await ledger.unblock(values)
     else:
-        await ledger.take_outcomes(sorted(values[0], key=lambda row: row.id), values[1])
+        await ledger.store_outcomes(sorted(values[0], key=lambda row: row.id), values[1])
 
 
 @pytest.mark.slow
@@ -144,7 +144,7 @@ def test_the_tally_is_the_sum_of_the_spans_whatever_happens(
                 tally = db.execute("SELECT * FROM tally WHERE lines ORDER BY 1, 2").fetchall()
                 lost = db.execute("SELECT overwritten FROM meta").fetchone()[0]
             assert by_span == tally
-            assert sum((await ledger.accounts()).lines.values()) == sum(row[2] for row in tally) == put - lost
+            assert sum((await ledger.counts()).lines.values()) == sum(row[2] for row in tally) == put - lost
 
     with_ledger(path, work)
 
@@ -160,7 +160,7 @@ def test_a_transaction_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
             await ledger.commit(msgspec.structs.replace(batch, dataset_length=20))  # the key is there already
         assert (await ledger.head()).dataset_length == 10
         assert (await ledger.head()).dataset_lines == 1
-        assert sum((await ledger.accounts()).lines.values()) == 1
+        assert sum((await ledger.counts()).lines.values()) == 1
         assert await ledger.known([b"key", b"other"]) == {b"key": True}
 
     with_ledger(tmp_path / "ledger", work)
@@ -290,7 +290,7 @@ class TestSchemaVersion1:
         async def work(ledger: Ledger) -> None:
             head = await ledger.head()
             assert (head.dataset_lines, head.keys) == (3, "conversation/1")
-            assert {state: lines for state, lines in (await ledger.accounts()).lines.items() if lines} == {
+            assert {state: lines for state, lines in (await ledger.counts()).lines.items() if lines} == {
                 State.ACCEPTED: 3, State.DUPLICATE: 1, State.REJECTED: 3, State.WAITING: 2, State.EXPIRED: 1,
                 State.DEAD_LETTERED: 1,
             }  # fmt: skip
@@ -298,8 +298,8 @@ class TestSchemaVersion1:
             assert (cursor.lines, len(cursor.fingerprint)) == (5, 16)
             (row,) = (await ledger.outcomes(["good"]))["good"]
             assert (row.total_reward, row.qualifies) == (3, True)
-            await ledger.take_outcomes([msgspec.structs.replace(row, id=99, session="open", ref=0)], JoinRule.AS_OF)
-            assert {span.session for span, _ in await ledger.due(100)} == {"open"}
+            await ledger.store_outcomes([msgspec.structs.replace(row, id=99, session="open", ref=0)], JoinRule.AS_OF)
+            assert {span.session for span, _ in await ledger.pending(100)} == {"open"}
 
         with_ledger(sample, work)
 

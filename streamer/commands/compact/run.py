@@ -296,7 +296,7 @@ class _Compactor:
 
     def _forget(self, db: sqlite3.Connection, parts: Sequence[int]) -> None:
         doomed.forget_keys(db, parts)
-        self._pipeline.curation.take_out(db, doomed.places(parts), doomed.values(parts))
+        self._pipeline.curation.remove(db, doomed.places(parts), doomed.values(parts))
 
     def _add(self, sums: Sequence[tuple[str, int, int]]) -> None:
         for reason, records, size in sums:

@@ -15,8 +15,8 @@ from streamer.core.records.layouts import time_us
 from streamer.core.records.model import Outcome, State, Verdict
 from streamer.core.verdicts.join import choose
 from streamer.core.verdicts.judge import Rules
-from streamer.core.verdicts.qualify import below_bar
-from streamer.core.verdicts.reasons import WITHDRAWN
+from streamer.core.verdicts.qualify import rejection_reason
+from streamer.core.verdicts.reasons import RETRACTED
 from streamer.core.verdicts.turns import TurnBook
 
 _NOT_OURS = "no record of streamer"
@@ -85,13 +85,13 @@ class Judge:
         if outcome.rule != self._rules.where:
             return _NOT_READ
         if not outcome.qualifies:
-            return self._below(WITHDRAWN if outcome.ref in self._withdrawn else "where", outcome)
-        reason = below_bar(facts, self._rules.records)
+            return self._below(RETRACTED if outcome.ref in self._withdrawn else "where", outcome)
+        reason = rejection_reason(facts, self._rules.records)
         if reason is None and self._turns is not None:
             rollout = self._turns.rollout(outcome)
             if rollout is None:
                 return _NO_REWARDS
-            reason = rollout.below_bar(facts.turn)
+            reason = rollout.rejection_reason(facts.turn)
         return None if reason is None else self._below(reason, outcome)
 
     def _below(self, reason: str, outcome: Outcome) -> Verdict:

@@ -32,7 +32,7 @@ from streamer.config.fleet_table import SinkKind
 from streamer.core.records import layouts
 from streamer.core.records.layouts import MalformedError
 from streamer.core.verdicts.near.signature import Signer
-from streamer.core.verdicts.reasons import DUE_AFTER_OUTCOMES
+from streamer.core.verdicts.reasons import AFTER_LAST_OUTCOME
 from streamer.fleet.connection import Stream, check_dedup, connected, stream_of
 from streamer.reader.scan import length_of
 from streamer.sources.conversations import Conversations, Pages
@@ -320,7 +320,7 @@ def _session(config: Config, found: FoundShard) -> str | None:
 
 def _ledger(config: Config) -> Iterator[DoctorFinding]:
     seen = snapshot(config.dataset.path, config.dataset.ledger)
-    late = seen.reasons.get("waiting", {}).get(DUE_AFTER_OUTCOMES, 0)
+    late = seen.reasons.get("waiting", {}).get(AFTER_LAST_OUTCOME, 0)
     if late:
         yield DoctorFinding(
             Level.WARNING,

@@ -23,8 +23,8 @@ from streamer.core.records.model import Line, Outcome, SourceRecord, Span, State
 from streamer.core.records.trace_messages import Decision
 from streamer.core.records.worth import Worth
 from streamer.core.verdicts.join import JoinRule, choose
-from streamer.core.verdicts.qualify import RecordRules, below_bar
-from streamer.core.verdicts.reasons import DUE_AFTER_OUTCOMES, REWARDS_UNREAD, RULE_CHANGED, SENT_AGAIN
+from streamer.core.verdicts.qualify import RecordRules, rejection_reason
+from streamer.core.verdicts.reasons import AFTER_LAST_OUTCOME, REWARDS_UNREAD, RULE_CHANGED, SENT_AGAIN
 from streamer.core.verdicts.turns import TurnBook, TurnReward
 
 
@@ -73,7 +73,7 @@ class _Offer(msgspec.Struct, frozen=True, gc=False):
 class _Admission(Protocol):
     """What may leave out a record that qualifies and whose key is new."""
 
-    def refuse(self, item: Item, offset: int) -> Verdict | None:
+    def reject(self, item: Item, offset: int) -> Verdict | None:
         """Return why a record is left out; None takes it, with its line at ``offset`` of the dataset."""
 
 
@@ -154,20 +154,20 @@ def _judge(
     except MalformedError as error:
         return _dead(item, error)
     if outcome is None:
-        return Judged(item, Verdict(State.WAITING, DUE_AFTER_OUTCOMES if rows else ""))
+        return Judged(item, Verdict(State.WAITING, AFTER_LAST_OUTCOME if rows else ""))
     if outcome.rule != rules.where:
         return Judged(item, Verdict(State.WAITING, RULE_CHANGED))
     return _judge_record(item, record, outcome, rules, turns)
 
 
 def _judge_record(item: Item, record: SourceRecord, outcome: Outcome, rules: Rules, turns: TurnBook | None) -> Judged:
-    reason = below_bar(record, rules.records)
+    reason = rejection_reason(record, rules.records)
     worth: Worth | None = None
     if turns is not None and reason is None:
         rollout = turns.rollout(outcome)
         if rollout is None:
             return Judged(item, Verdict(State.WAITING, REWARDS_UNREAD))
-        reason = rollout.below_bar(record.turn)
+        reason = rollout.rejection_reason(record.turn)
         worth = rollout.of(record.turn)
     if reason is not None:
         return Judged(item, Verdict(State.REJECTED, reason, outcome.ref, outcome.rule))
@@ -182,7 +182,7 @@ def _dead(item: Item, error: MalformedError) -> Judged:
 
 
 def settle(
-    judged: Sequence[Judged], known: Mapping[bytes, bool], length: int, gate: _Admission | None = None
+    judged: Sequence[Judged], known: Mapping[bytes, bool], length: int, admission: _Admission | None = None
 ) -> Settled:
     """Give every line its final verdict.
 
@@ -191,7 +191,7 @@ def settle(
         known: keys in the dataset -> whether a shard line stands behind them. A line whose key was
             adopted after a crash is that very line: it counts as appended, and nothing is written.
         length: bytes in the dataset, where the first new line will begin.
-        gate: asked of each record that would be written, in order; None takes all of them.
+        admission: asked of each record that would be written, in order; None takes all of them.
     """
     verdicts: list[tuple[Item, Verdict]] = []
     lines: list[bytes] = []
@@ -208,7 +208,7 @@ def settle(
             claimed.append(offer.key)
         elif offer.key in taken:
             verdict = Verdict(State.DUPLICATE, offer.again, verdict.outcome)
-        elif gate is not None and (left_out := gate.refuse(one.item, length)) is not None:
+        elif admission is not None and (left_out := admission.reject(one.item, length)) is not None:
             verdict = msgspec.structs.replace(left_out, outcome=verdict.outcome)
         else:
             taken.add(offer.key)

@@ -56,7 +56,7 @@ class RecordRules(msgspec.Struct, frozen=True):
         return TurnRules(self.turns, self.reward_type or DEFAULT_REWARD_TYPE, self.min_turn_reward)
 
 
-def below_bar(record: _Facts, rules: RecordRules) -> str | None:
+def rejection_reason(record: _Facts, rules: RecordRules) -> str | None:
     """Return why a record of a rollout that qualifies stays out, as a counted reason, or None if it does not."""
     if rules.models and record.model not in rules.models:
         return "models"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-DUE_AFTER_OUTCOMES = "after_last_outcome"
+AFTER_LAST_OUTCOME = "after_last_outcome"
 """Reason of waiting lines whose session has outcomes, all of them older than the record."""
 
 RULE_CHANGED = "rule_changed"
@@ -20,7 +20,7 @@ NO_REWARD = "turn_reward"
 AFTER_LAST_REWARD = "after_last_reward"
 """Reason of lines whose turn comes after the last one of its rollout that has a reward."""
 
-MAY_STILL_COME = (NO_REWARD, AFTER_LAST_REWARD)
+REWARD_REASONS = (NO_REWARD, AFTER_LAST_REWARD)
 """Reasons of lines below the bar that a later reward can let in."""
 
 NEAR = "near"
@@ -32,5 +32,5 @@ CAP = "cap "
 UNREADABLE = "unreadable"
 """Reason of waiting lines whose shard could not be read when their outcome came."""
 
-WITHDRAWN = "withdrawn"
+RETRACTED = "withdrawn"
 """Reason of lines below the bar whose rollout met the condition until its outcome row was corrected."""

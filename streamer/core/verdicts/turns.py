@@ -97,7 +97,7 @@ class RolloutWorth:
         """Return what a turn was worth; what is no number of a turn was worth nothing."""
         return self._turns.get(turn, _NOTHING) if is_turn(turn) else _NOTHING
 
-    def below_bar(self, turn: object) -> str | None:
+    def rejection_reason(self, turn: object) -> str | None:
         """Return why a record of this turn stays out for now, as a counted reason, or None if it does not."""
         if self._rules.turns is Turns.REWARDED and not self._rules.is_rewarded(self.of(turn).reward):
             return NO_REWARD

@@ -124,7 +124,7 @@ class Caps:
         """Return the values of a dataset line for each cap."""
         return values_of(line, self._caps)
 
-    def places_of(self, line: bytes) -> list[tuple[str, bytes]]:
+    def counted_by(self, line: bytes) -> list[tuple[str, bytes]]:
         """Return (what a cap counts by, the value) for all that a dataset line counts as."""
         return [
             (cap.by, value.digest) for cap, of in zip(self._caps, self.values_of(line), strict=True) for value in of

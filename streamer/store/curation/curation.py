@@ -33,7 +33,7 @@ from streamer.core.verdicts.reasons import NEAR
 from streamer.store.curation import rejections
 from streamer.store.curation.cap_counts import Caps, Full, Values
 from streamer.store.curation.near_index import KeptSignature, NearIndex, Resemblance
-from streamer.store.curation.rejections import Refused
+from streamer.store.curation.rejections import Rejection
 from streamer.store.dataset.writer import DatasetWriter
 from streamer.store.ledger.ledger import Ledger
 
@@ -133,9 +133,9 @@ class Curation:
 
     def counted_by(self, line: bytes) -> list[tuple[str, bytes]]:
         """Return (what a cap counts by, the value) for all that a dataset line counts as."""
-        return self._caps.places_of(line)
+        return self._caps.counted_by(line)
 
-    def take_out(self, db: sqlite3.Connection, places: str, counted: str) -> None:
+    def remove(self, db: sqlite3.Connection, places: str, counted: str) -> None:
         """Forget records that are taken out of the dataset, in the transaction that does so.
 
         Caps that are not in force now count anew when they are.
@@ -158,7 +158,7 @@ class Curation:
                 "DELETE FROM curation WHERE part = ?", [row for row in stale if row[0] not in self._caps.parts]
             )
 
-    async def gate(
+    async def admission_filter(
         self, ledger: Ledger, judged: Sequence[Judged], known: Mapping[bytes, bool]
     ) -> AdmissionFilter | None:
         """Return what decides on the records of a batch; None if nothing is to be decided.
@@ -250,9 +250,9 @@ class AdmissionFilter:
         self._caps = caps
         self._candidates = candidates
         self._related = related
-        self._refused: list[Refused] = []
+        self._refused: list[Rejection] = []
 
-    def refuse(self, item: Item, offset: int) -> Verdict | None:
+    def reject(self, item: Item, offset: int) -> Verdict | None:
         """Return why a record is left out; None takes it, with its line at ``offset`` of the dataset."""
         candidate = self._candidates[_place(item)]
         signature, values = candidate.signature, candidate.values
@@ -276,11 +276,11 @@ class AdmissionFilter:
         rejections.write(db, self._refused)
 
 
-def _resembling(item: Item, found: Resemblance) -> Refused:
-    return Refused(item.shard_id, item.line.start, found.offset, similarity=found.similarity)
+def _resembling(item: Item, found: Resemblance) -> Rejection:
+    return Rejection(item.shard_id, item.line.start, found.offset, similarity=found.similarity)
 
 
-def _beyond(item: Item, full: Full) -> Refused:
-    return Refused(
+def _beyond(item: Item, full: Full) -> Rejection:
+    return Rejection(
         item.shard_id, item.line.start, full.last, most=full.cap.most, records=full.records, value=full.values
     )

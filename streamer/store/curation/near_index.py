@@ -96,7 +96,7 @@ class NearIndex:
             number
             for signature in signatures
             if signature is not None
-            for number in self._buckets.sharing(self._signer.bands_of(signature))
+            for number in self._buckets.candidates(self._signer.bands_of(signature))
         }
 
     def fetch(self, db: sqlite3.Connection, numbers: Iterable[int]) -> dict[int, KeptSignature]:
@@ -130,7 +130,7 @@ class NearIndex:
         return Resemblance(-offset, alike)
 
     def _shared(self, signature: Signature, known: Mapping[int, KeptSignature]) -> Iterator[KeptSignature]:
-        for number in self._buckets.sharing(self._signer.bands_of(signature)):
+        for number in self._buckets.candidates(self._signer.bands_of(signature)):
             kept = self._added.get(number) or known.get(number)
             if kept is not None:
                 yield kept

@@ -16,7 +16,7 @@ CREATE TABLE IF NOT EXISTS refused (
 _COLUMNS = "shard, start, offset, similarity, most, records, value"
 
 
-class Refused(msgspec.Struct, frozen=True, gc=False):
+class Rejection(msgspec.Struct, frozen=True, gc=False):
     """Why one line was left out.
 
     ``offset`` is where a line of the dataset begins: the one that it resembles, by ``similarity``; or the last of the
@@ -37,7 +37,7 @@ def prepare(db: sqlite3.Connection) -> None:
     db.execute(_SCHEMA)
 
 
-def write(db: sqlite3.Connection, lines: Iterable[Refused]) -> None:
+def write(db: sqlite3.Connection, lines: Iterable[Rejection]) -> None:
     """Remember why lines were left out, in place of what was known of them."""
     db.executemany(
         f"INSERT OR REPLACE INTO refused ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -45,7 +45,7 @@ def write(db: sqlite3.Connection, lines: Iterable[Refused]) -> None:
     )
 
 
-def refused(db: sqlite3.Connection, shard_id: int, start: int, stop: int) -> Iterator[Refused]:
+def rejections_in(db: sqlite3.Connection, shard_id: int, start: int, stop: int) -> Iterator[Rejection]:
     """Yield why the lines between two offsets of a shard were left out, in order.
 
     The ledger has to be one that a line was left out of.
@@ -54,4 +54,4 @@ def refused(db: sqlite3.Connection, shard_id: int, start: int, stop: int) -> Ite
         f"SELECT {_COLUMNS} FROM refused WHERE shard = ? AND start >= ? AND start < ? ORDER BY start",
         (shard_id, start, stop),
     )
-    return (Refused(*row) for row in rows)
+    return (Rejection(*row) for row in rows)

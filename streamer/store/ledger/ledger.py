@@ -1,11 +1,11 @@
-"""The ledger: what was read, what became of it, and how long the dataset is. One SQLite file.
+"""The ledger: which lines were read, their verdicts, and how long the dataset is. One SQLite file.
 
 Invariants
 - One transaction per batch (``commit``) holds cursors, verdicts, keys and the dataset's length; there is
   no state between two batches.
 - The dataset is written and synced before the ledger commits. A ledger that lags behind the dataset is
   therefore normal (a crash, a power loss: ``synchronous=NORMAL``) and healed by adoption.
-- ``tally`` equals the sum over ``span`` at every commit, so that accounts are cheap at any size.
+- ``tally`` equals the sum over ``span`` at every commit, so that counts are cheap at any size.
 """
 
 from __future__ import annotations
@@ -14,28 +14,26 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Self
 
-import aiosqlite
 import anyio
 import msgspec
 from anyio import to_thread
 
 from streamer.base.files import Files
-from streamer.core.records.model import OPEN_STATES, Cursor, Outcome, Span, State
+from streamer.core.records.model import Cursor, Outcome, Span, State
 from streamer.core.verdicts.join import JoinRule
 from streamer.core.verdicts.reasons import UNREADABLE
-from streamer.core.verdicts.turns import SessionRewards, TurnReward, TurnRules
+from streamer.core.verdicts.turns import SessionRewards, TurnReward
 from streamer.store.ledger import transactions as writes
+from streamer.store.ledger.connection import LedgerConnection
 from streamer.store.ledger.cuts import cuts_in
 from streamer.store.ledger.history import History
 from streamer.store.ledger.paths import IS_SESSION, is_session
 from streamer.store.ledger.rows import (
-    CHUNK,
+    BLOCKED,
     OUTCOME,
-    PARKED,
     PART,
     SHARD,
     SPAN,
@@ -47,19 +45,16 @@ from streamer.store.ledger.rows import (
     span_of,
 )
 from streamer.store.ledger.schema import create_or_check, explained
-from streamer.store.ledger.transactions import BatchCommit, Compaction
-from streamer.store.ledger.turn_rewards import describe_rules, rewards_in
+from streamer.store.ledger.transactions import BatchCommit, Compaction, ReadSettings
+from streamer.store.ledger.turn_rewards import rewards_in
 from streamer.store.parts.parts import Live, Part
-
-_T = TypeVar("_T")
-_P = ParamSpec("_P")
 
 
 class DatasetHead(msgspec.Struct, frozen=True):
-    """What the ledger says of the dataset: lengths in bytes, a digest of its end, what keys mean.
+    """The dataset as of the last commit: lengths in bytes, digests of the ends, the version of the keys.
 
     ``counted`` is where the lines end that were counted when they were appended. It lies beyond
-    ``dataset_length`` only while keys are computed anew. All three are places (``parts``).
+    ``dataset_length`` only while keys are computed again. All lengths are log offsets.
     """
 
     dataset_length: int
@@ -72,36 +67,22 @@ class DatasetHead(msgspec.Struct, frozen=True):
     live: Live
 
 
-class Reads(msgspec.Struct, frozen=True):
-    """What a daemon reads and asks: the folder, the database, the condition with its name, and what turns are worth."""
-
-    shards: str
-    pattern: str
-    follow_symlinks: bool
-    database: str
-    rule: str
-    where: str
-    join: JoinRule = JoinRule.AS_OF
-    turns: TurnRules | None = None
-
-
-class Accounts(msgspec.Struct, frozen=True):
-    """Lines by state, and how many rollouts wait and have been appended."""
+class LineCounts(msgspec.Struct, frozen=True):
+    """Lines by state, and the numbers of rollouts with waiting lines and with accepted ones."""
 
     lines: dict[State, int]
     waiting_rollouts: int
     appended_rollouts: int
 
 
-class Ledger:
+class Ledger(LedgerConnection):
     """The one writer of a ledger file. Every method is one short transaction."""
 
-    def __init__(self, db: _Connection, path: Path) -> None:
-        self._db = db
-        self.path = path
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
         self._next_shard = 1
-        self._maybe_due = True  # spares an idle daemon the question
-        self._maybe_parked = True
+        self._maybe_pending = True  # spares an idle daemon the query
+        self._maybe_blocked = True
         self._history = History()
 
     @classmethod
@@ -111,36 +92,30 @@ class Ledger:
 
         Raises:
             RefusedError: the file is damaged, is no ledger, or is of a newer version.
-            UnavailableError: the disk is full or not there now.
+            UnavailableError: the disk is full, or not there now.
         """
         await to_thread.run_sync(create_or_check, path, files)
+        ledger = cls(path)
         with explained(path):
-            db = _Connection(partial(sqlite3.connect, path, timeout=5.0, isolation_level=None), CHUNK)
-            await db
+            await ledger._db
         try:
-            ledger = cls(db, path)
             with explained(path):
                 await ledger._prepare()
             yield ledger
         finally:
-            with anyio.CancelScope(shield=True):  # its thread would outlive us, and hold the process up
-                await db.close()
+            with anyio.CancelScope(shield=True):  # its thread would outlive us, and keep the process alive
+                await ledger._db.close()
 
     async def _prepare(self) -> None:
         (last,) = await self._one("SELECT coalesce(max(id), 0) FROM shard")
         self._next_shard = last + 1
-        (self._maybe_parked,) = await self._one(f"SELECT EXISTS(SELECT 1 FROM span WHERE due AND due = {PARKED})")
-        await self._db.run(self._history.resume)
-
-    @property
-    def changes(self) -> int:
-        """A number that is another one after every change that was written."""
-        return self._db.total_changes
+        (self._maybe_blocked,) = await self._one(f"SELECT EXISTS(SELECT 1 FROM span WHERE due AND due = {BLOCKED})")
+        await self.look(self._history.resume)
 
     # -- reading ---------------------------------------------------------------------------------------
 
     async def head(self) -> DatasetHead:
-        """Return what the last commit said of the dataset."""
+        """Return the dataset as of the last commit."""
         row = await self._one(
             "SELECT dataset_length, dataset_lines, dataset_tail, dead_length, dead_tail, keys,"
             " max(counted, dataset_length)"
@@ -152,20 +127,20 @@ class Ledger:
         return DatasetHead(*row, live=Live(*live[0]))  # type: ignore[misc]
 
     async def parts(self) -> list[Part]:
-        """Return the closed parts that are to be there, in order."""
+        """Return the closed parts that the dataset keeps, in order."""
         rows = await self._all(f"SELECT {PART} FROM part WHERE stop AND NOT removed ORDER BY number")
         cuts = await self.look(cuts_in)
         return [msgspec.structs.replace(Part(*row), cuts=cuts.get(row[0], ())) for row in rows]
 
     async def removed_parts(self) -> list[Part]:
-        """Return the parts that were given up."""
+        """Return the parts that were removed."""
         return [Part(*row) for row in await self._all(f"SELECT {PART} FROM part WHERE removed ORDER BY number")]
 
     async def cursors(self, shards: Mapping[str, int]) -> tuple[dict[str, Cursor], list[Cursor]]:
-        """Return the cursors of shards by path, and those of other shards that had one of their inodes.
+        """Return the cursors of shards by path, and those of other shards with one of their inodes.
 
         Args:
-            shards: path -> inode.
+            shards: Inodes by path.
         """
         paths, inodes = [os.fsencode(path) for path in shards], list(shards.values())
         rows = await self._all(  # a UNION: for an OR, SQLite would look at every shard
@@ -179,11 +154,11 @@ class Ledger:
             [cursor for cursor in cursors if cursor.path not in shards],
         )
 
-    async def settled(self) -> set[int]:
-        """Return the marks of all shards that need no look while they are as they were when they were read."""
+    async def settled_shards(self) -> set[int]:
+        """Return the marks (``mark``) of all shards that need not be opened while they are unchanged."""
         unreadable = (
             f"SELECT shard FROM span WHERE reason = '{UNREADABLE}'"
-            f" UNION SELECT shard FROM span WHERE due AND due = {PARKED}"
+            f" UNION SELECT shard FROM span WHERE due AND due = {BLOCKED}"
         )
 
         def work(db: sqlite3.Connection) -> set[int]:
@@ -193,15 +168,14 @@ class Ledger:
             )
             return {mark(os.fsdecode(path), tuple(stat)) for path, *stat in rows}
 
-        with explained(self.path):
-            return await self._db.run(work)
+        return await self.look(work)
 
-    async def due(self, lines: int, *, with_sessions: bool = True) -> list[tuple[Span, Cursor]]:
-        """Return spans that have to be judged again, oldest first, of about ``lines`` lines together.
+    async def pending(self, lines: int, *, with_sessions: bool = True) -> list[tuple[Span, Cursor]]:
+        """Return spans that are pending re-evaluation, oldest first, up to about ``lines`` lines.
 
-        All of them are of shards, or all of sessions. Without ``with_sessions`` those of sessions are passed over.
+        All of them belong to shards, or all to sessions. Without ``with_sessions`` those of sessions are left out.
         """
-        if not self._maybe_due:
+        if not self._maybe_pending:
             return []
         which = "" if with_sessions else f" AND NOT {IS_SESSION}"
         rows = await self._all(
@@ -210,7 +184,7 @@ class Ledger:
             f" WHERE span.due AND span.due = 1 AND NOT shard.replaced{which} ORDER BY span.id LIMIT ?",
             (max(1, lines),),
         )
-        self._maybe_due = bool(rows) or not with_sessions
+        self._maybe_pending = bool(rows) or not with_sessions
         picked: list[tuple[Span, Cursor]] = []
         for row in rows:
             span, cursor = span_of(row), cursor_of(row[14:])
@@ -221,7 +195,7 @@ class Ledger:
         return picked
 
     async def appended(self, session: str) -> list[tuple[Span, Cursor | None]]:
-        """Return the spans of a session that are in the dataset; without a cursor where their shard was overwritten."""
+        """Return the accepted spans of a session, without a cursor where their shard was overwritten."""
         rows = await self._all(
             f"SELECT {columns('span', SPAN)}, {columns('shard', SHARD)}, shard.replaced"
             " FROM span JOIN shard ON shard.id = span.shard WHERE session = ? AND state = 'appended' ORDER BY span.id",
@@ -237,7 +211,7 @@ class Ledger:
         return by_session
 
     async def turn_rewards(self, sessions: Iterable[str], reward_type: str) -> dict[str, Sequence[TurnReward]]:
-        """Return the event rewards of those of ``sessions`` whose rewards of this type were read."""
+        """Return event rewards by session, for those of ``sessions`` whose rewards of this type were read."""
         wanted = list(sessions)
 
         def work(db: sqlite3.Connection) -> dict[str, Sequence[TurnReward]]:
@@ -246,14 +220,17 @@ class Ledger:
                 found |= rewards_in(db, chunk, reward_type)
             return found
 
-        with explained(self.path):
-            return await self._db.run(work)
+        return await self.look(work)
 
     async def qualifying(self, after: int, rule: str, rows: int) -> tuple[list[str], int | None]:
-        """Look at some outcome rows whose ``ref`` is above ``after``.
+        """Return the sessions of some outcome rows that qualify, and the ``ref`` to continue after.
 
-        Returns: the sessions of those that qualify under the condition of the name ``rule``, and the last ``ref``
-        that was looked at, None where there are no more rows.
+        Args:
+            after: Rows with a greater ``ref`` are read.
+            rule: Name of the condition that they must have been tested under.
+            rows: Number of rows to read.
+
+        Returns: the sessions, and the last ``ref`` read, None if there are no more rows.
         """
         found = await self._all(
             "SELECT ref, session, qualifies AND rule = ? FROM outcome WHERE ref > ? ORDER BY ref LIMIT ?",
@@ -262,8 +239,8 @@ class Ledger:
         sessions = [session for _, session, qualifies in found if qualifies]
         return sessions, found[-1][0] if len(found) == rows else None
 
-    async def told_by_shards(self, sessions: Iterable[str]) -> set[str]:
-        """Return those of ``sessions`` of which any line was read from a shard."""
+    async def sessions_in_shards(self, sessions: Iterable[str]) -> set[str]:
+        """Return those of ``sessions`` that have a line in a shard."""
         rows = await self._in(
             "SELECT DISTINCT span.session FROM span JOIN shard ON shard.id = span.shard"
             f" WHERE NOT {IS_SESSION} AND span.session IN",
@@ -271,38 +248,38 @@ class Ledger:
         )
         return {row[0] for row in rows}
 
-    async def accounts(self) -> Accounts:
-        """Return the sums that a status line needs."""
+    async def counts(self) -> LineCounts:
+        """Return the counts that a status line shows."""
         tally = dict(await self._all("SELECT state, sum(lines) FROM tally GROUP BY state"))
         waiting = await self._one("SELECT count(DISTINCT session) FROM span WHERE state = 'waiting'")
         sessions = await self._one("SELECT count(DISTINCT session) FROM span WHERE state = 'appended'")
         self._history.rollouts = sessions[0]
-        return Accounts({state: tally.get(state, 0) for state in State}, waiting[0], sessions[0])
+        return LineCounts({state: tally.get(state, 0) for state in State}, waiting[0], sessions[0])
 
     async def known(self, keys: Iterable[bytes]) -> dict[bytes, bool]:
-        """Return, for those of ``keys`` that are in the dataset, whether a shard line stands behind them."""
+        """Return whether a shard line claims the record, for those of ``keys`` that are in the dataset."""
         rows = await self._in("SELECT key, claimed FROM record WHERE key IN", keys)
         return {key: bool(claimed) for key, claimed in rows}
 
     def new_shard_id(self) -> int:
-        """Return a number for a shard that is read for the first time."""
+        """Return an unused id, for a shard that is read for the first time."""
         self._next_shard += 1
         return self._next_shard - 1
 
     # -- writing ---------------------------------------------------------------------------------------
 
     async def commit(self, batch: BatchCommit) -> None:
-        """Write one batch. When this returns, the batch has happened; before, nothing of it has."""
-        await self._write(writes.commit, batch, self._history)
-        self._maybe_parked |= bool(batch.parked)
+        """Write one batch: all of it is committed when this returns, nothing of it before."""
+        await self.transact(lambda db: writes.commit(db, batch, self._history))
+        self._maybe_blocked |= bool(batch.blocked)
 
     async def begin(self, live: Live) -> None:
-        """Remember which file is the live one now."""
-        await self._write(writes.begin, live)
+        """Store which file is the live one."""
+        await self.transact(lambda db: writes.begin(db, live))
 
     async def close_parts(self, parts: Sequence[Part]) -> None:
-        """Remember parts that were closed."""
-        await self._write(writes.close_parts, parts)
+        """Store closed parts."""
+        await self.transact(lambda db: writes.close_parts(db, parts))
 
     async def remove_parts(
         self,
@@ -311,230 +288,115 @@ class Ledger:
         forget_keys: bool,
         also: Callable[[sqlite3.Connection, int], None] | None = None,
     ) -> None:
-        """Give up parts, durably: their files are not there any more when this is asked next.
+        """Mark parts as removed, durably.
 
         Args:
-            parts: the ones to give up, in order.
-            forget_keys: whether their records may come in again.
-            also: then makes others who keep tables in the same file forget all before a place.
+            parts: The parts, in order.
+            forget_keys: Whether their records may be accepted again.
+            also: Called with the log offset where the last of them ends, to forget the records before it in tables
+                that others keep in the same file.
         """
 
         def work(db: sqlite3.Connection) -> None:
-            db.executemany("UPDATE part SET removed = 1 WHERE number = ?", [(part.number,) for part in parts])
-            if forget_keys:
-                writes.uncount_adopted(db, parts)
-                db.execute("DELETE FROM record WHERE offset BETWEEN 0 AND ?", (parts[-1].stop - 1,))
-                if also is not None:
-                    also(db, parts[-1].stop)
+            writes.remove_parts(db, parts, forget_keys=forget_keys)
+            if forget_keys and also is not None:
+                also(db, parts[-1].stop)
 
-        await self._write_durably(work)
+        await self._transact_durably(work)
 
     async def compact(self, change: Compaction) -> None:
-        """Remember what parts hold from now on, durably: their files are those when this is asked next.
+        """Store a compaction of parts, durably.
 
-        Near-duplicates and records beyond a cap become due with all other duplicates: what kept them out may be gone.
+        All duplicates and lines beyond a cap become pending: the record that kept them out may be gone.
         """
-        await self._write_durably(lambda db: writes.compact(db, change, self._history))
-        self._maybe_due = True
+        await self._transact_durably(lambda db: writes.compact(db, change, self._history))
+        self._maybe_pending = True
 
     async def adopt(
         self, keys: Sequence[tuple[bytes, int]], *, counted: int, lines: int, length: int, tail: bytes
     ) -> None:
-        """Remember dataset lines whose keys the ledger does not hold.
+        """Store dataset lines that the ledger does not know.
 
         Args:
-            keys: (key, place in the dataset).
-            counted: lines before this offset were counted when they were appended; those after it were
+            keys: (key, log offset) of each line that has a key.
+            counted: Lines before this log offset were counted when they were appended; those after it were
                 not, and are claimed by the shard lines that they came from.
-            lines: how many lines these are, with those that have no key.
-            length: where the last of them ends.
-            tail: the digest of the dataset's end there.
+            lines: Number of lines, with those that have no key.
+            length: Log offset where the last of them ends.
+            tail: Digest of the dataset's end there.
         """
-
-        def work(db: sqlite3.Connection) -> None:
-            db.executemany(
-                "INSERT OR IGNORE INTO record (key, offset, claimed) VALUES (?, ?, ?)",
-                [(key, offset, offset < counted) for key, offset in keys],
-            )
-            db.execute(
-                "UPDATE meta SET dataset_length = ?, dataset_tail = ?, dataset_lines = dataset_lines + ?",
-                (length, tail, lines),
-            )
-
-        await self._write(work)
+        await self.transact(lambda db: writes.adopt(db, keys, counted=counted, lines=lines, length=length, tail=tail))
 
     async def forget_keys(self, keys: str) -> None:
-        """Drop all keys, as they are to be computed anew from the dataset under the meaning ``keys``."""
+        """Drop all keys, to compute them again from the dataset under the version ``keys``."""
+        await self.transact(lambda db: writes.forget_keys(db, keys))
 
-        def work(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM record")
-            db.execute(
-                "UPDATE meta SET keys = ?, counted = max(counted, dataset_length), dataset_length = 0,"
-                " dataset_lines = (SELECT coalesce(sum(lines), 0) FROM part WHERE removed), dataset_tail = x''",
-                (keys,),
-            )
-
-        await self._write(work)
-
-    async def describe(self, reads: Reads) -> None:
-        """Remember what is read and asked, for the commands that only read."""
-
-        def work(db: sqlite3.Connection) -> None:
-            db.execute(
-                "UPDATE meta SET shards = ?, pattern = ?, follow_symlinks = ?, database = ?",
-                (reads.shards, reads.pattern, reads.follow_symlinks, reads.database),
-            )
-            db.execute("INSERT OR IGNORE INTO condition (rule, sql) VALUES (?, ?)", (reads.rule, reads.where))
-            describe_rules(db, reads.turns, reads.join)
-
-        await self._write(work)
+    async def describe(self, settings: ReadSettings) -> None:
+        """Store the settings under which lines are read, for the commands that only read the ledger."""
+        await self.transact(lambda db: writes.describe(db, settings))
 
     async def overwritten(self, shard_id: int) -> int:
-        """Close the books on a shard whose bytes the producer overwrote; return the lines that still waited.
+        """Retire a shard whose bytes the producer overwrote; return the number of lines that were still open.
 
-        They are taken out of the lines read, as their bytes are gone, and counted as ``overwritten``.
+        They are subtracted from the lines read, as their bytes are gone, and counted as ``overwritten``.
         """
+        return await self.transact(lambda db: writes.overwritten(db, shard_id))
 
-        def work(db: sqlite3.Connection) -> int:
-            rows = db.execute(
-                f"SELECT {SPAN} FROM span WHERE shard = ? AND state IN (?, ?)", (shard_id, *OPEN_STATES)
-            ).fetchall()
-            spans = [span_of(row) for row in rows]
-            lost = sum(span.lines for span in spans)
-            db.executemany("DELETE FROM span WHERE id = ?", [(span.id,) for span in spans])
-            writes.count(db, [], spans)
-            db.execute("UPDATE span SET due = 0 WHERE shard = ? AND due", (shard_id,))
-            db.execute("UPDATE shard SET replaced = 1 WHERE id = ?", (shard_id,))
-            db.execute("UPDATE meta SET overwritten = overwritten + ?", (lost,))
-            return lost
-
-        return await self._write(work)
-
-    async def revive(self, shard_ids: Sequence[int]) -> None:
-        """Make lines due again that were due while their shard could not be read."""
+    async def unblock(self, shard_ids: Sequence[int]) -> None:
+        """Make lines pending that were blocked because their shard could not be read."""
         ids = await self._in(f"SELECT id FROM span WHERE reason = '{UNREADABLE}' AND NOT due AND shard IN", shard_ids)
-        if self._maybe_parked:
-            ids += await self._in(f"SELECT id FROM span WHERE due AND due = {PARKED} AND shard IN", shard_ids)
+        if self._maybe_blocked:
+            ids += await self._in(f"SELECT id FROM span WHERE due AND due = {BLOCKED} AND shard IN", shard_ids)
         if ids:
-            self._maybe_due = True
-            await self._write(lambda db: db.executemany("UPDATE span SET due = 1 WHERE id = ?", ids))
+            self._maybe_pending = True
+            await self.transact(lambda db: db.executemany("UPDATE span SET due = 1 WHERE id = ?", ids))
 
     async def relax(self) -> None:
-        """Sync no commit from now on: a power loss may take the last ones back, never tear one.
+        """Stop syncing commits: a power loss may take back the last ones, but never tear one.
 
         Adoption heals that, as long as the ledger itself is there; so its first commits are synced.
         """
         await self._all("PRAGMA synchronous=NORMAL")
 
-    async def tell_dead_again(self) -> None:
-        """Make every line due that cannot be taken, so that its dead letter is written again.
+    async def rewrite_dead_letters(self) -> None:
+        """Make every dead-lettered line pending, so that its dead letter is written again.
 
-        Of lines whose bytes were overwritten, and of those that came from a fleet, nothing can be told any more: they
-        count as ``overwritten``.
+        Lines whose bytes were overwritten, and those from a fleet, cannot be read again: they count as
+        ``overwritten``.
         """
-        self._maybe_due = True
-        await self._write(writes.tell_dead_again)
+        self._maybe_pending = True
+        await self.transact(writes.rewrite_dead_letters)
 
     async def expire(self, before: float) -> int:
-        """Call lines never scored that have waited since ``before`` (wall-clock seconds); return how many.
+        """Expire up to a thousand spans that have waited since ``before``; return the number of their lines.
 
-        A thousand spans at a time: the next call takes the next ones.
+        Args:
+            before: Wall-clock time, in seconds since 1970.
         """
         rows = await self._all(
             f"SELECT {SPAN} FROM span WHERE state = 'waiting' AND since < ? AND NOT due LIMIT 1000", (before,)
         )
-        if not rows:
-            return 0
         spans = [span_of(row) for row in rows]
-
-        def work(db: sqlite3.Connection) -> None:
-            db.executemany("UPDATE span SET state = 'never_scored' WHERE id = ?", [(span.id,) for span in spans])
-            writes.count(db, [msgspec.structs.replace(span, state=State.EXPIRED) for span in spans], spans)
-
-        await self._write(work)
+        if spans:
+            await self.transact(lambda db: writes.expire(db, spans))
         return sum(span.lines for span in spans)
 
-    async def take_outcomes(
+    async def store_outcomes(
         self, rows: Sequence[Outcome], rule: JoinRule, rewards: Sequence[SessionRewards] = ()
     ) -> list[Outcome]:
-        """Compare outcome rows with what is known; remember what is new or changed and make its lines due.
+        """Store new and changed outcome rows, make the lines pending that they can change, and return those rows.
 
         Args:
-            rows: a page of rows in order of id.
-            rule: how records find their outcome; it decides which verdicts a new row can change.
-            rewards: the event rewards of their sessions, as far as they were read.
-
-        Returns: the rows that were new or changed.
+            rows: A page of rows, in order of id.
+            rule: How records find their outcome; it decides which verdicts a new row can change.
+            rewards: The event rewards of their sessions that were read.
         """
         if not rows:
             return []
         changes = self._db.total_changes
-        fresh = await self._write(writes.take_outcomes, rows, rule, rewards)
-        self._maybe_due |= self._db.total_changes != changes
+        fresh = await self.transact(lambda db: writes.store_outcomes(db, rows, rule, rewards))
+        self._maybe_pending |= self._db.total_changes != changes
         return fresh
-
-    # -- for those who keep tables of their own in the same file ----------------------------------------------
-
-    async def look(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Return what ``work`` reads."""
-        with explained(self.path):
-            return await self._db.run(work)
-
-    async def transact(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Do all of ``work`` in one transaction, or nothing of it."""
-        return await self._write(work)
-
-    # -- one hop to the thread of the connection ---------------------------------------------------------
-
-    async def _write(
-        self, work: Callable[Concatenate[sqlite3.Connection, _P], _T], *args: _P.args, **more: _P.kwargs
-    ) -> _T:
-        """Do all of ``work`` in one transaction, or nothing of it."""
-
-        def transaction(db: sqlite3.Connection) -> _T:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                result = work(db, *args, **more)
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.rollback()
-                raise
-            return result
-
-        with explained(self.path):
-            return await self._db.run(transaction)
-
-    async def _write_durably(self, work: Callable[[sqlite3.Connection], None]) -> None:
-        """Do all of ``work`` so that no power loss takes it back; what was relaxed before becomes durable with it."""
-        ((level,),) = await self._all("PRAGMA synchronous")
-        await self._all("PRAGMA synchronous=FULL")
-        try:
-            await self._write(work)
-        finally:
-            await self._all(f"PRAGMA synchronous={level}")
-
-    async def _one(self, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:
-        return (await self._all(sql, values))[0]
-
-    async def _all(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with explained(self.path):
-            return list(await self._db.execute_fetchall(sql, values))  # type: ignore[arg-type]
-
-    async def _in(self, sql: str, values: Iterable[Any]) -> list[tuple[Any, ...]]:
-        found: list[tuple[Any, ...]] = []
-        for chunk in chunks(list(values)):
-            found += await self._all(f"{sql} ({marks(chunk)})", chunk)
-        return found
-
-
-class _Connection(aiosqlite.Connection):
-    """With one more call: a whole transaction in the connection's thread, instead of a hop for each statement."""
-
-    async def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Return what ``work`` returns."""
-        result: _T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
-        return result
 
 
 def outcomes_in(db: sqlite3.Connection, session: str) -> list[Outcome]:
@@ -543,5 +405,5 @@ def outcomes_in(db: sqlite3.Connection, session: str) -> list[Outcome]:
 
 
 def mark(path: str, stat: tuple[int, ...]) -> int:
-    """Return a number for a shard in one state, a few bytes instead of all of it, for as long as this process lives."""
+    """Return a number for a shard in one state, valid in this process: a few bytes instead of path and stat."""
     return hash((path, stat))

@@ -13,7 +13,7 @@ import msgspec
 
 from streamer.core.records.model import Cursor, Outcome, Span, State
 
-PARKED = 2
+BLOCKED = 2
 """``due`` of spans that are due as soon as their shard can be read again."""
 
 SHARD = "id, path, offset, lines, scanned, fingerprint, dev, ino, size, mtime_ns, ctime_ns"

@@ -1,4 +1,4 @@
-"""What is done to the ledger inside one transaction; each function is called with a connection that has begun one."""
+"""Writes to the ledger; each function runs inside a transaction that its caller has begun."""
 
 from __future__ import annotations
 
@@ -11,38 +11,41 @@ import msgspec
 
 from streamer.core.records.model import OPEN_STATES, Cursor, Outcome, Span, State
 from streamer.core.verdicts.join import JoinRule
-from streamer.core.verdicts.reasons import CAP
-from streamer.core.verdicts.turns import SessionRewards
+from streamer.core.verdicts.reasons import CAP, RULE_CHANGED
+from streamer.core.verdicts.turns import SessionRewards, TurnRules
 from streamer.store.ledger.cuts import put_cut, put_taken_out
 from streamer.store.ledger.history import History
 from streamer.store.ledger.paths import IS_STREAM
 from streamer.store.ledger.rows import (
+    BLOCKED,
     OUTCOME,
-    PARKED,
     PART,
     SHARD,
+    SPAN,
     outcome_of,
+    span_of,
 )
-from streamer.store.ledger.turn_rewards import take_rewards
+from streamer.store.ledger.turn_rewards import describe_rules, store_rewards
 from streamer.store.parts.parts import Live, Part
 
 _LAST_US = 1 << 62
-"""Stands for a created_at that is no time: after all others, as in the join."""
+"""Time of a row whose created_at is no time: after all others, as in the join."""
 
 
 class BatchCommit(msgspec.Struct, frozen=True):
     """Everything that one batch changes, written in one transaction.
 
-    ``appended`` are (key, place in the dataset); ``claimed`` are keys whose line was adopted before. ``at`` is the time
-    (seconds since 1970), a label and never a criterion. ``closed`` are parts that were closed meanwhile; ``live`` is
-    the live file, if the dataset rolls. ``also`` writes what others keep in the same file.
+    ``taken`` are spans that the others replace: ``spans`` are judged, ``pending`` wait for re-evaluation, ``blocked``
+    for their shard. ``appended`` are (key, log offset); ``claimed`` are keys whose line was adopted before. ``at`` is
+    the time (seconds since 1970), a label and never a criterion. ``closed`` are parts that were closed since; ``live``
+    is the live file, if the dataset rotates. ``also`` writes the tables that others keep in the same file.
     """
 
     cursors: Sequence[Cursor] = ()
     taken: Sequence[Span] = ()
     spans: Sequence[Span] = ()
-    due: Sequence[Span] = ()
-    parked: Sequence[Span] = ()
+    pending: Sequence[Span] = ()
+    blocked: Sequence[Span] = ()
     appended: Sequence[tuple[bytes, int]] = ()
     claimed: Sequence[bytes] = ()
     dataset_length: int = 0
@@ -56,11 +59,11 @@ class BatchCommit(msgspec.Struct, frozen=True):
 
 
 class Compaction(msgspec.Struct, frozen=True):
-    """What a compaction of some parts changes, written in one transaction.
+    """Everything that a compaction of some parts changes, written in one transaction.
 
-    ``parts`` are as their files will be, each with one more cut; ``lines`` is how many lines they lost. ``spans`` take
-    the place of those that are ``taken``. ``at`` is the time (seconds since 1970). ``also`` removes the keys, and what
-    others keep of the records.
+    ``parts`` are as their files will be, each with one more cut; ``lines`` is the number of lines removed. ``spans``
+    replace those that are ``taken``. ``at`` is the time (seconds since 1970). ``also`` removes the keys, and the rows
+    that others keep for the records.
     """
 
     parts: Sequence[Part]
@@ -71,8 +74,21 @@ class Compaction(msgspec.Struct, frozen=True):
     also: Callable[[sqlite3.Connection], None]
 
 
+class ReadSettings(msgspec.Struct, frozen=True):
+    """The settings under which lines are read: the folder, the database, the condition with its name, and turns."""
+
+    shards: str
+    pattern: str
+    follow_symlinks: bool
+    database: str
+    rule: str
+    where: str
+    join: JoinRule = JoinRule.AS_OF
+    turns: TurnRules | None = None
+
+
 def commit(db: sqlite3.Connection, batch: BatchCommit, history: History) -> None:
-    """Write all that one batch changes."""
+    """Write one batch."""
     history.note(db, batch.at)
     if batch.cursors:
         db.executemany(
@@ -81,9 +97,9 @@ def commit(db: sqlite3.Connection, batch: BatchCommit, history: History) -> None
         )
     db.executemany("DELETE FROM span WHERE id = ?", [(span.id,) for span in batch.taken])
     _put_spans(db, batch.spans, due=0)
-    _put_spans(db, batch.due, due=1)
-    _put_spans(db, batch.parked, due=PARKED)
-    count(db, [*batch.spans, *batch.due, *batch.parked], batch.taken)
+    _put_spans(db, batch.pending, due=1)
+    _put_spans(db, batch.blocked, due=BLOCKED)
+    count(db, [*batch.spans, *batch.pending, *batch.blocked], batch.taken)
     db.executemany("INSERT INTO record (key, offset, claimed) VALUES (?, ?, 1)", sorted(batch.appended))
     db.executemany("UPDATE record SET claimed = 1 WHERE key = ?", [(key,) for key in batch.claimed])
     db.execute(
@@ -107,7 +123,7 @@ def commit(db: sqlite3.Connection, batch: BatchCommit, history: History) -> None
 
 
 def close_parts(db: sqlite3.Connection, parts: Sequence[Part]) -> None:
-    """Remember parts that were closed."""
+    """Store closed parts."""
     db.executemany(
         f"INSERT OR REPLACE INTO part ({PART}) VALUES (?, ?, ?, ?, ?, ?)",
         [msgspec.structs.astuple(part)[:6] for part in parts],
@@ -116,7 +132,7 @@ def close_parts(db: sqlite3.Connection, parts: Sequence[Part]) -> None:
 
 
 def begin(db: sqlite3.Connection, live: Live) -> None:
-    """Remember which file is the live one."""
+    """Store which file is the live one."""
     db.execute("DELETE FROM part WHERE stop IS NULL AND number != ?", (live.number,))
     db.execute(
         "INSERT OR REPLACE INTO part (number, start, opened_at) VALUES (?, ?, ?)",
@@ -124,18 +140,22 @@ def begin(db: sqlite3.Connection, live: Live) -> None:
     )
 
 
-def uncount_adopted(db: sqlite3.Connection, parts: Sequence[Part]) -> None:
-    """Take lines of parts that go out of all sums that no shard line was found behind: that one will be appended."""
-    for part in parts:
+def remove_parts(db: sqlite3.Connection, parts: Sequence[Part], *, forget_keys: bool) -> None:
+    """Mark parts as removed, and forget their keys where records may be accepted again."""
+    db.executemany("UPDATE part SET removed = 1 WHERE number = ?", [(part.number,) for part in parts])
+    if not forget_keys:
+        return
+    for part in parts:  # an adopted line without a shard line leaves the sums: that shard line will be appended
         (lines,) = db.execute(
             "SELECT count(*) FROM record WHERE NOT claimed AND offset >= ? AND offset < ?", (part.start, part.stop)
         ).fetchone()
         db.execute("UPDATE part SET lines = lines - ? WHERE number = ?", (lines, part.number))
         db.execute("UPDATE meta SET dataset_lines = dataset_lines - ?", (lines,))
+    db.execute("DELETE FROM record WHERE offset BETWEEN 0 AND ?", (parts[-1].stop - 1,))
 
 
 def compact(db: sqlite3.Connection, change: Compaction, history: History) -> None:
-    """Write all that one compaction changes."""
+    """Write one compaction."""
     history.note(db, change.at)
     for part in change.parts:
         db.execute("UPDATE part SET lines = ?, sha256 = ? WHERE number = ?", (part.lines, part.sha256, part.number))
@@ -166,7 +186,7 @@ def _put_spans(db: sqlite3.Connection, spans: Sequence[Span], due: int) -> None:
 
 
 def count(db: sqlite3.Connection, put: Sequence[Span], taken: Sequence[Span]) -> None:
-    """Bring the sums by state and reason up to date."""
+    """Add the lines of ``put`` to the counts by state and reason, and subtract those of ``taken``."""
     change: dict[tuple[str, str], int] = {}
     for sign, spans in ((1, put), (-1, taken)):
         for span in spans:
@@ -179,8 +199,67 @@ def count(db: sqlite3.Connection, put: Sequence[Span], taken: Sequence[Span]) ->
     )
 
 
-def tell_dead_again(db: sqlite3.Connection) -> None:
-    """Make lines due that cannot be taken; count those whose bytes are gone as overwritten."""
+def adopt(
+    db: sqlite3.Connection,
+    keys: Sequence[tuple[bytes, int]],
+    *,
+    counted: int,
+    lines: int,
+    length: int,
+    tail: bytes,
+) -> None:
+    """Store dataset lines that the ledger does not know; see ``Ledger.adopt``."""
+    db.executemany(
+        "INSERT OR IGNORE INTO record (key, offset, claimed) VALUES (?, ?, ?)",
+        [(key, offset, offset < counted) for key, offset in keys],
+    )
+    db.execute(
+        "UPDATE meta SET dataset_length = ?, dataset_tail = ?, dataset_lines = dataset_lines + ?",
+        (length, tail, lines),
+    )
+
+
+def forget_keys(db: sqlite3.Connection, keys: str) -> None:
+    """Drop all keys; ``keys`` is the version under which they are computed again."""
+    db.execute("DELETE FROM record")
+    db.execute(
+        "UPDATE meta SET keys = ?, counted = max(counted, dataset_length), dataset_length = 0,"
+        " dataset_lines = (SELECT coalesce(sum(lines), 0) FROM part WHERE removed), dataset_tail = x''",
+        (keys,),
+    )
+
+
+def describe(db: sqlite3.Connection, settings: ReadSettings) -> None:
+    """Store the settings under which lines are read."""
+    db.execute(
+        "UPDATE meta SET shards = ?, pattern = ?, follow_symlinks = ?, database = ?",
+        (settings.shards, settings.pattern, settings.follow_symlinks, settings.database),
+    )
+    db.execute("INSERT OR IGNORE INTO condition (rule, sql) VALUES (?, ?)", (settings.rule, settings.where))
+    describe_rules(db, settings.turns, settings.join)
+
+
+def overwritten(db: sqlite3.Connection, shard_id: int) -> int:
+    """Retire a shard whose bytes were overwritten; return the number of lines that were still open."""
+    rows = db.execute(f"SELECT {SPAN} FROM span WHERE shard = ? AND state IN (?, ?)", (shard_id, *OPEN_STATES))
+    spans = [span_of(row) for row in rows]
+    lost = sum(span.lines for span in spans)
+    db.executemany("DELETE FROM span WHERE id = ?", [(span.id,) for span in spans])
+    count(db, [], spans)
+    db.execute("UPDATE span SET due = 0 WHERE shard = ? AND due", (shard_id,))
+    db.execute("UPDATE shard SET replaced = 1 WHERE id = ?", (shard_id,))
+    db.execute("UPDATE meta SET overwritten = overwritten + ?", (lost,))
+    return lost
+
+
+def expire(db: sqlite3.Connection, spans: Sequence[Span]) -> None:
+    """Expire waiting spans."""
+    db.executemany("UPDATE span SET state = 'never_scored' WHERE id = ?", [(span.id,) for span in spans])
+    count(db, [msgspec.structs.replace(span, state=State.EXPIRED) for span in spans], spans)
+
+
+def rewrite_dead_letters(db: sqlite3.Connection) -> None:
+    """Make dead-lettered lines pending; count those whose bytes are gone as overwritten."""
     gone = f"state = 'dead_lettered' AND shard IN (SELECT id FROM shard WHERE replaced OR {IS_STREAM})"
     lost = db.execute(f"SELECT reason, sum(lines) FROM span WHERE {gone} GROUP BY reason").fetchall()
     db.execute(f"DELETE FROM span WHERE {gone}")
@@ -192,23 +271,23 @@ def tell_dead_again(db: sqlite3.Connection) -> None:
     db.execute("UPDATE span SET due = 1 WHERE state = 'dead_lettered'")
 
 
-def take_outcomes(
+def store_outcomes(
     db: sqlite3.Connection, rows: Sequence[Outcome], rule: JoinRule, rewards: Sequence[SessionRewards]
 ) -> list[Outcome]:
-    """Remember new and changed outcome rows, and make the lines due that they can change; return those rows."""
+    """Store new and changed outcome rows, make the lines pending that they can change, and return those rows."""
     found = db.execute(f"SELECT {OUTCOME} FROM outcome WHERE id BETWEEN ? AND ?", (rows[0].id, rows[-1].id))
     known = {(row[0], row[1], row[5]): outcome_of(row) for row in found}
     fresh = [(row, known.get((row.id, row.session, row.created_at))) for row in rows]
     fresh = [(row, old) for row, old in fresh if old is None or not _same(row, old)]
     _add_outcomes(db, [row for row, old in fresh if old is None], rule)
     _change_outcomes(db, [(row, old) for row, old in fresh if old is not None], rule)
-    # Lines that waited for these rows under the present condition have waited long enough.
-    if db.execute("SELECT 1 FROM span WHERE reason = 'rule_changed' LIMIT 1").fetchone():
+    # Lines that waited for these rows to be tested under the present condition.
+    if db.execute(f"SELECT 1 FROM span WHERE reason = '{RULE_CHANGED}' LIMIT 1").fetchone():
         db.executemany(
-            "UPDATE span SET due = 1 WHERE session = ? AND reason = 'rule_changed' AND NOT due",
+            f"UPDATE span SET due = 1 WHERE session = ? AND reason = '{RULE_CHANGED}' AND NOT due",
             [(row.session,) for row in rows],
         )
-    take_rewards(db, rewards)
+    store_rewards(db, rewards)
     return [row for row, _ in fresh]
 
 
@@ -218,9 +297,9 @@ def _add_outcomes(db: sqlite3.Connection, rows: Sequence[Outcome], rule: JoinRul
         " created_us, qualifies, rule, metadata) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [(*msgspec.structs.astuple(row)[:9], row.metadata) for row in rows],
     )
-    _wake_open(db, rows)
+    _reevaluate_open(db, rows)
     if rule is not JoinRule.AS_OF:
-        _wake_below(db, rows)
+        _reevaluate_rejected(db, rows)
         return
     # Only a row older than the one chosen, or any one for records without a time, can change a verdict.
     db.executemany(
@@ -236,11 +315,11 @@ def _change_outcomes(db: sqlite3.Connection, rows: Sequence[tuple[Outcome, Outco
         " metadata = ? WHERE ref = ?",
         [(*_facts(row), row.qualifies, row.rule, row.metadata, old.ref) for row, old in rows],
     )
-    _wake_open(db, [row for row, _ in rows])
-    # Where only the condition changed, not the rollout, what was judged stays judged.
+    _reevaluate_open(db, [row for row, _ in rows])
+    # Where only the condition changed, not the rollout, verdicts stay.
     corrected = [(row, old) for row, old in rows if row.rule == old.rule or _facts(row) != _facts(old)]
     if rule is JoinRule.MAX:
-        _wake_below(db, [row for row, _ in corrected])
+        _reevaluate_rejected(db, [row for row, _ in corrected])
     refs = [(row.session, old.ref) for row, old in corrected]
     db.executemany("UPDATE span SET due = 1 WHERE session = ? AND state = 'below_bar' AND outcome = ?", refs)
     db.executemany(
@@ -250,14 +329,14 @@ def _change_outcomes(db: sqlite3.Connection, rows: Sequence[tuple[Outcome, Outco
     )
 
 
-def _wake_open(db: sqlite3.Connection, rows: Sequence[Outcome]) -> None:
+def _reevaluate_open(db: sqlite3.Connection, rows: Sequence[Outcome]) -> None:
     db.executemany(
         "UPDATE span SET due = 1 WHERE session = ? AND state IN (?, ?)",
         [(row.session, *OPEN_STATES) for row in rows],
     )
 
 
-def _wake_below(db: sqlite3.Connection, rows: Sequence[Outcome]) -> None:
+def _reevaluate_rejected(db: sqlite3.Connection, rows: Sequence[Outcome]) -> None:
     db.executemany(
         "UPDATE span SET due = 1 WHERE session = ? AND state = 'below_bar'", [(row.session,) for row in rows]
     )

@@ -16,7 +16,7 @@ import msgspec
 
 from streamer.core.records.model import OPEN_STATES, State
 from streamer.core.verdicts.join import JoinRule
-from streamer.core.verdicts.reasons import MAY_STILL_COME, REWARDS_UNREAD
+from streamer.core.verdicts.reasons import REWARD_REASONS, REWARDS_UNREAD
 from streamer.core.verdicts.turns import SessionRewards, TurnReward, TurnRules, Turns
 
 _REWARDS = """
@@ -34,7 +34,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[TurnReward]).decode
 
 
-def take_rewards(db: sqlite3.Connection, read: Iterable[SessionRewards]) -> None:
+def store_rewards(db: sqlite3.Connection, read: Iterable[SessionRewards]) -> None:
     """Store what was read, and make the lines due whose verdict it can change.
 
     Where only the type changed that is asked for, what was judged stays judged.
@@ -47,7 +47,7 @@ def take_rewards(db: sqlite3.Connection, read: Iterable[SessionRewards]) -> None
         if old is not None and old[0] == one.type and old[1] != rewards:
             db.execute(
                 "UPDATE span SET due = 1 WHERE session = ? AND state = ? AND reason IN (?, ?) AND NOT due",
-                (one.session, State.REJECTED, *MAY_STILL_COME),
+                (one.session, State.REJECTED, *REWARD_REASONS),
             )
         db.execute(
             "UPDATE span SET due = 1 WHERE session = ? AND state IN (?, ?) AND reason = ? AND NOT due",

@@ -22,17 +22,17 @@ from streamer.core.records.key import DedupBy, record_key
 from streamer.core.records.layouts import MalformedError
 from streamer.core.records.model import SourceRecord, State
 from streamer.core.verdicts.reasons import (
+    AFTER_LAST_OUTCOME,
     CAP,
-    DUE_AFTER_OUTCOMES,
-    MAY_STILL_COME,
     NEAR,
+    RETRACTED,
+    REWARD_REASONS,
     REWARDS_UNREAD,
     RULE_CHANGED,
     SENT_AGAIN,
     UNREADABLE,
-    WITHDRAWN,
 )
-from streamer.store.curation.rejections import Refused, refused
+from streamer.store.curation.rejections import Rejection, rejections_in
 from streamer.store.dataset.dead_letters import dead_letters_path
 from streamer.store.ledger.cuts import taken_out_at
 from streamer.store.ledger.delivery import undeliverable
@@ -343,9 +343,9 @@ class Explainer:
             return f"its rollout qualifies by {outcome}, but the cap on {reason.removeprefix(CAP)} was full"
         if reason == UNREADABLE:
             return f"{outcome} qualifies since a correction or a late reward, but the shard could not be read"
-        if reason == WITHDRAWN:
+        if reason == RETRACTED:
             return f"its rollout was withdrawn: {outcome} was corrected, and does not qualify any more"
-        if reason in MAY_STILL_COME:
+        if reason in REWARD_REASONS:
             return f"its rollout qualifies by {outcome}, but {self._turns.of_rollout(span)}"
         return _RULES.get(reason, f"{outcome} did not meet: {self._conditions.get(span['rule'])}")
 
@@ -357,7 +357,7 @@ class Explainer:
             return f"its outcome has not been read under the present condition yet{still}"
         if reason == REWARDS_UNREAD:
             return f"its rollout qualifies, but its event rewards have not been read yet{still}"
-        if reason == DUE_AFTER_OUTCOMES and outcomes:
+        if reason == AFTER_LAST_OUTCOME and outcomes:
             return (
                 f"its own time lies after the newest outcome of its session ({outcomes[-1].created_at});"
                 f" if that is wrong (clocks, time zones), set join.rule to max or first{still}"
@@ -369,7 +369,7 @@ class Explainer:
         if _is_refused(span):
             yield from self._refusals(span, line)
             return
-        of_turns = span["state"] == State.REJECTED and span["reason"] in MAY_STILL_COME
+        of_turns = span["state"] == State.REJECTED and span["reason"] in REWARD_REASONS
         if (span["state"] not in (State.ACCEPTED, State.DUPLICATE) and not of_turns) or span["replaced"]:
             return
         if span["state"] == State.ACCEPTED and line is None:
@@ -391,22 +391,22 @@ class Explainer:
             if line is None or number == line:
                 yield f"line {number} {self._refusal(row)}"
 
-    def _refusal(self, row: Refused) -> str:
+    def _refusal(self, row: Rejection) -> str:
         place = self._at_place(row.offset)
         if row.similarity is not None:
             return f"is alike by {row.similarity:.2f} to the line at {place}"
         return f"counts as {row.value}, of which {row.records:,} of {row.most:,} were there, the last one at {place}"
 
-    def _refused(self, span: dict[str, Any]) -> Iterator[Refused]:
+    def _refused(self, span: dict[str, Any]) -> Iterator[Rejection]:
         """Yield why each line of a span was left out, if near-duplicates or caps did that; else nothing."""
-        return refused(self._db, span["shard_id"], span["start"], span["stop"]) if _is_refused(span) else iter(())
+        return rejections_in(self._db, span["shard_id"], span["start"], span["stop"]) if _is_refused(span) else iter(())
 
-    def _lines_and_refusals(self, span: dict[str, Any]) -> Iterator[tuple[int, bytes | None, Refused | None]]:
+    def _lines_and_refusals(self, span: dict[str, Any]) -> Iterator[tuple[int, bytes | None, Rejection | None]]:
         for (number, data), row in zip(self._lines_of(span), chain(self._refused(span), repeat(None)), strict=False):
             yield number, data, row
 
     def _line_found(
-        self, span: dict[str, Any], number: int, data: bytes | None, because: str, row: Refused | None
+        self, span: dict[str, Any], number: int, data: bytes | None, because: str, row: Rejection | None
     ) -> LineFound:
         shard = os.fsdecode(span["path"])
         if row is not None:

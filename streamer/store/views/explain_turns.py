@@ -53,7 +53,7 @@ class TurnReasons:
             return "it does not say which turn it is"
         worth, pending = self._worth(span)
         reward = worth.of(turn).reward
-        fits = worth.below_bar(turn) is None
+        fits = worth.rejection_reason(turn) is None
         since = "; it was judged under other settings, or is about to be judged again" if fits else ""
         if reward is not None:
             return f"turn {turn} has {_a(rules.type)} reward of {reward:g}{since}"

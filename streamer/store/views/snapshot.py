@@ -93,7 +93,7 @@ class LedgerStatus(msgspec.Struct, frozen=True):
     delivery: Delivery | None = None
 
 
-def standing(ledger: Path) -> LedgerStatus:
+def ledger_status(ledger: Path) -> LedgerStatus:
     """Return how the lines of a ledger stand now; all zero where there is none yet.
 
     Raises:

@@ -46,7 +46,7 @@ class Buckets:
             heads[bucket] = number
         self.last = number
 
-    def sharing(self, bands: Sequence[int]) -> list[int]:
+    def candidates(self, bands: Sequence[int]) -> list[int]:
         """Return the numbers of the records that share most bands with these, the newer first of several."""
         oldest = max(0, self.last - self._keep)
         found: Counter[int] = Counter()

@@ -25,7 +25,7 @@ IMAGE_BYTES = 1 + BITS // 8
 _HASH, _DIGEST = b"\0", b"\1"
 
 
-def looks(*, perceptual: bool) -> Callable[[str], bytes]:
+def image_hasher(*, perceptual: bool) -> Callable[[str], bytes]:
     """Return the function that gives the ``IMAGE_BYTES`` of an image's URL; without ``perceptual`` its digest.
 
     Raises:
@@ -37,7 +37,7 @@ def looks(*, perceptual: bool) -> Callable[[str], bytes]:
     return _look
 
 
-def differing(one: bytes, other: bytes) -> int | None:
+def differing_bits(one: bytes, other: bytes) -> int | None:
     """Return the bits in which the two images of a pair differ, at most; None if there is no such pair.
 
     Args:

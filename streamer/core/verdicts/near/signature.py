@@ -19,9 +19,9 @@ from zlib import crc32
 import msgspec
 
 from streamer.base.errors import MissingExtraError
-from streamer.core.verdicts.near.image_hash import BITS, IMAGE_BYTES, differing, looks
+from streamer.core.verdicts.near.image_hash import BITS, IMAGE_BYTES, differing_bits, image_hasher
 from streamer.core.verdicts.near.rules import Near
-from streamer.core.verdicts.near.words import said, shingles
+from streamer.core.verdicts.near.words import compared, shingles
 
 SLOTS = 256
 _PACK = struct.Struct(f"<{SLOTS}I").pack
@@ -54,7 +54,7 @@ class Signer:
 
     def __init__(self, rules: Near) -> None:
         self._rules = rules
-        self._look = looks(perceptual=rules.images is not None)
+        self._look = image_hasher(perceptual=rules.images is not None)
         self._threshold = rules.threshold
         self._most_differing = rules.images or 0
         if rules.threshold is None:
@@ -71,7 +71,7 @@ class Signer:
         Raises:
             ValueError: the line is not one of ours.
         """
-        what = said(line, self._rules.scope)
+        what = compared(line, self._rules.scope)
         images = b"".join(map(self._look, what.images))
         if self._threshold is None:
             return Signature(b"", images) if images else None
@@ -95,7 +95,7 @@ class Signer:
         Of texts it is the estimated Jaccard similarity. Where texts are not compared, it is the share of equal bits in
         the image that differs most.
         """
-        bits = differing(one.images, other.images)
+        bits = differing_bits(one.images, other.images)
         if bits is None or bits > self._most_differing:
             return None
         if self._threshold is None:

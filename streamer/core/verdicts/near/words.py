@@ -31,14 +31,14 @@ class _Line(msgspec.Struct, gc=False):
 _line = msgspec.json.Decoder(_Line).decode
 
 
-class _Said(msgspec.Struct, frozen=True):
+class _Compared(msgspec.Struct, frozen=True):
     """The words and the image URLs of what is compared of a record."""
 
     text: str
     images: list[str]
 
 
-def said(line: bytes, scope: Scope) -> _Said:
+def compared(line: bytes, scope: Scope) -> _Compared:
     """Return what a dataset line says within ``scope``.
 
     Instructions are left out of conversations: they are the same in all records of a task, and as long as all the rest.
@@ -63,7 +63,7 @@ def said(line: bytes, scope: Scope) -> _Said:
             texts += _calls(message.get("tool_calls"))
     except (msgspec.MsgspecError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(str(error)) from error
-    return _Said("\n".join(texts), images)
+    return _Compared("\n".join(texts), images)
 
 
 def _read_content(content: object, texts: list[str], images: list[str]) -> None:
