@@ -16,7 +16,7 @@ from streamer.core.records.model import Outcome, State, Verdict
 from streamer.core.verdicts.join import choose
 from streamer.core.verdicts.judge import Rules
 from streamer.core.verdicts.qualify import rejection_reason
-from streamer.core.verdicts.reasons import RETRACTED
+from streamer.core.verdicts.reasons import RETRACTED, WHERE
 from streamer.core.verdicts.turns import TurnBook
 
 _NOT_OURS = "no record of streamer"
@@ -85,7 +85,7 @@ class Judge:
         if outcome.rule != self._rules.where:
             return _NOT_READ
         if not outcome.qualifies:
-            return self._below(RETRACTED if outcome.ref in self._withdrawn else "where", outcome)
+            return self._below(RETRACTED if outcome.ref in self._withdrawn else WHERE, outcome)
         reason = rejection_reason(facts, self._rules.records)
         if reason is None and self._turns is not None:
             rollout = self._turns.rollout(outcome)

@@ -1,1 +1,1 @@
-"""What a record is: its layouts, its messages, its key, its line in the dataset."""
+"""Records: their layouts, messages, keys and dataset lines."""

@@ -1,4 +1,4 @@
-"""A record that has arrived from a collector of a fleet."""
+"""A record that arrived from a collector of a fleet."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import msgspec
 
 
 class ArrivedRecord(msgspec.Struct, frozen=True, gc=False):
-    """A line that is to go into the dataset as it is, with its key, and the rollout that it is of.
+    """A finished dataset line with its key, and the session and time of its record.
 
-    ``again`` says that it was taken before, from the same collector.
+    ``again`` is True if the same collector sent it before.
     """
 
     key: bytes

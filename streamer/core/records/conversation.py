@@ -1,16 +1,16 @@
-"""A conversation, ready to be written and compared: its JSON, and the canonical form that keys are made of.
+"""A conversation as its JSON, and in the canonical form that keys are computed from.
 
 The canonical form is the JSON of each message, in which
 
-- keys stand in one order (``_FIRST``, then by name), without white space;
-- ids of tool calls are replaced by their position, as they are drawn at random for every request;
-- ``arguments`` that hold JSON stand as that JSON, so that white space and key order do not count;
+- keys have one order (``_FIRST``, then by name), without white space;
+- ids of tool calls are replaced by their position, as they are random in every request;
+- ``arguments`` that hold JSON are replaced by that JSON, so that white space and key order do not count;
 - keys whose value is null, and empty ``tool_calls``, are left out; null content is the empty string.
 
-Every other key of a message counts: what a trainer could read makes a difference.
+Every other key of a message counts, as a trainer could read it.
 
-There are two ways to the same bytes. Messages of the usual shape are decoded into structs whose fields stand in
-that order, so that most messages are written once for both purposes. ``of_messages`` takes everything else.
+Two paths lead to the same bytes. Messages of the usual shape are decoded into structs whose fields have that order, so
+that most messages are encoded once for both forms. ``of_messages`` handles all others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FIRST = (
     "role", "content", "tool_calls", "tool_call_id", "name",
     "type", "text", "image_url", "url", "detail", "function", "arguments",
 )  # fmt: skip
-"""The order of the keys that stand first, in objects of any kind: that of the fields below."""
+"""The first keys of objects of any kind, in order: that of the fields below."""
 
 _RANK = {key: rank for rank, key in enumerate(_FIRST)}
 
@@ -37,8 +37,8 @@ _RANK = {key: rank for rank, key in enumerate(_FIRST)}
 class Conversation(msgspec.Struct, frozen=True, gc=False):
     """Messages as bytes.
 
-    ``encoded`` is the JSON list that a dataset line holds; ``canonical`` the canonical messages with commas between
-    them, of which the first ``prompt`` bytes stand before the last reply.
+    ``encoded`` is the JSON list of a dataset line; ``canonical`` are the canonical messages with commas between them.
+    The first ``prompt`` bytes of ``canonical`` are the messages before the last reply.
     """
 
     encoded: bytes
@@ -82,7 +82,7 @@ class _Message(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class _Reply(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """What the task app calls ``assistant``; it says some things twice."""
+    """The ``assistant`` object of the task app; it repeats some of its content."""
 
     content: str | list[_Part] | None
     tool_calls: list[_Call] | UnsetType | None = UNSET
@@ -114,7 +114,7 @@ _decode_reply = msgspec.json.Decoder(_Reply).decode
 
 
 def from_messages(messages: bytes | Raw) -> Conversation | None:
-    """Return the conversation in a JSON list of messages, or None if it has to be looked at more closely."""
+    """Return the conversation of a JSON list of messages, or None if their shape is unusual."""
     try:
         return _usual(_decode_messages(messages))
     except (msgspec.DecodeError, RecursionError):
@@ -122,7 +122,7 @@ def from_messages(messages: bytes | Raw) -> Conversation | None:
 
 
 def from_dialogue(dialogue: bytes | Raw, reply: bytes | Raw) -> Conversation | None:
-    """Return the conversation in a JSON list of messages and the reply to it, or None as above."""
+    """Return the conversation of a JSON list of messages and the reply to it, or None if their shape is unusual."""
     try:
         messages, answer = _decode_messages(dialogue), _decode_reply(reply)
     except (msgspec.DecodeError, RecursionError):
@@ -133,9 +133,9 @@ def from_dialogue(dialogue: bytes | Raw, reply: bytes | Raw) -> Conversation | N
 
 
 def of_messages(messages: Sequence[dict[str, Any]]) -> Conversation:
-    """Return the conversation in messages of any shape that ``layouts`` lets pass."""
-    places: dict[str, int] = {}
-    canonical = [_encode(_ordered(_canonical_message(message, places))) for message in messages]
+    """Return the conversation of messages in any shape that ``layouts`` accepts."""
+    positions: dict[str, int] = {}
+    canonical = [_encode(_ordered(_canonical_message(message, positions))) for message in messages]
     last = max((i for i, message in enumerate(messages) if message.get("role") == "assistant"), default=len(messages))
     prompt = len(b",".join(canonical[:last]))
     return Conversation(_encode(messages), b",".join(canonical), prompt, has_image(messages))
@@ -167,7 +167,7 @@ def _usual(messages: list[_Message]) -> Conversation | None:
         if content.__class__ is list:
             image = image or any(part.type in IMAGE_PARTS for part in content)
         elif content.__class__ is not str and not calls:
-            return None  # it says nothing and does nothing
+            return None  # neither content nor tool calls
         line = _encode(message)
         encoded.append(line)
         if calls is not UNSET:
@@ -191,24 +191,24 @@ def _canonical(message: _Message) -> bytes:
     return _encode(_CanonicalMessage(message.role, content, calls or UNSET))
 
 
-def _canonical_message(message: dict[str, Any], places: dict[str, int]) -> dict[str, Any]:
+def _canonical_message(message: dict[str, Any], positions: dict[str, int]) -> dict[str, Any]:
     canonical = {key: value for key, value in message.items() if value is not None}
     canonical.setdefault("content", "")
     calls = canonical.pop("tool_calls", None)
     if calls:
-        canonical["tool_calls"] = [_canonical_call(call, places) for call in calls]
+        canonical["tool_calls"] = [_canonical_call(call, positions) for call in calls]
     answered = canonical.get("tool_call_id")
-    if isinstance(answered, str) and answered in places:
-        canonical["tool_call_id"] = places[answered]
+    if isinstance(answered, str) and answered in positions:
+        canonical["tool_call_id"] = positions[answered]
     return canonical
 
 
-def _canonical_call(call: dict[str, Any], places: dict[str, int]) -> dict[str, Any]:
+def _canonical_call(call: dict[str, Any], positions: dict[str, int]) -> dict[str, Any]:
     canonical = {key: value for key, value in call.items() if key not in ("id", "index") and value is not None}
     canonical.setdefault("type", "function")
     identifier = call.get("id")
     if isinstance(identifier, str):
-        places.setdefault(identifier, len(places))
+        positions.setdefault(identifier, len(positions))
     function = call.get("function")
     if isinstance(function, dict) and isinstance(function.get("arguments"), str):
         canonical["function"] = {**function, "arguments": canonical_arguments(function["arguments"])}
@@ -216,7 +216,7 @@ def _canonical_call(call: dict[str, Any], places: dict[str, int]) -> dict[str, A
 
 
 def canonical_arguments(text: str) -> Any:
-    """Return arguments as the JSON that they hold; text that holds no object or list stays text."""
+    """Return arguments as canonical JSON; text that holds no object or list stays text."""
     try:
         value = _decode(text)
     except (msgspec.MsgspecError, RecursionError, ValueError):
@@ -229,11 +229,11 @@ def canonical_arguments(text: str) -> Any:
 def _ordered(value: Any) -> Any:
     """Put the keys of all objects into the canonical order."""
     if isinstance(value, dict):
-        return {key: _ordered(value[key]) for key in sorted(value, key=_place)}
+        return {key: _ordered(value[key]) for key in sorted(value, key=_rank)}
     if isinstance(value, list):
         return [_ordered(item) for item in value]
     return value
 
 
-def _place(key: str) -> tuple[int, str]:
+def _rank(key: str) -> tuple[int, str]:
     return _RANK.get(key, len(_RANK)), key

@@ -1,4 +1,4 @@
-"""One line of a dataset: how it is made of a record and its outcome, and the key that it has. Pure."""
+"""One line of a dataset: its encoding from a record and its outcome, and its key. Pure."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class _Line(msgspec.Struct, gc=False):
 _json = msgspec.json.Encoder().encode
 _line = msgspec.json.Decoder(_Line).decode
 LINE_ENDS = (("\u2028".encode(), b"\\u2028"), ("\u2029".encode(), b"\\u2029"), ("\x85".encode(), b"\\u0085"))
-"""Characters that some line splitters take for a line end; they stand only inside strings, so escaping is exact."""
+"""Characters that some readers treat as line ends. They occur only inside strings, so escaping them is exact."""
 
 
 class _Metadata(msgspec.Struct, gc=False):
-    """The keys that stand first in the metadata of every line."""
+    """The first metadata keys of every line."""
 
     run_id: str
     turn: Any
@@ -41,7 +41,7 @@ class _Metadata(msgspec.Struct, gc=False):
 
 
 class _TurnMetadata(msgspec.Struct, gc=False):
-    """The keys that follow them where event rewards are read."""
+    """The metadata keys after them, where event rewards are read."""
 
     turn_reward: float | None
     turn_achievements: Sequence[str]
@@ -52,18 +52,18 @@ _OURS_WITH_TURN = _OURS | frozenset(_TurnMetadata.__struct_fields__)
 
 
 def own_keys(*, with_turn: bool) -> frozenset[str]:
-    """Return the keys of a line's metadata that are the same in every dataset, or in all with event rewards."""
+    """Return the metadata keys that streamer sets; with ``with_turn`` also those of event rewards."""
     return _OURS_WITH_TURN if with_turn else _OURS
 
 
 def encode_line(record: SourceRecord, outcome: Outcome, shard: str, worth: Worth | None = None) -> bytes:
-    """Return the dataset line of a record, newline included: the same metadata keys in every line.
+    """Return the dataset line of a record, newline included.
 
     Args:
-        record: what was said.
-        outcome: how its rollout ended.
-        shard: where the record stood.
-        worth: what its turn was worth, where event rewards are read.
+        record: The record.
+        outcome: The outcome of its rollout.
+        shard: Name of the shard that it was read from.
+        worth: Event rewards of its turn, where they are read.
     """
     metadata = _json(
         _Metadata(
@@ -99,19 +99,19 @@ def line_key(line: bytes, by: DedupBy) -> bytes:
     """Return the key of a dataset line.
 
     Raises:
-        ValueError: the line is not one of ours.
+        ValueError: the line was not written by streamer.
     """
     if (offset := invalid_utf8(line)) is not None:
         raise ValueError(f"byte {offset} is not UTF-8")
     try:
         found = _line(line)
         identity = (found.metadata["run_id"], found.metadata["turn"], found.metadata["timestamp"])
-        said = from_messages(found.messages) or of_messages(msgspec.json.decode(found.messages))
-        return record_key(said, by, identity)
+        conversation = from_messages(found.messages) or of_messages(msgspec.json.decode(found.messages))
+        return record_key(conversation, by, identity)
     except (msgspec.MsgspecError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(str(error)) from error
 
 
 def keys_meaning(by: DedupBy) -> str:
-    """Return the name under which a ledger remembers how its keys were computed."""
+    """Return the version of the keys, as a ledger stores it."""
     return f"{by}/{KEY_VERSION}"

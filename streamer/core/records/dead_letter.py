@@ -1,4 +1,4 @@
-"""A dead letter: one line of JSON for a line that cannot be taken."""
+"""A dead letter: one line of JSON about a line that holds no usable record."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import msgspec
 from streamer.core.records.model import Line
 
 HEAD_BYTES = 200
-"""How much of a line a dead letter quotes."""
+"""Bytes of a line that its dead letter quotes."""
 
 
 def encode_dead_letter(line: Line, reason: str, detail: str) -> bytes:
-    """Return the dead letter of one line, newline included."""
+    """Return the dead letter of a line, newline included."""
     head = line.head if line.data is None else line.data[:HEAD_BYTES]
     return (
         msgspec.json.encode(

@@ -1,15 +1,15 @@
-"""Bytes of one line -> Record: one function for each layout that producers write.
+"""From the bytes of one shard line to its record.
 
 Two layouts are known. *dialogue*: ``run_id, turn, model, provider, dialogue, assistant{...}, metadata,
 timestamp``, where ``dialogue`` is the prompt and ``assistant`` the reply. *messages*: ``messages`` with or
-without ``metadata``. Both may stand in one file.
+without ``metadata``. One file may have lines of both.
 """
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -24,21 +24,29 @@ _STAMPED = re.compile(r"(?P<id>.+)_\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2}")
 _REPLY_ONLY_KEYS = frozenset({"content_text", "has_image"})
 _US = 1_000_000
 _NULL = msgspec.Raw(b"null")
-_YEAR_5138 = 1e11
-"""Numbers of seconds beyond this are no times (milliseconds, perhaps): better none than a wrong one."""
+_LATEST_SECONDS = 1e11
+"""Seconds from here on are no times (milliseconds, perhaps): no time is better than a wrong one."""
+
+
+MalformedReason = Literal[
+    "bad_encoding", "bad_header", "bad_message", "bad_metadata", "invalid_utf8", "no_conversation", "no_reply",
+    "not_a_record", "not_json", "not_object", "nul_bytes", "reply_missing", "reply_truncated", "too_deep", "too_long",
+    "unknown_role", "wrong_bucket",
+]  # fmt: skip
+"""Counted reasons of dead letters."""
 
 
 class MalformedError(Exception):
-    """A line that holds no usable record. ``reason`` is the counted name, ``detail`` says where."""
+    """A line holds no usable record. ``reason`` is the counted name, ``detail`` says where."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: MalformedReason, detail: str) -> None:
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
 
 
 class _Source(msgspec.Struct, gc=False):
-    """The keys of either layout; all others (``dialogue_text``) are checked as JSON and skipped."""
+    """The keys of both layouts, decoded; all others (``dialogue_text``) are checked as JSON and skipped."""
 
     run_id: Any = None
     turn: Any = None
@@ -55,7 +63,7 @@ _Scalar = str | int | float | bool | None
 
 
 class _Outline(msgspec.Struct, gc=False):
-    """The same keys, with what they hold left as the bytes that it is."""
+    """The same keys, with their larger values left as bytes."""
 
     run_id: str | int | None = None
     turn: _Scalar = None
@@ -69,7 +77,7 @@ class _Outline(msgspec.Struct, gc=False):
 
 
 _BLANKS = b" \t\n\r"
-"""What JSON allows before and after a value."""
+"""White space that JSON allows around a value."""
 
 _decode = msgspec.json.Decoder(_Source).decode
 _outline = msgspec.json.Decoder(_Outline).decode
@@ -77,7 +85,7 @@ _object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):
-    """A line of which no more was read than what its outcome is found by. ``record_of`` reads the rest."""
+    """The session and time of a line, read without its conversation. ``record_of`` reads the rest."""
 
     session: str
     timestamp: Any
@@ -88,23 +96,23 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 
 
 def read(data: bytes, shard: str) -> SourceRecord:
-    """Return the record that one line holds.
+    """Return the record of one line.
 
     Args:
-        data: the line's bytes, without the newline.
-        shard: the shard's path; its name gives the session id where the record has none.
+        data: The line's bytes, without the newline.
+        shard: The shard's name or path; it gives the session id where the record has none.
 
     Raises:
-        MalformedError: the line is no JSON object with a conversation that a trainer can take.
+        MalformedError: the line is no JSON object with a conversation that a trainer can use.
     """
     return record_of(envelope(data, shard))
 
 
 def envelope(data: bytes, shard: str) -> Envelope:
-    """Return whose record a line holds and from when, without looking into its conversation.
+    """Return the session and time of a line, without reading its conversation.
 
     Raises:
-        MalformedError: the line is no JSON object, or does not say whose record it is.
+        MalformedError: the line is no JSON object, or its session id is neither text nor a whole number.
     """
     outline = _outline_of(data)
     if outline is None:
@@ -113,7 +121,7 @@ def envelope(data: bytes, shard: str) -> Envelope:
         timestamp = _first(source.timestamp, metadata.get("timestamp"))
         return Envelope(_session(source.run_id, metadata, shard), timestamp, time_us(timestamp), None, metadata, data)
     run_id, timestamp = outline.run_id, outline.timestamp
-    if run_id and timestamp is not None:  # nothing that its metadata says can change that
+    if run_id and timestamp is not None:  # metadata cannot change them
         return Envelope(str(run_id), timestamp, time_us(timestamp), outline, None, data)
     metadata = _metadata_of(outline)
     timestamp = _first(timestamp, metadata.get("timestamp"))
@@ -121,16 +129,17 @@ def envelope(data: bytes, shard: str) -> Envelope:
 
 
 def record_of(line: Envelope) -> SourceRecord:
-    """Read the rest of a line.
+    """Return the record of a line whose envelope was read.
 
     Raises:
-        MalformedError: its conversation is none that a trainer can take.
+        MalformedError: its conversation is none that a trainer can use.
     """
     outline = line.outline
-    said = _usual_conversation(outline) if outline is not None else None
-    if said is None or outline is None:
+    conversation = _usual_conversation(outline) if outline is not None else None
+    if conversation is None or outline is None:
         return _record(line, _parse(line.data))
-    return _with(line, said, outline, _metadata_of(outline) if line.metadata is None else line.metadata)
+    metadata = _metadata_of(outline) if line.metadata is None else line.metadata
+    return _source_record(line, conversation, outline, metadata)
 
 
 def _record(line: Envelope, source: _Source) -> SourceRecord:
@@ -141,14 +150,16 @@ def _record(line: Envelope, source: _Source) -> SourceRecord:
         messages = _from_dialogue(source.dialogue, source.assistant)
     else:
         raise MalformedError("no_conversation", "neither messages nor dialogue")
-    return _with(line, of_messages(messages), source, metadata)
+    return _source_record(line, of_messages(messages), source, metadata)
 
 
-def _with(line: Envelope, said: Conversation, keys: _Source | _Outline, metadata: dict[str, Any]) -> SourceRecord:
+def _source_record(
+    line: Envelope, conversation: Conversation, keys: _Source | _Outline, metadata: dict[str, Any]
+) -> SourceRecord:
     return SourceRecord(
         session=line.session,
-        conversation=said,
-        has_image=said.has_image or metadata.get("has_image") is True,
+        conversation=conversation,
+        has_image=conversation.has_image or metadata.get("has_image") is True,
         turn=_first(keys.turn, metadata.get("turn")),
         model=_first(keys.model, metadata.get("model")),
         provider=_first(keys.provider, metadata.get("provider")),
@@ -159,7 +170,7 @@ def _with(line: Envelope, said: Conversation, keys: _Source | _Outline, metadata
 
 
 def _outline_of(data: bytes) -> _Outline | None:
-    """Return the outline of a line, or None if it has to be looked at more closely."""
+    """Return the outline of a line, or None if ``_parse`` has to read it."""
     if invalid_utf8(data) is not None:
         return None
     try:
@@ -215,7 +226,7 @@ def _parse(data: bytes) -> _Source:
     except msgspec.ValidationError as error:
         raise MalformedError("not_json" if _is_object(data) else "not_object", str(error)) from None
     except msgspec.DecodeError as error:
-        reason = "nul_bytes" if b"\0" in data else "not_json"
+        reason: MalformedReason = "nul_bytes" if b"\0" in data else "not_json"
         raise MalformedError(reason, str(error)) from None
     if too_deep(data):
         raise _too_deep()
@@ -249,14 +260,14 @@ def _list(value: Any, where: str) -> list[Any]:
 
 
 def checked_message(message: Any, where: str) -> dict[str, Any]:
-    """Check one message; the same object comes back unless tool arguments have to become a string.
+    """Return a message after checking it: the same object, unless tool arguments have to become a string.
 
     Args:
-        message: what stands in the place of a message.
-        where: that place, for the detail of an error.
+        message: The JSON value of the message.
+        where: Its place in the line, for the detail of an error.
 
     Raises:
-        MalformedError: no trainer can take it.
+        MalformedError: no trainer can use it.
     """
     if not isinstance(message, dict):
         raise MalformedError("bad_message", f"{where} is not an object")
@@ -317,7 +328,7 @@ def _session(run_id: Any, metadata: dict[str, Any], shard: str) -> str:
 
 
 def session_of_name(shard: str) -> str:
-    """Return the session id that a shard's file name carries: ``sft_<id>`` or ``<id>_<Y-m-d_H-M-S>``."""
+    """Return the session id in a shard's name: ``sft_<id>`` or ``<id>_<Y-m-d_H-M-S>``."""
     stem = shard.rpartition("/")[2].removesuffix(".jsonl")
     if stem.startswith("sft_"):
         return stem.removeprefix("sft_")
@@ -333,7 +344,7 @@ def time_us(value: Any) -> int | None:
         except ValueError:
             return None
         return (when - (_NAIVE_EPOCH if when.tzinfo is None else _EPOCH)) // _ONE_US
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _YEAR_5138:
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LATEST_SECONDS:
         return int(value * _US)
     return None
 

@@ -14,7 +14,7 @@ from streamer.core.records.conversation import Conversation
 
 
 class State(StrEnum):
-    """Where a line that was read stands. The six sum up to the lines read, at any moment."""
+    """State of a line that was read. Counts of the six states add up to the lines read, at any moment."""
 
     ACCEPTED = "appended"
     DUPLICATE = "duplicate"
@@ -32,10 +32,10 @@ STATE_NAMES = {
     State.EXPIRED: "never scored",
     State.DEAD_LETTERED: "dead letters",
 }
-"""What people call the states, in the order in which they are told."""
+"""Names of the states in texts, in the order in which they are shown."""
 
 OPEN_STATES = (State.WAITING, State.EXPIRED)
-"""States of lines whose outcome is still to come."""
+"""States of lines that still wait for their outcome."""
 
 
 class Line(msgspec.Struct, frozen=True, gc=False):
@@ -54,7 +54,7 @@ class Line(msgspec.Struct, frozen=True, gc=False):
 
 
 class SourceRecord(msgspec.Struct, frozen=True):
-    """One conversation as a shard line told it, whatever the layout of the shard."""
+    """One record as read from a shard line or from the trace database, in any layout."""
 
     session: str
     conversation: Conversation
@@ -73,11 +73,11 @@ class SourceRecord(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """One row of ``outcome_rewards``, with what the trace database said of the ``where`` condition.
+    """One row of ``outcome_rewards``, with the result of the ``where`` condition.
 
-    ``ref`` is the ledger's own number for the row (0 before the ledger has it). ``rule`` names the
-    condition that ``qualifies`` was computed under. ``created_us`` is None if ``created_at`` is no time. ``metadata``
-    is a JSON object of what the row's ``reward_metadata`` says under the keys that are asked for, empty for none.
+    ``ref`` is the row's id in the ledger (0 before it is stored). ``rule`` names the condition that ``qualifies`` was
+    computed under. ``created_us`` is None if ``created_at`` is no time. ``metadata`` is a JSON object with the
+    requested keys of the row's ``reward_metadata``, or empty.
     """
 
     id: int
@@ -94,7 +94,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):
-    """What became of one line, and why. ``reason`` is empty where the state says it all."""
+    """The state of one line and its counted reason, which is empty where the state says it all."""
 
     state: State
     reason: str = ""
@@ -103,10 +103,10 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
 
 
 class Span(msgspec.Struct, frozen=True, gc=False):
-    """A run of consecutive lines of one shard with one verdict, as the ledger keeps it.
+    """Consecutive lines of one shard with the same verdict, as the ledger stores them.
 
     ``first_us`` and ``last_us`` bound the records' own timestamps; None where a record had none.
-    ``since`` is the wall-clock second at which the lines were first read: a label, never a criterion.
+    ``since`` is the wall-clock time (seconds since 1970) of the first reading: a label, never a criterion.
     ``rule`` names the condition that an outcome did not meet.
     """
 
@@ -127,12 +127,12 @@ class Span(msgspec.Struct, frozen=True, gc=False):
 
 
 class Cursor(msgspec.Struct, frozen=True, gc=False):
-    """How far one shard has been read, and how to recognise it again.
+    """How far one shard has been read, and how to recognise it.
 
     ``path`` is relative to the shard folder, as ``os.fsdecode`` gives it.
-    ``offset`` is the end of the last finished line taken, ``lines`` how many lines lie before it.
-    ``scanned`` is how far the unterminated tail after it is known to hold no newline.
-    ``fingerprint`` is of the bytes before ``offset``; ``stat`` is (dev, ino, size, mtime_ns, ctime_ns).
+    ``offset`` is the end of the last finished line read, ``lines`` the number of lines before it. No newline lies
+    between ``offset`` and ``scanned``. ``fingerprint`` is a digest of the bytes before ``offset``; ``stat`` is (dev,
+    ino, size, mtime_ns, ctime_ns).
     """
 
     path: str

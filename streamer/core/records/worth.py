@@ -1,4 +1,4 @@
-"""The worth of one turn."""
+"""The event rewards of one turn."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Worth(NamedTuple):
-    """What a turn was worth: the sum of its rewards, None if it has none, and what it achieved."""
+    """The sum of a turn's event rewards, None if it has none, and its achievements."""
 
     reward: float | None = None
     achievements: Sequence[str] = ()

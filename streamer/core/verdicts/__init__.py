@@ -1,1 +1,1 @@
-"""What becomes of a record: join, qualify, turns, near-duplicates, caps."""
+"""Verdicts on records: join, qualify, turns, near-duplicates, caps."""

@@ -1,4 +1,4 @@
-"""What is asked of caps: the settings, and the names under which verdicts and ledger know them."""
+"""Caps: their settings, and their names in verdicts and in the ledger."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Cap(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str | None:
-        """Return the key of the line's metadata that it counts by, None for prompts."""
+        """Return the metadata key that it counts by, None for prompts."""
         return None if self.by == PROMPT else self.by.removeprefix(METADATA)
 
 
 def metadata_keys(caps: Iterable[Cap], known: Collection[str]) -> tuple[str, ...]:
-    """Return the keys of metadata that caps count by and that are not among the ``known`` ones, in order."""
+    """Return the metadata keys that caps count by, sorted, without the ``known`` ones."""
     return tuple(sorted({cap.key for cap in caps if cap.key is not None and cap.key not in known}))

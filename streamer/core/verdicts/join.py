@@ -1,4 +1,4 @@
-"""Which outcome does a record belong to? Pure: no I/O, no clock."""
+"""The as-of join: the outcome that a record belongs to. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LAST = 1 << 62
 
 
 class JoinRule(StrEnum):
-    """How one of several outcome rows of a session is chosen for a record."""
+    """Rule that chooses one of several outcome rows of a session for a record."""
 
     AS_OF = "as_of"
     FIRST = "first"
@@ -22,8 +22,8 @@ def choose(outcomes: Sequence[Outcome], time_us: int | None, rule: JoinRule) -> 
     """Return the outcome that a record belongs to, or None while it has to wait.
 
     Args:
-        outcomes: all known outcome rows of the record's session, in any order.
-        time_us: the record's own time. With ``as_of`` it belongs to the first row that was created at
+        outcomes: All known outcome rows of the record's session, in any order.
+        time_us: The record's own time in microseconds. With ``as_of`` it belongs to the first row created at
             or after it; a record without a time belongs to the newest row.
         rule: ``as_of``, or ``first`` (oldest row) or ``max`` (highest total_reward, then the newest).
     """

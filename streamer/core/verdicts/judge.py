@@ -3,7 +3,7 @@
 Pure, and knows no files: it takes and returns plain values; a shard is a text that stands in the lines it writes.
 
 ``judge`` gives every line either a verdict or, if it qualifies, the key to look up; ``settle`` gives the
-rest their verdicts, now that it is known which keys the dataset holds.
+rest their verdicts, given the keys that the dataset holds.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from streamer.core.records.trace_messages import Decision
 from streamer.core.records.worth import Worth
 from streamer.core.verdicts.join import JoinRule, choose
 from streamer.core.verdicts.qualify import RecordRules, rejection_reason
-from streamer.core.verdicts.reasons import AFTER_LAST_OUTCOME, REWARDS_UNREAD, RULE_CHANGED, SENT_AGAIN
+from streamer.core.verdicts.reasons import AFTER_LAST_OUTCOME, REWARDS_UNREAD, RULE_CHANGED, SENT_AGAIN, WHERE
 from streamer.core.verdicts.turns import TurnBook, TurnReward
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """Everything that verdicts depend on. ``where`` is the name of the condition in force."""
+    """All settings that verdicts depend on. ``where`` is the name of the condition in force."""
 
     where: str
     join: JoinRule
@@ -38,10 +38,10 @@ class Rules(msgspec.Struct, frozen=True):
 
 
 class Item(msgspec.Struct, frozen=True):
-    """One line on its way: what it holds, or why that cannot be taken. ``since`` is when it was first read.
+    """One line with its parsed content, or the error if it is malformed. ``since`` is the time of the first reading.
 
-    A decision of the trace database is a line as well. It has no bytes. A record that has arrived from a collector is
-    one that has qualified there.
+    A decision of the trace database counts as a line without bytes. A record that arrived from a collector qualified
+    there.
     """
 
     line: Line
@@ -51,7 +51,7 @@ class Item(msgspec.Struct, frozen=True):
 
 
 class Judged(msgspec.Struct, frozen=True):
-    """A line with its verdict so far; ``offer`` is set while the verdict depends on the dataset."""
+    """A line with its provisional verdict; ``offer`` is set while the verdict depends on the dataset."""
 
     item: Item
     verdict: Verdict
@@ -59,10 +59,10 @@ class Judged(msgspec.Struct, frozen=True):
 
 
 class _Offer(msgspec.Struct, frozen=True, gc=False):
-    """A record that qualifies: the key to look up in the dataset, and the line to write if it is not there.
+    """A record that qualifies: its key to look up in the dataset, and the line to write if it is new.
 
-    The line is made while the record is at hand: to keep the records of a whole batch would cost more than the lines of
-    some duplicates. ``again`` is the reason if it turns out to be one of them.
+    The line is encoded at once: keeping the records of a whole batch would cost more than encoding some duplicates.
+    ``again`` is the reason if it is a duplicate.
     """
 
     key: bytes
@@ -71,14 +71,14 @@ class _Offer(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Admission(Protocol):
-    """What may leave out a record that qualifies and whose key is new."""
+    """A filter of records that qualify and whose key is new."""
 
     def reject(self, item: Item, offset: int) -> Verdict | None:
-        """Return why a record is left out; None takes it, with its line at ``offset`` of the dataset."""
+        """Return the verdict that rejects a record, or None to admit it, with its line at log offset ``offset``."""
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """What a batch comes to: bytes to write, keys to remember, verdicts to keep."""
+    """The result of a batch: bytes to append, keys and verdicts to store."""
 
     spans: Sequence[Span]
     dataset: bytes
@@ -89,7 +89,7 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 def parse(line: Line, shard_id: int, since: float, max_line: int) -> Item | None:
-    """Read one line; None for a blank one, which is no line of the dataset's business."""
+    """Return one line with its envelope parsed; None for a blank line, which is not counted."""
     if line.data is None:
         return Item(line, shard_id, since, MalformedError("too_long", f"longer than {max_line} bytes"))
     if not line.data.strip():
@@ -101,7 +101,7 @@ def parse(line: Line, shard_id: int, since: float, max_line: int) -> Item | None
 
 
 def sessions(items: Iterable[Item]) -> set[str]:
-    """Return the sessions whose outcomes have to be known to judge ``items``."""
+    """Return the sessions whose outcomes are needed to judge ``items``."""
     return {item.content.session for item in items if not isinstance(item.content, MalformedError)}
 
 
@@ -111,13 +111,13 @@ def judge(
     rules: Rules,
     rewards: Mapping[str, Sequence[TurnReward]] | None = None,
 ) -> list[Judged]:
-    """Give every line a verdict, or the key on which it depends.
+    """Return every line with a verdict, or with the key that its verdict depends on.
 
     Args:
-        items: the lines.
-        outcomes: all known outcomes of their sessions.
-        rules: what verdicts depend on.
-        rewards: the event rewards of those of their sessions whose were read, if the rules ask for any.
+        items: The lines.
+        outcomes: All known outcomes of their sessions.
+        rules: The settings that verdicts depend on.
+        rewards: The event rewards of their sessions that were read, if the rules need any.
     """
     turn_rules = rules.records.turn_rules
     turns = TurnBook(rewards or {}, outcomes, rules.join, turn_rules) if turn_rules else None
@@ -130,7 +130,7 @@ def judge(
 
 
 def _arrived(item: Item, record: ArrivedRecord) -> Judged:
-    """Judge a record of a collector: it has qualified there."""
+    """Offer a record that qualified at its collector."""
     again = SENT_AGAIN if record.again else ""
     return Judged(item, Verdict(State.ACCEPTED), _Offer(record.key, record.line, again))
 
@@ -147,8 +147,8 @@ def _judge(
     rows = outcomes.get(line.session, ())
     outcome = choose(rows, line.time_us, rules.join)
     if outcome is not None and outcome.rule == rules.where and not outcome.qualifies:
-        # Nobody asks what a rollout said that does not qualify: half of the lines are never decoded.
-        return Judged(item, Verdict(State.REJECTED, "where", outcome.ref, outcome.rule))
+        # Records of rejected rollouts stay undecoded: that saves half of the decoding.
+        return Judged(item, Verdict(State.REJECTED, WHERE, outcome.ref, outcome.rule))
     try:
         record = record_of(line) if isinstance(line, Envelope) else line.record()
     except MalformedError as error:
@@ -184,14 +184,14 @@ def _dead(item: Item, error: MalformedError) -> Judged:
 def settle(
     judged: Sequence[Judged], known: Mapping[bytes, bool], length: int, admission: _Admission | None = None
 ) -> Settled:
-    """Give every line its final verdict.
+    """Return the final verdict of every line, and the bytes to write.
 
     Args:
-        judged: the batch, in order; of equal keys the first is taken.
-        known: keys in the dataset -> whether a shard line stands behind them. A line whose key was
-            adopted after a crash is that very line: it counts as appended, and nothing is written.
-        length: bytes in the dataset, where the first new line will begin.
-        admission: asked of each record that would be written, in order; None takes all of them.
+        judged: The batch, in order; the first of several equal keys is accepted.
+        known: Keys in the dataset, each with whether a shard line claims it. The line of a key that was adopted
+            after a crash and is not claimed counts as accepted, and nothing is written.
+        length: Log offset of the dataset's end, where the first new line will begin.
+        admission: Called with each record that would be written, in order; None admits all.
     """
     verdicts: list[tuple[Item, Verdict]] = []
     lines: list[bytes] = []
@@ -208,8 +208,8 @@ def settle(
             claimed.append(offer.key)
         elif offer.key in taken:
             verdict = Verdict(State.DUPLICATE, offer.again, verdict.outcome)
-        elif admission is not None and (left_out := admission.reject(one.item, length)) is not None:
-            verdict = msgspec.structs.replace(left_out, outcome=verdict.outcome)
+        elif admission is not None and (rejection := admission.reject(one.item, length)) is not None:
+            verdict = msgspec.structs.replace(rejection, outcome=verdict.outcome)
         else:
             taken.add(offer.key)
             lines.append(offer.line)
@@ -228,7 +228,7 @@ def _dead_letter(item: Item) -> bytes:
 
 
 class _Run:
-    """Consecutive lines of one shard that have all in common that a span says of them."""
+    """Consecutive lines of one shard that one span describes."""
 
     def __init__(self, item: Item, verdict: Verdict) -> None:
         self._first = item
@@ -240,7 +240,7 @@ class _Run:
         self._times: list[int] = []
 
     def takes(self, item: Item, verdict: Verdict) -> bool:
-        """Add a line, unless it is of another kind or stands elsewhere."""
+        """Add a line and return True, or return False if the span cannot describe it."""
         first, line, time = self._first, item.line, _time(item)
         if (
             self._stop != line.start
@@ -296,7 +296,7 @@ def _time(item: Item) -> int | None:
 
 
 def count(spans: Iterable[Span]) -> dict[State, int]:
-    """Return lines by state."""
+    """Return the number of lines by state."""
     counts = dict.fromkeys(State, 0)
     for span in spans:
         counts[span.state] += span.lines

@@ -1,4 +1,4 @@
-"""Does a record of a rollout that qualifies get in? Pure."""
+"""The record rules: reasons to reject a record of a rollout that qualifies. Pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any, Protocol
 
 import msgspec
 
+from streamer.core.verdicts.reasons import IMAGES, MODELS, TURN
 from streamer.core.verdicts.turns import DEFAULT_REWARD_TYPE, TurnRules, Turns
 
 
 class Images(StrEnum):
-    """Which records are taken with regard to images."""
+    """Which records are accepted with regard to images."""
 
     ANY = "any"
     WITH = "with"
@@ -19,25 +20,25 @@ class Images(StrEnum):
 
 
 class _Facts(Protocol):
-    """What rules look at: a record has it, and so has its line in the dataset."""
+    """The facts that rules test; a record has them, and so has its dataset line."""
 
     @property
     def model(self) -> Any:
-        """Which model it is of."""
+        """The model that replied."""
 
     @property
     def turn(self) -> Any:
-        """Which turn of its rollout it is."""
+        """The number of the turn in its rollout."""
 
     @property
     def has_image(self) -> bool:
-        """Whether an image is in it."""
+        """Whether it contains an image."""
 
 
 class RecordRules(msgspec.Struct, frozen=True):
-    """What is asked of a record beyond its outcome. An empty rule asks nothing.
+    """Conditions on a record beyond its outcome. An empty rule accepts every record.
 
-    ``turns``, ``reward_type`` and ``min_turn_reward`` ask for event rewards: see ``turn_rules``.
+    ``turns``, ``reward_type`` and ``min_turn_reward`` need event rewards: see ``turn_rules``.
     """
 
     models: tuple[str, ...] = ()
@@ -50,20 +51,20 @@ class RecordRules(msgspec.Struct, frozen=True):
 
     @property
     def turn_rules(self) -> TurnRules | None:
-        """What is asked of the event rewards of a turn; None where none are to be read."""
+        """Conditions on the event rewards of a turn; None if none are read."""
         if self.turns is Turns.ALL and self.reward_type is None:
             return None
         return TurnRules(self.turns, self.reward_type or DEFAULT_REWARD_TYPE, self.min_turn_reward)
 
 
 def rejection_reason(record: _Facts, rules: RecordRules) -> str | None:
-    """Return why a record of a rollout that qualifies stays out, as a counted reason, or None if it does not."""
+    """Return the counted reason to reject a record of a rollout that qualifies, or None to accept it."""
     if rules.models and record.model not in rules.models:
-        return "models"
+        return MODELS
     if rules.images is not Images.ANY and record.has_image is not (rules.images is Images.WITH):
-        return "images"
+        return IMAGES
     if not _turn_fits(record.turn, rules):
-        return "turn"
+        return TURN
     return None
 
 

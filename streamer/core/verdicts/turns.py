@@ -1,11 +1,11 @@
-"""What single turns of a rollout were worth, and which of them get in. Pure: no I/O, no clock.
+"""The event rewards of single turns, and which turns they accept. Pure: no I/O, no clock.
 
-The rows of ``event_rewards`` are of several types that count the same thing in different ways: they are never added
-across types. One type is read; its rows of one turn are added up.
+The rows of ``event_rewards`` have several types that count the same thing in different ways, so they are never added
+across types. One type is read; its rows of one turn are added.
 
 A reward belongs to a rollout as a record does. A session that was run several times has the same turns several times,
-so each reward finds its outcome by its time (``join``), which is that of its event: a judge that comes an hour after
-the rollout still speaks of an event of that rollout.
+so each reward finds its outcome by the time of its event (``join``): a judge may write the row an hour after the
+rollout.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from streamer.core.verdicts.join import JoinRule, choose
 from streamer.core.verdicts.reasons import AFTER_LAST_REWARD, NO_REWARD
 
 DEFAULT_REWARD_TYPE = "achievement_delta"
-"""What is read if nothing else is asked for: the one type of the task app that has a row for each turn, also for those
-that achieved nothing, and that names the achievements."""
+"""The reward type that is read by default: the only one of the task app that names the achievements and has a row for
+each turn, also for turns without an achievement."""
 
 MOST_ACHIEVEMENTS = 64
-"""Names that are kept of one turn."""
+"""Achievements kept for one turn."""
 
 LONGEST_ACHIEVEMENT = 200
-"""Characters of a name that is kept."""
+"""Characters of an achievement; longer names are left out."""
 
 
 class Turns(StrEnum):
-    """Which turns of a rollout that qualifies are taken."""
+    """Which turns of a rollout that qualifies are accepted."""
 
     ALL = "all"
     REWARDED = "rewarded"
@@ -42,9 +42,9 @@ class Turns(StrEnum):
 
 
 class TurnRules(msgspec.Struct, frozen=True):
-    """Which event rewards are read, and what is asked of a turn.
+    """The event rewards that are read, and the condition on a turn.
 
-    ``minimum`` is the least reward that counts; None asks for more than 0.
+    ``minimum`` is the least reward that counts; None means more than 0.
     """
 
     turns: Turns
@@ -72,7 +72,7 @@ class TurnReward(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class SessionRewards(msgspec.Struct, frozen=True):
-    """All rewards of one type that a session has, in the order in which they were recorded."""
+    """All rewards of one type of a session, in the order in which they were recorded."""
 
     session: str
     type: str
@@ -83,7 +83,7 @@ _NOTHING = Worth()
 
 
 class RolloutWorth:
-    """What the turns of one rollout were worth."""
+    """The rewards of one rollout, by turn."""
 
     def __init__(self, rewards: Iterable[TurnReward], rules: TurnRules) -> None:
         by_turn: dict[int, list[TurnReward]] = {}
@@ -94,11 +94,11 @@ class RolloutWorth:
         self.rewarded = sorted(turn for turn, worth in self._turns.items() if rules.is_rewarded(worth.reward))
 
     def of(self, turn: object) -> Worth:
-        """Return what a turn was worth; what is no number of a turn was worth nothing."""
+        """Return the rewards of a turn; none for a value that is no turn number."""
         return self._turns.get(turn, _NOTHING) if is_turn(turn) else _NOTHING
 
     def rejection_reason(self, turn: object) -> str | None:
-        """Return why a record of this turn stays out for now, as a counted reason, or None if it does not."""
+        """Return the counted reason to reject a record of this turn for now, or None to accept it."""
         if self._rules.turns is Turns.REWARDED and not self._rules.is_rewarded(self.of(turn).reward):
             return NO_REWARD
         if self._rules.turns is Turns.UNTIL_LAST_REWARD and not self._is_up_to_last(turn):
@@ -110,7 +110,7 @@ class RolloutWorth:
 
 
 class TurnBook:
-    """The worth of turns of several sessions, worked out once for each rollout that is asked for."""
+    """The rewards of turns of several sessions, computed once for each rollout when first requested."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class TurnBook:
         self._by_session: dict[str, dict[int | None, RolloutWorth]] = {}
 
     def rollout(self, outcome: Outcome) -> RolloutWorth | None:
-        """Return the worth of the rollout that ended with ``outcome``; None if its rewards have not been read."""
+        """Return the rewards of the rollout that ended with ``outcome``; None if they have not been read."""
         session = outcome.session
         if session not in self._rewards:
             return None
@@ -139,9 +139,9 @@ class TurnBook:
 def by_rollout(
     rewards: Iterable[TurnReward], outcomes: Sequence[Outcome], join: JoinRule
 ) -> dict[int | None, list[TurnReward]]:
-    """Return the rewards of a session by the ``ref`` of the outcome that their rollout ended with.
+    """Return the rewards of a session by the ``ref`` of their rollout's outcome.
 
-    Under None stand those of a rollout whose outcome is still to come.
+    The key None has those of a rollout that has no outcome yet.
     """
     found: dict[int | None, list[TurnReward]] = {}
     for reward in rewards:
@@ -153,8 +153,8 @@ def by_rollout(
 def _outcome_of(reward: TurnReward, outcomes: Sequence[Outcome], join: JoinRule) -> Outcome | None:
     """Return the outcome of the rollout that a reward belongs to.
 
-    An event after all outcomes is one of a rollout that is still to end. A row without an event says only when it
-    was written, and that may be long after its rollout: then it belongs to the newest.
+    An event after all outcomes belongs to a rollout that has not ended. A row without an event has only the time at
+    which it was written, which may be long after its rollout: then it belongs to the newest one.
     """
     if reward.happened_us is not None:
         return choose(outcomes, reward.happened_us, join)
@@ -179,7 +179,7 @@ _annotation = msgspec.json.Decoder(_Annotation).decode
 
 
 def achievements_in(annotation: str | None) -> tuple[str, ...]:
-    """Return the achievements that an annotation names, each once; what cannot be read names none."""
+    """Return the achievements in an annotation, each once; none if it cannot be read."""
     try:
         named = _annotation(annotation).achievements if annotation else []
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
