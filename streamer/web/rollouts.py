@@ -19,7 +19,8 @@ from streamer.core.records.layouts import MalformedError
 from streamer.core.records.model import State
 from streamer.sources.trace_db import locate, open_for_batch
 from streamer.store.ledger.paths import is_apart
-from streamer.store.views.explain import Explainer, LineFound, OutcomeRow, Reason
+from streamer.store.views.explain import Explainer, LineFound, Reason
+from streamer.store.views.explain_subjects import OutcomeRow
 from streamer.store.views.snapshot import open_ledger
 from streamer.web.errors import not_found
 from streamer.web.pictures import Picture
