@@ -216,75 +216,52 @@ def settle(
             appended.append((offer.key, length))
             length += len(offer.line)
         verdicts.append((one.item, verdict))
-    dead = [one.item for one in judged if isinstance(one.item.content, MalformedError)]
-    return Settled(
-        spans_of(verdicts), b"".join(lines), appended, claimed, dead, b"".join(_dead_letter(item) for item in dead)
-    )
-
-
-def _dead_letter(item: Item) -> bytes:
-    error = item.content
-    return encode_dead_letter(item.line, error.reason, error.detail) if isinstance(error, MalformedError) else b""
-
-
-class _Run:
-    """Consecutive lines of one shard that one span describes."""
-
-    def __init__(self, item: Item, verdict: Verdict) -> None:
-        self._first = item
-        self._verdict = verdict
-        self._session = _session(item)
-        self._timed = _time(item) is not None
-        self._stop = item.line.start
-        self._lines = 0
-        self._times: list[int] = []
-
-    def takes(self, item: Item, verdict: Verdict) -> bool:
-        """Add a line and return True, or return False if the span cannot describe it."""
-        first, line, time = self._first, item.line, _time(item)
-        if (
-            self._stop != line.start
-            or first.shard_id != item.shard_id
-            or first.since != item.since
-            or self._verdict != verdict
-            or self._session != _session(item)
-            or self._timed is (time is None)
-        ):
-            return False
-        self._stop = line.stop
-        self._lines += 1
-        if time is not None:
-            self._times.append(time)
-        return True
-
-    def span(self) -> Span:
-        """Return the lines as one span."""
-        first, verdict = self._first, self._verdict
-        return Span(
-            shard_id=first.shard_id,
-            start=first.line.start,
-            stop=self._stop,
-            line=first.line.number,
-            lines=self._lines,
-            session=self._session,
-            state=verdict.state,
-            reason=verdict.reason,
-            outcome=verdict.outcome,
-            first_us=min(self._times, default=None),
-            last_us=max(self._times, default=None),
-            since=first.since,
-            rule=verdict.rule,
-        )
+    dead = [(one.item, error) for one in judged if isinstance(error := one.item.content, MalformedError)]
+    letters = b"".join(encode_dead_letter(item.line, error.reason, error.detail) for item, error in dead)
+    return Settled(spans_of(verdicts), b"".join(lines), appended, claimed, [item for item, _ in dead], letters)
 
 
 def spans_of(verdicts: Iterable[tuple[Item, Verdict]]) -> list[Span]:
     """Return lines with their verdicts as spans, in the same order."""
-    runs: list[_Run] = []
+    runs: list[list[tuple[Item, Verdict]]] = []
     for item, verdict in verdicts:
-        if not (runs and runs[-1].takes(item, verdict)):
-            runs.append(_Run(item, verdict))
-            runs[-1].takes(item, verdict)
-    return [run.span() for run in runs]
+        if runs and _continues(*runs[-1][-1], item, verdict):
+            runs[-1].append((item, verdict))
+        else:
+            runs.append([(item, verdict)])
+    return [_span(run) for run in runs]
+
+
+def _continues(before: Item, verdict_before: Verdict, item: Item, verdict: Verdict) -> bool:
+    """Say whether one span can describe a line and the one before it."""
+    return (
+        before.line.stop == item.line.start
+        and before.shard_id == item.shard_id
+        and before.since == item.since
+        and verdict_before == verdict
+        and _session(before) == _session(item)
+        and (_time(before) is None) is (_time(item) is None)
+    )
+
+
+def _span(run: Sequence[tuple[Item, Verdict]]) -> Span:
+    (first, verdict), (last, _) = run[0], run[-1]
+    times = [time for item, _ in run if (time := _time(item)) is not None]
+    return Span(
+        shard_id=first.shard_id,
+        start=first.line.start,
+        stop=last.line.stop,
+        line=first.line.number,
+        lines=len(run),
+        session=_session(first),
+        state=verdict.state,
+        reason=verdict.reason,
+        outcome=verdict.outcome,
+        first_us=min(times, default=None),
+        last_us=max(times, default=None),
+        since=first.since,
+        rule=verdict.rule,
+    )
 
 
 def _session(item: Item) -> str:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import msgspec
 from anyio import to_thread
@@ -31,8 +32,8 @@ from streamer.core.verdicts.near.rules import Near
 from streamer.core.verdicts.near.signature import Signature
 from streamer.core.verdicts.reasons import NEAR
 from streamer.store.curation import rejections
-from streamer.store.curation.cap_counts import Caps, Full, Values
-from streamer.store.curation.near_index import KeptSignature, NearIndex, Resemblance
+from streamer.store.curation.cap_counts import Caps, Values
+from streamer.store.curation.near_index import KeptSignature, NearIndex
 from streamer.store.curation.rejections import Rejection
 from streamer.store.dataset.writer import DatasetWriter
 from streamer.store.ledger.ledger import Ledger
@@ -250,7 +251,7 @@ class AdmissionFilter:
         self._caps = caps
         self._candidates = candidates
         self._related = related
-        self._refused: list[Rejection] = []
+        self._rejections: list[Rejection] = []
 
     def reject(self, item: Item, offset: int) -> Verdict | None:
         """Return why a record is left out; None takes it, with its line at ``offset`` of the dataset."""
@@ -259,28 +260,21 @@ class AdmissionFilter:
         if self._near is not None and signature is not None:
             resembled = self._near.resembled(signature, self._related)
             if resembled is not None:
-                self._refused.append(_resembling(item, resembled))
+                self._reject(item, resembled.offset, similarity=resembled.similarity)
                 return Verdict(State.DUPLICATE, NEAR)
         full = self._caps.full(values)
         if full is not None:
-            self._refused.append(_beyond(item, full))
+            self._reject(item, full.last, most=full.cap.most, records=full.records, value=full.values)
             return full.verdict
         if self._near is not None and signature is not None:
             self._near.add(signature, offset)
         self._caps.add(values, offset)
         return None
 
+    def _reject(self, item: Item, offset: int, **why: Any) -> None:
+        self._rejections.append(Rejection(item.shard_id, item.line.start, offset, **why))
+
     def write(self, db: sqlite3.Connection, length: int) -> None:
-        """Have the ledger hold what was decided, in the transaction of the batch."""
+        """Write the decisions, in the transaction of the batch."""
         self._curation.write(db, length)
-        rejections.write(db, self._refused)
-
-
-def _resembling(item: Item, found: Resemblance) -> Rejection:
-    return Rejection(item.shard_id, item.line.start, found.offset, similarity=found.similarity)
-
-
-def _beyond(item: Item, full: Full) -> Rejection:
-    return Rejection(
-        item.shard_id, item.line.start, full.last, most=full.cap.most, records=full.records, value=full.values
-    )
+        rejections.write(db, self._rejections)

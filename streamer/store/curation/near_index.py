@@ -14,6 +14,7 @@ from typing import NamedTuple
 from streamer.core.verdicts.near.buckets import Buckets
 from streamer.core.verdicts.near.rules import Near
 from streamer.core.verdicts.near.signature import Signature, Signer
+from streamer.store.ledger.rows import chunks, marks
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS near_record (
@@ -22,8 +23,6 @@ CREATE TABLE IF NOT EXISTS near_record (
 """
 _LOADED = 2000
 """Signatures that are read at once at a start."""
-
-_CHUNK = 500
 
 
 class KeptSignature(NamedTuple):
@@ -101,13 +100,10 @@ class NearIndex:
 
     def fetch(self, db: sqlite3.Connection, numbers: Iterable[int]) -> dict[int, KeptSignature]:
         """Return what the ledger holds of these records."""
-        wanted = sorted(numbers)
         found: dict[int, KeptSignature] = {}
-        for start in range(0, len(wanted), _CHUNK):
-            chunk = wanted[start : start + _CHUNK]
+        for chunk in chunks(sorted(numbers)):
             rows = db.execute(
-                f"SELECT number, offset, slots, images FROM near_record WHERE number IN ({','.join('?' * len(chunk))})",
-                chunk,
+                f"SELECT number, offset, slots, images FROM near_record WHERE number IN ({marks(chunk)})", chunk
             )
             found |= {number: KeptSignature(offset, Signature(slots, images)) for number, offset, slots, images in rows}
         return found
@@ -145,11 +141,10 @@ class NearIndex:
         """Have the ledger hold what was added, and the newest ``keep`` only."""
         db.executemany(
             "INSERT INTO near_record (number, offset, slots, images) VALUES (?, ?, ?, ?)",
-            [(number, kept.offset, *_columns(kept.signature)) for number, kept in self._added.items()],
+            [
+                (number, kept.offset, kept.signature.slots, kept.signature.images)
+                for number, kept in self._added.items()
+            ],
         )
         db.execute("DELETE FROM near_record WHERE number <= ?", (self._buckets.last - self._keep,))
         self._added = {}
-
-
-def _columns(signature: Signature) -> tuple[bytes, bytes]:
-    return signature.slots, signature.images

@@ -1,6 +1,6 @@
-"""What the ledger keeps of compactions: what was taken out of each part, and which lines of shards that was.
+"""Compactions in the ledger: the bytes taken out of each part, and the shard lines that they came from.
 
-The tables are made when a ledger is opened for writing; those who only read find them there or not.
+The tables are created when a ledger is opened for writing; a reader may find none.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _removed = msgspec.json.Decoder(tuple[tuple[int, int], ...]).decode
 
 
 def cuts_in(db: sqlite3.Connection) -> dict[int, tuple[Cut, ...]]:
-    """Return what was taken out of each part, by its number; parts that are whole have no entry."""
+    """Return the cuts of each part by its number; whole parts have no entry."""
     found: dict[int, tuple[Cut, ...]] = {}
     if _is_there(db):
         for part, removed, tokens in db.execute("SELECT part, removed, tokens FROM cut ORDER BY part, number"):
@@ -36,7 +36,7 @@ def cuts_in(db: sqlite3.Connection) -> dict[int, tuple[Cut, ...]]:
 
 
 def cut_bytes(db: sqlite3.Connection) -> int:
-    """Return how many bytes were taken out of the parts that are there."""
+    """Return the number of bytes taken out of the kept parts."""
     if not _is_there(db):
         return 0
     sql = "SELECT coalesce(sum(bytes), 0) FROM cut WHERE part NOT IN (SELECT number FROM part WHERE removed)"
@@ -45,7 +45,7 @@ def cut_bytes(db: sqlite3.Connection) -> int:
 
 
 def put_cut(db: sqlite3.Connection, part: int, cut: Cut, at: float) -> None:
-    """Remember what was taken out of a part, at a time in seconds since 1970."""
+    """Store a cut of a part; ``at`` is its time in seconds since 1970."""
     removed = msgspec.json.encode(cut.removed).decode()
     db.execute(
         "INSERT INTO cut SELECT ?, coalesce(max(number), 0) + 1, ?, ?, ?, ? FROM cut WHERE part = ?",
@@ -54,7 +54,7 @@ def put_cut(db: sqlite3.Connection, part: int, cut: Cut, at: float) -> None:
 
 
 def put_taken_out(db: sqlite3.Connection, spans: Iterable[Span], at: float) -> None:
-    """Remember that the records of these lines were taken out, at a time in seconds since 1970."""
+    """Store that the records of these lines were taken out; ``at`` is the time in seconds since 1970."""
     db.executemany(
         "INSERT OR REPLACE INTO taken_out VALUES (?, ?, ?, ?)",
         [(span.shard_id, span.start, span.stop, at) for span in spans],
@@ -72,5 +72,5 @@ def taken_out_at(db: sqlite3.Connection, shard_id: int, start: int, stop: int) -
 
 
 def _is_there(db: sqlite3.Connection) -> bool:
-    """Say whether this is no ledger that was last written by a streamer without compaction."""
+    """Say whether the tables exist: not in a ledger of a streamer without compaction."""
     return bool(db.execute("SELECT 1 FROM sqlite_master WHERE name = 'cut'").fetchone())

@@ -1,13 +1,12 @@
-"""How the dataset grew: counts of the past, in one small table of the ledger.
+"""Growth of the dataset: past counts, in one small table of the ledger.
 
 Invariants
-- A row is true: its counts held from its time until that of the next one.
-- Rows are written within the transaction of a batch, and at most one moment in ``STEPS[0]`` seconds. Without a
-  batch there is nothing to say, so an idle daemon writes none. A compaction writes what held before it and
-  what holds after.
+- The counts of a row held from its time until that of the next row.
+- Rows are written within the transaction of a batch, at most once in ``STEPS[0]`` seconds; an idle daemon writes
+  none. A compaction writes the counts before it and after it.
 - There are never more than ``MOST_ROWS``. The past is kept at several steps, each coarser and longer than the one
   before; every step keeps the last counts of each of its slots of time.
-- Nothing is decided by it. It may be emptied.
+- No decision depends on it. It may be emptied.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _DROP = "DELETE FROM history WHERE step = ? AND (slot <= ? OR slot > ?)"
 
 
 class Point(msgspec.Struct, frozen=True):
-    """What held from ``at`` (seconds since 1970) on. ``lines`` are lines read, by state."""
+    """Counts that held from ``at`` (seconds since 1970) on. ``lines`` are lines read, by state."""
 
     at: float
     records: int
@@ -51,10 +50,10 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class History:
-    """The memory of the one that writes it, for one life of a ledger.
+    """Writes the table, for as long as a ledger is open.
 
-    ``rollouts`` is how many have records in the dataset, as last counted: counting them is not cheap enough to be
-    done for each point.
+    ``rollouts`` is the number of rollouts with records in the dataset, as last counted: counting them for each point
+    would be slow.
     """
 
     def __init__(self) -> None:
@@ -62,27 +61,27 @@ class History:
         self._last: float | None = None
 
     def resume(self, db: sqlite3.Connection) -> None:
-        """Go on from what the last life knew."""
+        """Continue with the counts of the last process."""
         row = db.execute("SELECT rollouts FROM history ORDER BY at DESC LIMIT 1").fetchone()
         self.rollouts = row[0] if row else 0
 
     def note(self, db: sqlite3.Connection, now: float) -> None:
-        """Write down what has held since the last batch, before a batch of the time ``now`` changes it.
+        """Write the counts that have held since the last batch; call it first in the transaction of a batch.
 
-        Called first thing in the transaction of each batch. Only the first one of a slot writes.
+        Only the first batch of a slot writes. ``now`` is the time of the batch, in seconds since 1970.
         """
         last, self._last = self._last, now
         step, _ = STEPS[0]
         if last is not None and last // step == now // step:
             return
         if last is None:
-            last = _last_change(db) or now - step  # before the first batch of all, nothing held
+            last = _last_change(db) or now - step  # before the very first batch all counts were 0
         self._put(db, last)
-        # Slots of the future are there when the clock was set back; with them, there would be no bound.
+        # A clock that was set back leaves slots in the future; without this the table would grow without bound.
         db.executemany(_DROP, [(step, now // step - kept, now // step) for step, kept in STEPS])
 
     def changed(self, db: sqlite3.Connection, now: float) -> None:
-        """Write down what holds from ``now`` on, after a change that no batch made; ``note`` came before it."""
+        """Write the counts that hold from ``now`` on, after a change that no batch made; call ``note`` before it."""
         self._put(db, now)
 
     def _put(self, db: sqlite3.Connection, at: float) -> None:
@@ -92,9 +91,9 @@ class History:
 
 
 def points(db: sqlite3.Connection, since: float = 0.0) -> list[Point]:
-    """Return what is known of the time after ``since``, oldest first: each stretch of time at its finest step."""
+    """Return the points after ``since``, oldest first, each period at its finest step."""
     if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'history'").fetchone():
-        return []  # a ledger that no daemon has opened since there is history
+        return []  # written by an older streamer
     found: list[Point] = []
     for step, _ in STEPS:
         until = found[0].at if found else float("inf")
@@ -107,7 +106,7 @@ def points(db: sqlite3.Connection, since: float = 0.0) -> list[Point]:
 
 
 def held_at(db: sqlite3.Connection, time: float) -> Point | None:
-    """Return what held at a time of the past, the oldest that is known if that is later; None if nothing is."""
+    """Return the counts at a past time, or the oldest known ones if they are later; None if there are none."""
     for step, _ in STEPS:
         row = db.execute(
             f"SELECT {', '.join(_COLUMNS)} FROM history WHERE step = ? AND slot <= ? AND at <= ?"

@@ -325,7 +325,18 @@ class Ledger(LedgerConnection):
             length: Log offset where the last of them ends.
             tail: Digest of the dataset's end there.
         """
-        await self.transact(lambda db: writes.adopt(db, keys, counted=counted, lines=lines, length=length, tail=tail))
+
+        def work(db: sqlite3.Connection) -> None:
+            db.executemany(
+                "INSERT OR IGNORE INTO record (key, offset, claimed) VALUES (?, ?, ?)",
+                [(key, offset, offset < counted) for key, offset in keys],
+            )
+            db.execute(
+                "UPDATE meta SET dataset_length = ?, dataset_tail = ?, dataset_lines = dataset_lines + ?",
+                (length, tail, lines),
+            )
+
+        await self.transact(work)
 
     async def forget_keys(self, keys: str) -> None:
         """Drop all keys, to compute them again from the dataset under the version ``keys``."""

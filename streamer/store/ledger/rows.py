@@ -1,6 +1,6 @@
-"""Rows of the ledger: their columns, and the values that they are.
+"""Rows of the ledger: their columns, and their conversion to values.
 
-Pure but for what the file system makes of names.
+Pure, except for the file system's encoding of names.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 from streamer.core.records.model import Cursor, Outcome, Span, State
 
 BLOCKED = 2
-"""``due`` of spans that are due as soon as their shard can be read again."""
+"""``due`` of blocked spans: they become pending (1) once their shard can be read again."""
 
 SHARD = "id, path, offset, lines, scanned, fingerprint, dev, ino, size, mtime_ns, ctime_ns"
 SPAN = "shard, start, stop, line, lines, session, state, reason, outcome, first_us, last_us, since, rule, id"
@@ -28,7 +28,7 @@ CHUNK = 500
 
 
 def cursor_of(row: Sequence[Any]) -> Cursor:
-    """Return a row of ``SHARD``."""
+    """Return the cursor in a row of ``SHARD``."""
     return Cursor(
         id=row[0], path=os.fsdecode(row[1]), offset=row[2], lines=row[3], scanned=row[4], fingerprint=row[5],
         stat=(row[6], row[7], row[8], row[9], row[10]),
@@ -36,13 +36,13 @@ def cursor_of(row: Sequence[Any]) -> Cursor:
 
 
 def span_of(row: Sequence[Any]) -> Span:
-    """Return a row of ``SPAN``."""
+    """Return the span in a row of ``SPAN``."""
     span = Span(*row[:14])
     return msgspec.structs.replace(span, state=State(span.state))
 
 
 def outcome_of(row: Sequence[Any]) -> Outcome:
-    """Return a row of ``OUTCOME``."""
+    """Return the outcome in a row of ``OUTCOME``."""
     number, session, reward, achievements, steps, created_at, created_us, qualifies, rule, ref, metadata = row
     return Outcome(
         number, session, reward, achievements, steps, created_at, created_us, bool(qualifies), rule, ref, metadata
@@ -50,15 +50,15 @@ def outcome_of(row: Sequence[Any]) -> Outcome:
 
 
 def columns(table: str, names: str) -> str:
-    """Return names of columns with their table."""
+    """Return column names prefixed with their table."""
     return ", ".join(f"{table}.{name}" for name in names.split(", "))
 
 
 def marks(values: Sequence[Any]) -> str:
-    """Return as many marks for parameters as there are values."""
+    """Return one parameter mark for each value."""
     return ",".join("?" * len(values))
 
 
 def chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
-    """Return values in pieces that one IN list can hold."""
+    """Return values in chunks that fit into one IN list."""
     return (values[i : i + CHUNK] for i in range(0, len(values), CHUNK))

@@ -1,23 +1,23 @@
-"""The file of a ledger: its schema, its creation, and whether it is whole.
+"""The file of a ledger: its schema, its creation and its integrity check.
 
 Invariants
-- A ledger appears under its name all at once: it is made beside it, synced, and renamed. Whatever stands
-  there after a power loss is a whole ledger or none.
-- Nothing is read from a ledger that a crash may have damaged: SQLite looks at every page of it before it is used.
+- A ledger appears under its name at once: it is created beside it, synced, and renamed. After a power loss there is a
+  whole ledger or none.
+- A ledger that a crash may have damaged is checked before it is used: SQLite reads every page of it.
 
 Tables
 - ``meta``     one row: lengths, what the keys mean, which folder and database
-- ``shard``    a cursor for each shard, and for each session that is read from the trace database (``session_path``);
-               ``replaced`` once what was read of it was overwritten by the producer
-- ``span``     consecutive lines of one shard with one verdict; ``due`` when they have to be judged again
+- ``shard``    a cursor for each shard, and for each session that is read from the trace database (``paths``);
+               ``replaced`` once the producer has overwritten bytes that were read
+- ``span``     consecutive lines of one shard with one verdict; ``due`` while they are pending (1) or blocked (2)
 - ``tally``    lines by state and reason
-- ``record``   key -> offset of the line in the dataset; ``claimed`` when a shard line stands behind it
+- ``record``   key -> offset of the line in the dataset; ``claimed`` once a shard line is known for it
 - ``outcome``  rows of ``outcome_rewards`` as last seen
-- ``part``     parts of a dataset that rolls, with the places that they hold; ``stop`` is NULL for the live file.
+- ``part``     parts of a dataset that rotates, with their log offsets; ``stop`` is NULL for the live file.
                It is missing in ledgers of 0.1.0 and added when they are opened
-- ``turn_reward``, ``turn_rule``  only where event rewards are read: see ``turn_ledger``
-- ``cut``, ``taken_out``  what compactions took out (``compaction.kept``); an older ledger gets them when it is opened
-- ``history``  how the dataset grew (``history``); an older ledger gets it when it is opened
+- ``turn_reward``, ``turn_rule``  only where event rewards are read: see ``turn_rewards``
+- ``cut``, ``taken_out``  lines removed by compactions (``cuts``); added to an older ledger when it is opened
+- ``history``  growth of the dataset (``history``); added to an older ledger when it is opened
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from streamer.base.errors import RefusedError, UnavailableError
@@ -92,26 +93,26 @@ CREATE TABLE IF NOT EXISTS part (
 """
 
 _LATER_COLUMNS = {("outcome", "metadata"): "TEXT NOT NULL DEFAULT ''"}
-"""Columns that a ledger gets when it is made or opened; those who do not know them pass them over."""
+"""Columns added when a ledger is created or opened; older versions of streamer ignore them."""
 
 _ALWAYS_CHECKED = 64 << 20
-"""Bytes of a ledger up to which each start looks at all of it; beyond, a start after a crash does."""
+"""Bytes of a ledger up to which each start checks all of it; a larger one is checked after a crash."""
 
 _MAGIC = b"SQLite format 3\0"
 
 
 def ledger_files(path: Path) -> set[Path]:
-    """Return every file that a ledger at ``path`` may consist of, those of SQLite beside it included."""
+    """Return every file that a ledger at ``path`` may consist of, with those of SQLite beside it."""
     new = _new(path)
     return {path, new, _beside(new, "-journal"), *(_beside(path, suffix) for suffix in ("-wal", "-shm", "-journal"))}
 
 
 def create_or_check(path: Path, files: Files) -> None:
-    """Make a new ledger at ``path``, or see that the one there can be used.
+    """Create a ledger at ``path``, or check that the existing one can be used.
 
     Raises:
         RefusedError: the file is damaged, is no ledger, or is of another version.
-        UnavailableError: the disk is full or not there now.
+        UnavailableError: the disk is full, or not there now.
     """
     with explained(path):
         if _begins(path, files):
@@ -121,7 +122,7 @@ def create_or_check(path: Path, files: Files) -> None:
 
 
 def _begins(path: Path, files: Files) -> bool:
-    """Say whether there is a database; an empty file is none yet."""
+    """Say whether there is a database; an empty file is none."""
     try:
         fd = files.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -194,31 +195,22 @@ def _add_column(table: str, column: str) -> str:
     return f"ALTER TABLE {table} ADD COLUMN {column} {_LATER_COLUMNS[table, column]};"
 
 
-class explained:  # noqa: N801 - reads as a phrase at the `with`
-    """Turn errors of SQLite and of the file system into ours: what can pass is retried, damage is refused."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, OSError):
-            raise UnavailableError("open the ledger", str(self._path), error.strerror or str(error)) from error
-        if isinstance(error, sqlite3.OperationalError):
-            raise UnavailableError(
-                "write the ledger",
-                str(self._path),
-                str(error),
-                "free the disk, or see who holds the file; it is retried",
-            ) from error
-        if isinstance(error, sqlite3.DatabaseError):
-            raise RefusedError("use the ledger", str(self._path), str(error), way_out(self._path)) from error
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Translate errors of SQLite and of the file system: transient ones are retried, damage is refused."""
+    try:
+        yield
+    except OSError as error:
+        raise UnavailableError("open the ledger", str(path), error.strerror or str(error)) from error
+    except sqlite3.OperationalError as error:
+        hint = "free the disk, or see who holds the file; it is retried"
+        raise UnavailableError("write the ledger", str(path), str(error), hint) from error
+    except sqlite3.DatabaseError as error:
+        raise RefusedError("use the ledger", str(path), str(error), way_out(path)) from error
 
 
 def way_out(path: Path) -> str:
-    """Return what a person does with a ledger that cannot be used: nothing is lost by starting without it."""
+    """Return the recovery command for an unusable ledger: starting without it loses nothing."""
     return (
         f"mv '{path}' '{path}.old' and start again: keys are rebuilt from the dataset, the shards are read"
         " again, and what is in the dataset is not written twice"

@@ -199,26 +199,6 @@ def count(db: sqlite3.Connection, put: Sequence[Span], taken: Sequence[Span]) ->
     )
 
 
-def adopt(
-    db: sqlite3.Connection,
-    keys: Sequence[tuple[bytes, int]],
-    *,
-    counted: int,
-    lines: int,
-    length: int,
-    tail: bytes,
-) -> None:
-    """Store dataset lines that the ledger does not know; see ``Ledger.adopt``."""
-    db.executemany(
-        "INSERT OR IGNORE INTO record (key, offset, claimed) VALUES (?, ?, ?)",
-        [(key, offset, offset < counted) for key, offset in keys],
-    )
-    db.execute(
-        "UPDATE meta SET dataset_length = ?, dataset_tail = ?, dataset_lines = dataset_lines + ?",
-        (length, tail, lines),
-    )
-
-
 def forget_keys(db: sqlite3.Connection, keys: str) -> None:
     """Drop all keys; ``keys`` is the version under which they are computed again."""
     db.execute("DELETE FROM record")

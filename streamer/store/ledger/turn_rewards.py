@@ -1,10 +1,10 @@
-"""What the ledger keeps of event rewards: those of each session as last read, and what was asked of them.
+"""Event rewards in the ledger: those of each session as last read, and the rules on turns.
 
 The functions run inside the ledger's transactions. Rewards are stored in the transaction that stores the outcomes
-they were read with, and make the lines ``due`` that they can let in.
+they were read with, and make the lines pending that they can accept.
 
-The tables are made when event rewards are asked for first. A ledger that never was asked has none, and a streamer that
-does not know them passes them over; so they belong to the same version of the ledger.
+The tables are created when event rewards are first configured. An older streamer ignores them, so the ledger's version
+is the same.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _decode = msgspec.json.Decoder(list[TurnReward]).decode
 
 
 def store_rewards(db: sqlite3.Connection, read: Iterable[SessionRewards]) -> None:
-    """Store what was read, and make the lines due whose verdict it can change.
+    """Store rewards, and make the lines pending whose verdict they can change.
 
-    Where only the type changed that is asked for, what was judged stays judged.
+    Where only the configured reward type changed, verdicts stay.
     """
     for one in read:
         rewards = _encode(one.rewards).decode()
@@ -65,7 +65,7 @@ def rewards_in(db: sqlite3.Connection, sessions: Sequence[str], reward_type: str
 
 
 def describe_rules(db: sqlite3.Connection, rules: TurnRules | None, join: JoinRule) -> None:
-    """Remember what is asked of turns from now on, for those who explain it; before anything is read or judged."""
+    """Store the rules on turns, for ``explain``; call it before lines are read or judged."""
     if rules is not None:
         db.execute(_REWARDS)
         db.execute(_RULE)
@@ -75,6 +75,6 @@ def describe_rules(db: sqlite3.Connection, rules: TurnRules | None, join: JoinRu
 
 
 def rules_in(db: sqlite3.Connection) -> tuple[TurnRules, JoinRule]:
-    """Return what was asked of turns last, and how rewards found their outcome. Only where turns were ever asked."""
+    """Return the last rules on turns, and the rule that joined rewards to outcomes. The ledger must have some."""
     turns, reward_type, minimum, join = db.execute("SELECT turns, type, minimum, rule FROM turn_rule").fetchone()
     return TurnRules(Turns(turns), reward_type, minimum), JoinRule(join)

@@ -1,6 +1,6 @@
-"""Two datasets made of the same lines: which records are in both or in one of them, and what became of each line.
+"""Comparison of two datasets made of the same lines: their records, and the result of each line.
 
-Everything comes from the two ledgers; neither datasets nor shards are read.
+It reads the two ledgers only, neither datasets nor shards.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _SPANS = (
 )
 
 
-class _Fate(msgspec.Struct, frozen=True, order=True):
-    """What became of lines: a state in words, and the counted reason, if there is one."""
+class _Result(msgspec.Struct, frozen=True, order=True):
+    """The result of lines: a state in words, and the counted reason, if there is one."""
 
     state: str
     reason: str = ""
@@ -38,20 +38,20 @@ class _Fate(msgspec.Struct, frozen=True, order=True):
 
 
 class _Change(msgspec.Struct):
-    """Lines with one fate under the old rules and another one under the new ones.
+    """Lines with another result under the new rules than under the old ones.
 
     ``examples`` are SHARD:LINE, the first one of each of some rollouts.
     """
 
-    old: _Fate
-    new: _Fate
+    old: _Result
+    new: _Result
     lines: int = 0
     rollouts: int = 0
     examples: list[str] = []
 
 
 class Records(msgspec.Struct, frozen=True):
-    """Records in both datasets, and in one of them alone, told by their keys."""
+    """Numbers of records in both datasets, and in one of them alone, compared by key."""
 
     both: int
     only_old: int
@@ -59,9 +59,9 @@ class Records(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """``records`` is None where the two have different ideas of what makes records equal.
+    """The differences between two datasets. ``records`` is None if their keys cannot be compared.
 
-    ``changes`` are sorted by lines, the most first; ``unchanged`` are lines that have the same fate in both.
+    ``changes`` are sorted by lines, the most first; ``unchanged`` is the number of lines with the same result in both.
     """
 
     records: Records | None
@@ -108,8 +108,8 @@ def _records(old: sqlite3.Connection, new: sqlite3.Connection) -> Records | None
 
 def _changes(old: sqlite3.Connection, new: sqlite3.Connection) -> tuple[int, list[_Change]]:
     unchanged = 0
-    found: dict[tuple[_Fate, _Fate], _Change] = {}
-    rollouts: dict[tuple[_Fate, _Fate], set[int]] = {}
+    found: dict[tuple[_Result, _Result], _Change] = {}
+    rollouts: dict[tuple[_Result, _Result], set[int]] = {}
     for path, first, second in _by_shard(old.execute(_SPANS), new.execute(_SPANS)):
         for line, lines, before, after, session in _segments(first, second):
             if before == after:
@@ -127,12 +127,12 @@ def _changes(old: sqlite3.Connection, new: sqlite3.Connection) -> tuple[int, lis
 
 
 _Row = tuple[bytes, int, int, str, str, str]
-_Span = tuple[int, int, _Fate, str]
-"""(first line, line after the last, fate, session)"""
+_Span = tuple[int, int, _Result, str]
+"""(first line, line after the last, result, session)"""
 
 
 def _by_shard(old: Iterable[_Row], new: Iterable[_Row]) -> Iterator[tuple[bytes, list[_Span], list[_Span]]]:
-    """Yield the spans of each shard that either of them has read, one shard in memory at a time."""
+    """Yield the spans of each shard that either ledger has, one shard in memory at a time."""
     one, other = groupby(old, itemgetter(0)), groupby(new, itemgetter(0))
     mine, theirs = next(one, None), next(other, None)
     while mine or theirs:
@@ -147,11 +147,11 @@ def _by_shard(old: Iterable[_Row], new: Iterable[_Row]) -> Iterator[tuple[bytes,
 
 def _span(row: _Row) -> _Span:
     _, line, lines, state, reason, session = row
-    return line, line + lines, _Fate(STATE_NAMES[State(state)], reason), session
+    return line, line + lines, _Result(STATE_NAMES[State(state)], reason), session
 
 
-def _segments(old: list[_Span], new: list[_Span]) -> Iterator[tuple[int, int, _Fate, _Fate, str]]:
-    """Yield (first line, lines, fate before, fate after, session) of runs of lines with one fate in each."""
+def _segments(old: list[_Span], new: list[_Span]) -> Iterator[tuple[int, int, _Result, _Result, str]]:
+    """Yield (first line, lines, old result, new result, session) of lines with one result in each."""
     edges = sorted({edge for start, stop, _, _ in (*old, *new) for edge in (start, stop)})
     mine, theirs = iter(old), iter(new)
     here, there = next(mine, None), next(theirs, None)
@@ -167,7 +167,7 @@ def _segments(old: list[_Span], new: list[_Span]) -> Iterator[tuple[int, int, _F
             yield (
                 start,
                 stop - start,
-                before[2] if before else _Fate(_NOT_READ),
-                after[2] if after else _Fate(_NOT_READ),
+                before[2] if before else _Result(_NOT_READ),
+                after[2] if after else _Result(_NOT_READ),
                 session,
             )

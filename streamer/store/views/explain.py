@@ -177,30 +177,23 @@ class Explainer:
 
     def _details(self, span: dict[str, Any], line: int | None) -> Iterator[str]:
         """Yield where the dataset holds single lines, or the record that they duplicate or that keeps them out."""
-        if _is_filtered(span):
-            yield from self._rejection_details(span, line)
-            return
-        of_turns = span["state"] == State.REJECTED and span["reason"] in REWARD_REASONS
-        if (span["state"] not in (State.ACCEPTED, State.DUPLICATE) and not of_turns) or span["replaced"]:
-            return
-        if span["state"] == State.ACCEPTED and line is None:
-            return
-        if is_apart(os.fsdecode(span["path"])):
-            return
-        for number, data in self._lines_of(span):
+        for number, texts in self._line_details(span, line):
             if line is None and number >= span["line"] + _QUOTED:
                 yield f"and {span['lines'] - _QUOTED:,} more lines"
                 return
-            if line is None or number == line:
-                yield from self._detail(number, data, span)
+            if line in (None, number):
+                yield from texts
 
-    def _rejection_details(self, span: dict[str, Any], line: int | None) -> Iterator[str]:
-        for number, row in enumerate(self._rejections(span), span["line"]):
-            if line is None and number >= span["line"] + _QUOTED:
-                yield f"and {span['lines'] - _QUOTED:,} more lines"
-                return
-            if line is None or number == line:
-                yield f"line {number} {self._rejection_text(row)}"
+    def _line_details(self, span: dict[str, Any], line: int | None) -> Iterator[tuple[int, Iterator[str]]]:
+        if _is_filtered(span):
+            for number, row in enumerate(self._rejections(span), span["line"]):
+                yield number, (f"line {number} {self._rejection_text(one)}" for one in (row,))
+            return
+        by_turn = span["state"] == State.REJECTED and span["reason"] in REWARD_REASONS
+        is_held = span["state"] == State.DUPLICATE or (span["state"] == State.ACCEPTED and line is not None)
+        if (by_turn or is_held) and not span["replaced"] and not is_apart(os.fsdecode(span["path"])):
+            for number, data in self._lines_of(span):
+                yield number, self._detail(number, data, span)
 
     def _rejection_text(self, row: Rejection) -> str:
         place = self._dataset_line(row.offset)

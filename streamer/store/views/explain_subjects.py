@@ -71,11 +71,8 @@ class Subjects:
 
     def _find_line(self, subject: str) -> Found | None:
         shard, _, number = subject.rpartition(":")
-        return (
-            self._find_shard(shard, int(number))
-            if shard and number.isdecimal() and len(number) <= _LONGEST_NUMBER
-            else None
-        )
+        is_line = shard and number.isdecimal() and len(number) <= _LONGEST_NUMBER
+        return self._find_shard(shard, int(number)) if is_line else None
 
     def _find_shard(self, name: str, line: int | None) -> Found | None:
         shards = self._shards_named(name)
@@ -122,8 +119,7 @@ class Subjects:
         cursor = self._db.execute(
             "SELECT shard.id AS shard_id, shard.path, shard.replaced, span.start, span.stop, span.line, span.lines,"
             " span.session, span.state, span.reason, span.rule, span.since, span.outcome, outcome.id AS outcome_id,"
-            " outcome.total_reward,"
-            " outcome.withdrawn"
+            " outcome.total_reward, outcome.withdrawn"
             " FROM span JOIN shard ON shard.id = span.shard LEFT JOIN outcome ON outcome.ref = span.outcome"
             f" WHERE {where} ORDER BY {order} LIMIT ?",
             (*values, self._most),

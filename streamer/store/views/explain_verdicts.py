@@ -72,37 +72,24 @@ class VerdictReasons:
     def _verdict(self, span: dict[str, Any], outcomes: Sequence[OutcomeRow]) -> str:
         outcome = f"outcome row {span['outcome_id']} (total_reward {span['total_reward']})"
         state, reason = span["state"], span["reason"]
-        if is_stream(os.fsdecode(span["path"])):
-            return self._arrived(state, reason)
-        if state == State.ACCEPTED:
-            later = ", but was corrected and would not qualify now" if span["withdrawn"] else ""
-            return f"{outcome} met the condition{later}"
-        if state == State.DUPLICATE:
-            held = "a record that it nearly equals" if reason == NEAR else "an equal record"
-            return f"its rollout qualifies by {outcome}, but the dataset holds {held}"
-        if state == State.REJECTED:
-            return self._rejected(span, outcome)
-        if state == State.DEAD_LETTERED:
-            return f"{reason}; see {self._dead_letters}"
-        return self._waiting(state, reason, outcomes)
-
-    def _arrived(self, state: str, reason: str) -> str:
-        """Return the reason of records that a collector sent."""
-        if state == State.ACCEPTED:
-            return "it qualified at its collector"
+        is_sent = is_stream(os.fsdecode(span["path"]))
+        qualified = "it qualified at its collector" if is_sent else f"its rollout qualifies by {outcome}"
         if reason == SENT_AGAIN:
             return "its collector sent it again, and the dataset holds it"
+        if reason.startswith(CAP):
+            return f"{qualified}, but the cap on {reason.removeprefix(CAP)} was full"
         if state == State.DUPLICATE:
             held = "a record that it nearly equals" if reason == NEAR else "an equal record"
-            return f"it qualified at its collector, but the dataset holds {held}"
-        if reason.startswith(CAP):
-            return f"it qualified at its collector, but the cap on {reason.removeprefix(CAP)} was full"
-        return f"{reason}; see {self._dead_letters}"
+            return f"{qualified}, but the dataset holds {held}"
+        if state == State.ACCEPTED:
+            later = ", but was corrected and would not qualify now" if span["withdrawn"] else ""
+            return qualified if is_sent else f"{outcome} met the condition{later}"
+        if state == State.DEAD_LETTERED:
+            return f"{reason}; see {self._dead_letters}"
+        return self._rejected(span, outcome) if state == State.REJECTED else self._waiting(state, reason, outcomes)
 
     def _rejected(self, span: dict[str, Any], outcome: str) -> str:
         reason = span["reason"]
-        if reason.startswith(CAP):
-            return f"its rollout qualifies by {outcome}, but the cap on {reason.removeprefix(CAP)} was full"
         if reason == UNREADABLE:
             return f"{outcome} qualifies since a correction or a late reward, but the shard could not be read"
         if reason == RETRACTED:
