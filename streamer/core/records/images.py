@@ -1,4 +1,4 @@
-"""Does an image part really hold an image? Data URLs are decoded; nothing is ever fetched."""
+"""Checks of image parts. Data URLs are decoded; nothing is ever fetched."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
-"""What vision models take. Pillow knows many more, and would start Ghostscript for one of them."""
-
+"""Formats that vision models accept. Pillow knows many more, and would start Ghostscript for one of them."""
 
 _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -32,7 +31,7 @@ _MAGIC = (
 
 
 class ImageFate(StrEnum):
-    """What became of an image, the name under which it is counted."""
+    """Results of checking an image, by the name under which they are counted."""
 
     DECODED = "decoded"
     REMOTE = "remote"
@@ -41,19 +40,19 @@ class ImageFate(StrEnum):
 
 
 class CheckedImage(msgspec.Struct, frozen=True):
-    """What became of one image, and what was found, if anything."""
+    """The result of checking one image, with the finding, if there is one."""
 
     fate: ImageFate
     finding: Finding | None = None
 
 
 def check_image(part: dict[str, Any], where: str, *, decode: bool) -> CheckedImage:
-    """Look at one image part.
+    """Check one image part.
 
     Args:
-        part: the part of a message's content.
-        where: its place, for the finding.
-        decode: decode it, and not only find out where it is.
+        part: The part of a message's content.
+        where: Its place in the line, for the finding.
+        decode: Decode the image, instead of only locating it.
 
     Raises:
         MissingExtraError: the image has to be decoded and Pillow is not installed.
@@ -69,7 +68,7 @@ def check_image(part: dict[str, Any], where: str, *, decode: bool) -> CheckedIma
 
 
 def image_url(part: dict[str, Any]) -> str | None:
-    """Return where an image part's image is, whichever API's shape the part has; None if nowhere."""
+    """Return the URL of an image part, in the shape of any API; None if it has none."""
     for key in ("image_url", "image", "url", "source"):
         value = part.get(key)
         if isinstance(value, dict):
@@ -80,20 +79,20 @@ def image_url(part: dict[str, Any]) -> str | None:
 
 
 class Embedded(msgspec.Struct, frozen=True):
-    """An image as a data URL that a browser may be given; ``why`` says why there is none."""
+    """An image as a data URL that is safe for a browser; ``why`` is the reason if there is none."""
 
     url: str = ""
     why: str = ""
 
 
 def embedded(part: dict[str, Any], most: int) -> Embedded:
-    """Return an image part as a data URL, if it holds the bytes of an image of a kind that is known.
+    """Return an image part as a data URL, if it holds the bytes of an image of a known kind.
 
-    What the part itself says of its kind does not count: the bytes do, and they are encoded anew.
+    The kind is read from the bytes, not from the part, and the bytes are encoded again.
 
     Args:
-        part: the part of a message's content.
-        most: bytes; a larger image is left out.
+        part: The part of a message's content.
+        most: Bytes of the largest image to return.
     """
     url = image_url(part) or ""
     header, _, payload = url.partition(",")
@@ -112,7 +111,7 @@ def embedded(part: dict[str, Any], most: int) -> Embedded:
 
 
 def _media_type(data: bytes) -> str | None:
-    """Return what kind of image the first bytes say this is; None if it is none that vision models take."""
+    """Return the media type by the first bytes; None if vision models do not accept it."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
     return next((kind for magic, kind in _MAGIC if data.startswith(magic)), None)
@@ -153,7 +152,7 @@ def _decode(data: bytes) -> str:
 
 @contextmanager
 def first_frame(data: bytes) -> Iterator[Any]:
-    """Decode the first frame of an image, of a format that vision models take.
+    """Decode the first frame of an image, in a format that vision models accept.
 
     Raises:
         MissingExtraError: Pillow is not installed.
@@ -162,7 +161,7 @@ def first_frame(data: bytes) -> Iterator[Any]:
     module = pillow("decode the images", "the dataset has data URLs", "give --no-images")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # An image between one and two times Pillow's limit is only warned of: for us, it is over it.
+        # Pillow only warns of an image between one and two times its limit; that is an error here.
         warnings.simplefilter("error", module.DecompressionBombWarning)
         with module.open(BytesIO(data), formats=_FORMATS) as image:
             image.load()
@@ -173,9 +172,9 @@ def pillow(op: str, where: str, instead: str) -> ModuleType:
     """Return Pillow.
 
     Args:
-        op: what it is needed for, ``where`` that was asked for, and what to do ``instead``, for the error.
-        where: as above.
-        instead: as above.
+        op: The operation that needs it, for the error.
+        where: The setting that needs it.
+        instead: The way to do without it.
 
     Raises:
         MissingExtraError: it is not installed.

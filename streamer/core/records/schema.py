@@ -1,7 +1,7 @@
-"""One dataset line: does it have the shape that trainers take? Pure; images are looked at elsewhere.
+"""Schema check of one dataset line: the shape that trainers accept. Pure; ``images`` checks the images.
 
-A *problem* breaks a promise of the dataset or stops a trainer; a *warning* is what the model or the
-producer really wrote, and may be right.
+A *problem* breaks a promise of the dataset or stops a trainer; a *warning* is content that the model or the
+producer wrote, and may be right.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ METADATA_KEYS = (
     "timestamp",
     "shard",
 )
-"""Keys that the metadata of every line has, whatever the source record held."""
+"""Keys in the metadata of every line."""
 
 _SHOWN = 80
-"""Characters of a value that a finding repeats."""
+"""Characters of a value that a finding quotes."""
 
 _SPLITTERS = ("\u2028", "\u2029", "\x85")
 
 
 class Kind(StrEnum):
-    """Everything that can be found, each the name under which it is counted."""
+    """Kinds of findings, by the name under which they are counted."""
 
     NOT_UTF8 = "not_utf8"
     NOT_JSON = "not_json"
@@ -66,7 +66,7 @@ class Kind(StrEnum):
 
     @property
     def is_warning(self) -> bool:
-        """Whether a dataset with it is still fine."""
+        """Whether the dataset is still valid with it."""
         return self in _WARNINGS
 
 
@@ -76,14 +76,14 @@ _WARNINGS = frozenset(
 
 
 class Finding(msgspec.Struct, frozen=True, gc=False):
-    """One thing that is wrong or odd; ``detail`` says where in the line, and may repeat its text."""
+    """One problem or warning; ``detail`` says where in the line, and may quote it."""
 
     kind: Kind
     detail: str
 
 
 class CheckedLine(msgspec.Struct, frozen=True):
-    """What one line holds, and all that was found. ``messages`` has only those that are objects."""
+    """The content and the findings of one line. ``messages`` has only those that are objects."""
 
     findings: list[Finding]
     messages: list[dict[str, Any]] = []
@@ -94,10 +94,10 @@ _decode = msgspec.json.Decoder().decode
 
 
 def check_line(data: bytes) -> CheckedLine:
-    """Return what a line holds and everything that is wrong with its shape.
+    """Return the content of a line and all findings about its shape.
 
     Args:
-        data: the line's bytes; a newline at the end does not matter.
+        data: The line's bytes, with or without its newline.
     """
     if (offset := invalid_utf8(data)) is not None:
         return CheckedLine([Finding(Kind.NOT_UTF8, f"byte {offset} of the line is not UTF-8")])
@@ -132,7 +132,7 @@ def image_parts(messages: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str,
 
 
 def tool_calls(message: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (name, arguments) of every function that a message calls; what is not text is empty."""
+    """Yield (name, arguments) of every function that a message calls; empty where they are not text."""
     for call in _objects(message.get("tool_calls")):
         function = call.get("function")
         if isinstance(function, dict):
@@ -152,7 +152,7 @@ def is_number(value: object) -> bool:
 
 
 def shown(value: object) -> str:
-    """Return the start of a JSON value as text, for a detail; of a list or an object only what it is."""
+    """Return the start of a JSON value as text, for a detail; for a list or an object only its type."""
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "an object"
     text = repr(value[:_SHOWN] if isinstance(value, str) else value)

@@ -1,7 +1,7 @@
-"""What the table ``events`` knows of a call of the model, and which call a reply came from.
+"""Calls of the model in the table ``events``, and the call that a reply came from.
 
-The row of a reply in ``messages`` has its tool calls only. What the model said beside them, which model it was and
-whose, is in the event of the call, which carries no id of the message.
+The row of a reply in ``messages`` has its tool calls only. The model's text beside them, the model and the provider are
+in the event of the call, which has no id of the message.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from streamer.core.records.conversation import canonical_arguments
 class Call(msgspec.Struct, frozen=True, gc=False):
     """One call of the model.
 
-    ``time`` is when it was completed, in seconds since 1970-01-01 UTC. ``tools`` is what it called, in a form that
+    ``time`` is when it was completed, in seconds since 1970-01-01 UTC. ``tools`` are its tool calls in a form that
     is the same for equal calls.
     """
 
@@ -36,7 +36,7 @@ class _Tool(msgspec.Struct, gc=False):
 
 
 class _Recorded(msgspec.Struct, gc=False):
-    """The keys of a call record that are read; all others, the whole prompt among them, are skipped."""
+    """The keys of a call record that are read; all others, such as the prompt, are skipped."""
 
     output_text: str | None = None
     output_tool_calls: list[_Tool] | None = None
@@ -48,7 +48,7 @@ _decode = msgspec.json.Decoder(list[_Recorded]).decode
 
 
 def read_call(timestep: int, model: Any, provider: Any, time: Any, call_records: str | None) -> Call:
-    """Return what one event says; records that cannot be read say nothing."""
+    """Return the call of one event; unreadable records add neither text nor tool calls."""
     recorded = _recorded(call_records)
     return Call(
         timestep=timestep,
@@ -73,17 +73,17 @@ def _called(tools: Iterable[tuple[str, str]]) -> bytes:
 
 
 def _said(text: str) -> str:
-    """Return what the model said. Where it said nothing, the producer puts the whole response there, as JSON."""
+    """Return the model's text. The producer replaces an empty text by the whole response as JSON."""
     return "" if text.startswith("{") and _CHOICES.search(text) else text
 
 
 def answering(calls: Sequence[Call], tool_calls: Sequence[dict[str, Any]], time: float | None) -> Call | None:
-    """Return the call that a reply came from, or None if that cannot be said.
+    """Return the call that a reply came from, or None if it is ambiguous.
 
     Args:
-        calls: the calls of the reply's timestep. There are several where a session was run several times.
-        tool_calls: what the reply calls.
-        time: when the reply was recorded, in seconds since 1970-01-01 UTC.
+        calls: The calls of the reply's timestep; several if a session was run several times.
+        tool_calls: The tool calls of the reply.
+        time: Time when the reply was recorded, in seconds since 1970-01-01 UTC.
     """
     wanted = _called((call["function"]["name"], call["function"]["arguments"]) for call in tool_calls)
     equal = [call for call in calls if call.tools == wanted]

@@ -1,11 +1,11 @@
 """Rows of the table ``messages`` -> records: one record for each decision of a session. Pure: no I/O, no clock.
 
-A decision is what a policy was asked in one timestep and what it replied. Its rows follow each other in the
-order of their ids: prompts (``system``, ``user``), the reply (``assistant``, ``tool_use``), and what tools
-answered (``tool_result``). A new timestep begins a new decision, and so does a prompt after a reply: a session
+A decision is the prompt of a policy in one timestep, and its reply. Its rows follow each other in the
+order of their ids: prompts (``system``, ``user``), the reply (``assistant``, ``tool_use``), and the answers of tools
+(``tool_result``). A new timestep begins a new decision, and so does a prompt after a reply: a session
 that was run twice has both runs in the same timesteps.
 
-Rows are fed page by page, and what is held is the one decision that is not finished yet.
+Rows are fed page by page; only the unfinished decision is held in memory.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _REPLY_TYPES = frozenset({"assistant", "policy_tool_call", "tool_use"})
 _TOOL_RESULT = "tool_result"
 
 MAX_CHARACTERS = 64 << 20
-"""Characters of content and metadata in one decision: a longer one is a dead letter, as a long line of a shard is."""
+"""Characters of content and metadata in one decision; a longer one is a dead letter, like a long shard line."""
 
 _PROMPT_TYPES = _SYSTEM_TYPES | _USER_TYPES
 _STEP = re.compile(r".*?(\d{1,15})", re.ASCII | re.DOTALL)
@@ -51,9 +51,9 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """One decision: the ids of its first and last row, its time, and the record, or why there is none.
+    """One decision: the ids of its first and last row, its time, and its record or the error.
 
-    ``time_us`` is that of its reply, where it has none of its last row; it is known for what is no record, too.
+    ``time_us`` is the time of its reply, or of its last row if there is no reply; it is set without a record, too.
     """
 
     session: str
@@ -67,7 +67,7 @@ class Decision(msgspec.Struct, frozen=True):
         """Return the record.
 
         Raises:
-            MalformedError: there is none.
+            MalformedError: the decision holds no usable record.
         """
         if isinstance(self.found, MalformedError):
             raise self.found
@@ -78,9 +78,9 @@ class Decisions:
     """Turns the rows of one session into decisions, in the order of their ids.
 
     Args:
-        session: the session id that the rows belong to.
-        model: the session's model, for decisions whose call does not name one.
-        max_characters: how long one decision may be.
+        session: The session id of the rows.
+        model: The session's model, for decisions whose call does not name one.
+        max_characters: Characters of the longest decision.
     """
 
     def __init__(self, session: str, model: Any = None, max_characters: int = MAX_CHARACTERS) -> None:
@@ -95,11 +95,11 @@ class Decisions:
         self._session_system: list[_Read] = []
 
     def feed(self, rows: Iterable[Row], calls: Iterable[Call] = ()) -> Iterator[Decision]:
-        """Take the next rows, and yield the decisions that they finish.
+        """Add the next rows, and yield the decisions that they finish.
 
         Args:
-            rows: rows of the session, by id, each with a higher id than all before.
-            calls: what is known of the model's calls in the timesteps of these rows.
+            rows: Rows of the session in order of id, each with a higher id than all before.
+            calls: The model's calls in the timesteps of these rows.
         """
         unfinished = self._place[0] if self._rows and self._place else None
         known = {step: found for step, found in self._calls.items() if step == unfinished}
@@ -123,7 +123,7 @@ class Decisions:
     def _keep(self, read: _Read) -> None:
         self._size += len(read.row.content or "") + len(read.row.metadata or "")
         if self._size > self._max_characters:
-            # It is a dead letter already: of its rows only the first and the last are still told.
+            # It will be a dead letter, which needs only the first and the last row.
             self._rows = self._rows[:1]
             for kept in (*self._rows, read):
                 kept.drop()
@@ -181,7 +181,7 @@ class Decisions:
         )
 
     def _complete(self, conversation: _Conversation, rows: list[_Read]) -> Call | None:
-        """Add what the producer left out of its row: what the model said beside its tool calls."""
+        """Add the model's text beside its tool calls, which the producer leaves out of the row."""
         calls = self._calls.get(rows[0].row.timestep or 0, [])
         reply = conversation.only_reply()
         if reply is None or not calls:
@@ -193,7 +193,7 @@ class Decisions:
 
 
 class _Read:
-    """A row with what its metadata says."""
+    """A row with its metadata parsed."""
 
     def __init__(self, row: Row) -> None:
         self.row = row
@@ -201,16 +201,16 @@ class _Read:
 
     @property
     def place(self) -> tuple[int | None, int | None]:
-        """Rows of another place belong to another decision."""
+        """Timestep, or turn where there is none: another value begins another decision."""
         return self.row.timestep, self.turn if self.row.timestep is None else None
 
     def drop(self) -> None:
-        """Forget the content: it is too long."""
+        """Drop the content, as it is too long."""
         self.row = msgspec.structs.replace(self.row, content=None)
 
 
 class _Conversation:
-    """The messages of one decision, as a trainer takes them."""
+    """The messages of one decision, as trainers accept them."""
 
     def __init__(self) -> None:
         self._messages: list[dict[str, Any]] = []
@@ -245,7 +245,7 @@ class _Conversation:
         calls = [self._numbered(call) for call in as_tool_calls(reply.calls, where)]
         last = self._messages[-1] if self._messages else None
         if last is not None and last["role"] == "assistant" and not reply.content:
-            # One reply in two rows: what was said, and what was called.
+            # One reply in two rows: its text, and its tool calls.
             if calls:
                 last["tool_calls"] = [*last.get("tool_calls", []), *calls]
             return
@@ -255,7 +255,7 @@ class _Conversation:
         self._messages.append(checked_message(message, where))
 
     def _numbered(self, call: dict[str, Any]) -> dict[str, Any]:
-        """Give a call an id that is the same at every reading: the row has none, or a random one."""
+        """Return a call with an id that is the same at every reading: the row has none, or a random one."""
         name = f"call_{self._calls}"
         self._calls += 1
         if isinstance(call.get("id"), str):
@@ -284,7 +284,7 @@ class _Conversation:
         """Return the messages.
 
         Raises:
-            MalformedError: nothing was asked, or nothing was replied.
+            MalformedError: there is no prompt, or no reply.
         """
         messages = [m for m in self._messages if m["role"] != "assistant" or m["content"] or m.get("tool_calls")]
         if not any(message["role"] == "assistant" for message in messages):
@@ -298,7 +298,7 @@ def from_completion(session: str, metadata: dict[str, Any]) -> SourceRecord:
     """Return the record of a session that has no messages, but prompt and completion in its metadata.
 
     Raises:
-        MalformedError: it has not got both.
+        MalformedError: one of them is missing.
     """
     prompt, completion = metadata.get("prompt"), metadata.get("completion")
     if not prompt:
@@ -340,7 +340,7 @@ def _parsed(text: str | None) -> Any:
 
 
 def as_object(text: str | None) -> dict[str, Any]:
-    """Return the JSON object that a column ``metadata`` holds; what is none says nothing."""
+    """Return the JSON object in a column ``metadata``; empty if it holds none."""
     try:
         value = _parsed(text)
     except MalformedError:
@@ -351,8 +351,8 @@ def as_object(text: str | None) -> dict[str, Any]:
 def _prompt(text: str | None) -> Any:
     """Return the content of a prompt: a text, a list of parts, or None if it has none.
 
-    The producer wraps it: ``{"role": …, "text": …, "content": …}``. What is no such object is text, be it JSON or
-    not, but for a list of parts.
+    The producer wraps it: ``{"role": …, "text": …, "content": …}``. Anything else is text, whether JSON or not,
+    except a list of parts.
     """
     value = _parsed(text)
     if isinstance(value, dict):
@@ -365,11 +365,11 @@ def _prompt(text: str | None) -> Any:
 
 
 _repeated = lru_cache(maxsize=8)(_prompt)
-"""For system prompts: every decision has the same one."""
+"""Cached for system prompts: every decision has the same one."""
 
 
 def _result(text: str | None, value: Any) -> Any:
-    """Return what a tool answered, as a text or a list of parts."""
+    """Return the answer of a tool, as a text or a list of parts."""
     inner = value
     if isinstance(value, dict):
         inner = next(
@@ -384,7 +384,7 @@ def _result(text: str | None, value: Any) -> Any:
 
 @lru_cache(maxsize=8)
 def _about(metadata: str | None) -> tuple[dict[str, Any], int | None]:
-    """Return (metadata, turn) of a row; the rows of a decision say the same."""
+    """Return (metadata, turn) of a row; cached, as the rows of a decision have the same."""
     found = as_object(metadata)
     return found, _turn(found)
 
@@ -400,7 +400,7 @@ def _turn(metadata: dict[str, Any]) -> int | None:
 
 
 def _time_us(rows: Sequence[_Read]) -> int | None:
-    """Return the time of a decision, which that of its record is, too."""
+    """Return the time of a decision, which is also that of its record."""
     replies = [read.row for read in rows if read.row.type in _REPLY_TYPES]
     return time_us(_moment((replies or [rows[-1].row])[-1].time))
 

@@ -1,7 +1,7 @@
-"""The content of one row of a reply -> what was said, and what was called.
+"""From one row of a reply to its content and its tool calls.
 
-The task app writes a list of ``{"tool_name", "arguments"}``, cut after 4,000 characters. Calls as the model's API
-has them, a whole message of the assistant, a list of parts, and plain text are read as well.
+The task app writes a list of ``{"tool_name", "arguments"}``, cut after 4,000 characters. Calls in the shape of the
+model's API, a whole message of the assistant, a list of parts, and plain text are read as well.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ _spaced = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class Reply(NamedTuple):
-    """What one row says: content as a text or a list of parts, and tool calls as the row has them."""
+    """Content of one row as a text or a list of parts, and its tool calls, unchanged."""
 
     content: Any
     calls: list[Any]
 
 
 def read_reply(text: str | None, value: Any, where: str, *, is_call: bool) -> Reply:
-    """Return what a row of a reply says.
+    """Return the reply in one row.
 
     Args:
-        text: the row's content.
-        value: the JSON that it holds, None if it holds none.
-        where: the row, for the detail of an error.
-        is_call: whether the row is known to hold tool calls.
+        text: The row's content.
+        value: The JSON value of the content, None if it is no JSON.
+        where: The row, for the detail of an error.
+        is_call: Whether the row must hold tool calls.
 
     Raises:
-        MalformedError: it was cut, or should hold tool calls and does not.
+        MalformedError: the producer cut it, or tool calls are missing.
     """
     if not text:
         return Reply("", [])
@@ -60,7 +60,7 @@ def _message(value: dict[str, Any]) -> Reply:
 
 
 def _is_cut(text: str, *, is_call: bool) -> bool:
-    """Say whether the producer cut this; a model may well end a sentence with an ellipsis of its own."""
+    """Say whether the producer cut this; a model may end a sentence with an ellipsis, too."""
     return text.endswith(_ELLIPSIS) and (is_call or len(text) == _CUT_AFTER + 1 or text[0] in "[{")
 
 
@@ -78,7 +78,7 @@ def is_parts(value: Any) -> bool:
 
 
 def as_tool_calls(calls: list[Any], where: str) -> list[dict[str, Any]]:
-    """Return calls with ``function`` as trainers take it, and the ``id`` of the row if it has one.
+    """Return calls with ``function`` as trainers accept it, and the ``id`` of the row if it has one.
 
     Raises:
         MalformedError: one of them is no call.

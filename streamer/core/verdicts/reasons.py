@@ -5,8 +5,7 @@ A ledger stores them, so their values never change.
 
 from __future__ import annotations
 
-# -- waiting -------------------------------------------------------------------------------------------------
-
+# Of waiting lines
 AFTER_LAST_OUTCOME = "after_last_outcome"
 """The session has outcomes, all of them older than the record."""
 
@@ -19,8 +18,7 @@ REWARDS_UNREAD = "turn_rewards_unread"
 UNREADABLE = "unreadable"
 """The shard could not be read when the outcome came."""
 
-# -- rejected ------------------------------------------------------------------------------------------------
-
+# Of rejected lines
 WHERE = "where"
 """The outcome does not meet the condition."""
 
@@ -42,8 +40,7 @@ REWARD_REASONS = (NO_REWARD, AFTER_LAST_REWARD)
 CAP = "cap "
 """Prefix of the reason of lines beyond a cap; the name that the cap counts by follows."""
 
-# -- duplicate -----------------------------------------------------------------------------------------------
-
+# Of duplicate lines
 NEAR = "near"
 """The line is a near-duplicate of a record in the dataset."""
 

@@ -1,7 +1,7 @@
-"""How many records of a value the dataset holds, and whether a cap has room for one more.
+"""Counts of the dataset's records by value, and the caps on them.
 
-What a cap counts by is taken from the dataset line, so that a line that is about to be written and one that is found
-after a crash count the same. The ledger holds the counts; the functions that judge are pure.
+Values are taken from the dataset line, so that a line that is about to be written and one that is found after a crash
+count the same. The ledger holds the counts.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ CREATE TABLE IF NOT EXISTS cap_count (
 
 
 class _Value(NamedTuple):
-    """One value of a record, as the ledger and as a person knows it."""
+    """One value of a record: its digest for the ledger, and its text for people."""
 
     digest: bytes
     shown: str
 
 
 class _Count(NamedTuple):
-    """How many records of the dataset have a value, and where the line of the last of them begins."""
+    """Number of records with a value, and the log offset of the last of them."""
 
     records: int
     last: int
 
 
 class Full(NamedTuple):
-    """A cap that keeps a record out: all of its ``values`` have so many ``records``, or more."""
+    """A full cap that rejects a record: each of the ``values`` has at least ``records`` records."""
 
     cap: Cap
     values: str
@@ -69,9 +69,9 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 
 
 def values_of(line: bytes, caps: Sequence[Cap]) -> Values:
-    """Return the values of a dataset line for each cap; none for a line that is not one of ours.
+    """Return the values of a dataset line for each cap; none for a line that streamer did not write.
 
-    A list has the values that stand in it, an object the names of what holds in it; null is no value.
+    A list has its items as values, an object the keys whose value is true; null is no value.
     """
     try:
         if invalid_utf8(line) is not None:
@@ -112,11 +112,11 @@ class Caps:
 
     @property
     def parts(self) -> dict[str, str]:
-        """Return, for each cap, the name under which the ledger knows how far it has counted, and what counts mean."""
+        """Return the version of the counts by the cap's name in the table ``curation``."""
         return {f"{CAP}{cap.by}": f"1/{KEY_VERSION}" if cap.key is None else "1" for cap in self._caps}
 
     def prepare(self, db: sqlite3.Connection, *, forget: Iterable[str]) -> None:
-        """Make the table if there is none yet, and empty what is of no use any more."""
+        """Create the table if it is missing, and delete outdated counts."""
         db.execute(_SCHEMA)
         db.executemany("DELETE FROM cap_count WHERE cap = ?", [(part.removeprefix(CAP),) for part in forget])
 
@@ -125,13 +125,13 @@ class Caps:
         return values_of(line, self._caps)
 
     def counted_by(self, line: bytes) -> list[tuple[str, bytes]]:
-        """Return (what a cap counts by, the value) for all that a dataset line counts as."""
+        """Return (name of the cap, digest of the value) for everything that a dataset line counts as."""
         return [
             (cap.by, value.digest) for cap, of in zip(self._caps, self.values_of(line), strict=True) for value in of
         ]
 
     def fetch(self, db: sqlite3.Connection, values: Iterable[Values]) -> None:
-        """Have the counts of these values at hand, and of no others."""
+        """Load the counts of these values, and of no others."""
         wanted = {
             (cap.by, value.digest)
             for record in values
@@ -145,9 +145,9 @@ class Caps:
                 self._counts[place] = _Count(*row)
 
     def full(self, values: Values) -> Full | None:
-        """Return the first cap that keeps a record out, None if all of them have room.
+        """Return the first cap that is full for a record, None if all have room.
 
-        A record of several values has room while one of them has: it is that rare one that it is taken for.
+        A record of several values has room while one of them has: the rarest value decides.
         """
         for cap, of in zip(self._caps, values, strict=True):
             counts = [self._counts.get((cap.by, value.digest), _NONE) for value in of]
@@ -158,12 +158,12 @@ class Caps:
         return None
 
     def add(self, values: Values, offset: int, parts: Mapping[str, int] | None = None) -> None:
-        """Count a record for each of its values; its line begins at ``offset``.
+        """Count a record for each of its values.
 
         Args:
-            values: its values for each cap.
-            offset: bytes before it in the dataset.
-            parts: how far each part has counted, while lines are counted that were written before.
+            values: Its values for each cap.
+            offset: Log offset of its line.
+            parts: During backfill, the length up to which each cap has counted.
         """
         for cap, of in zip(self._caps, values, strict=True):
             if parts is not None and parts[f"{CAP}{cap.by}"] > offset:
@@ -174,7 +174,7 @@ class Caps:
                 self._counts[place] = self._changed[place] = _Count(before.records + 1, offset)
 
     def write(self, db: sqlite3.Connection) -> None:
-        """Have the ledger hold what was counted."""
+        """Write the changed counts."""
         db.executemany(
             "INSERT OR REPLACE INTO cap_count (cap, value, records, last) VALUES (?, ?, ?, ?)",
             [(*place, *count) for place, count in self._changed.items()],

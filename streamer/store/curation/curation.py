@@ -1,18 +1,18 @@
-"""What is left out of what qualifies and is no repeat: near-duplicates, and records beyond a cap.
+"""The admission filter: rejects near-duplicates and records beyond a cap, of records that qualify and are new.
 
 Invariants
-- Everything that is remembered is made of dataset lines, and of them alone: a line that is about to be written and one
-  that is found after a crash leave the same behind.
-- It is written in the transaction of the batch, with the length of the dataset up to which it is right. What lies
-  beyond that length is taken up at the next start, whatever the reason: a crash, an older ledger, a setting that was
-  off, another meaning of what is remembered.
-- Near-duplicates first: a record that resembles another one fills no cap.
+- Signatures and counts are computed from dataset lines alone: a line that is about to be written and one that is found
+  after a crash give the same.
+- They are written in the transaction of the batch, with the dataset length up to which they are complete. Lines beyond
+  that length are backfilled at the next start: after a crash, an older ledger, a setting that was off, or a change of
+  version.
+- Near-duplicates first: a near-duplicate fills no cap.
 
-Tables, made when they are first needed
-- ``curation``     how far each part of it has come, and what its contents mean
-- ``near_record``  signatures (``near.index``)
-- ``cap_count``    counts (``caps.counts``)
-- ``refused``      why each line was left out (``rejections``)
+Tables, created when first needed
+- ``curation``     the backfilled length and the version of the near-duplicates and of each cap
+- ``near_record``  signatures (``near_index``)
+- ``cap_count``    counts (``cap_counts``)
+- ``refused``      the reason for each rejected line (``rejections``)
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS curation (part TEXT PRIMARY KEY, meaning TEXT NOT NULL, length INTEGER NOT NULL)
 """
 _CHUNK_LINES, _CHUNK_BYTES = 2000, 8 << 20
-"""How much of the dataset is taken up in one ledger transaction, and held in memory; or else one longer line."""
+"""Lines and bytes backfilled in one ledger transaction, and held in memory; or one longer line."""
 
 
 class Curation:
@@ -58,17 +58,17 @@ class Curation:
         self._is_on = bool(caps) or near.is_on
 
     def set_caps(self, caps: Sequence[Cap]) -> None:
-        """Count by other caps from now on; ``catch_up`` has to follow."""
+        """Replace the caps; call ``catch_up`` afterwards."""
         self._caps = Caps(caps)
         self._is_on = bool(caps) or self._near is not None
 
     async def catch_up(self, ledger: Ledger, dataset: DatasetWriter, failpoint: Callable[[str], None]) -> None:
-        """Take up what the dataset holds and the ledger has not taken up yet.
+        """Backfill signatures and counts of dataset lines that the ledger does not have yet.
 
         Args:
-            ledger: agrees with the dataset.
-            dataset: the same.
-            failpoint: called with the name of each point at which a crash must be harmless.
+            ledger: The ledger of the dataset, after recovery.
+            dataset: The dataset.
+            failpoint: Called with the name of each point at which a crash must be harmless.
         """
         if not self._is_on:
             return
@@ -76,13 +76,13 @@ class Curation:
         while self._near is not None and await ledger.look(self._near.load):
             failpoint("recovery: some signatures loaded")
         for chunk in chunks(dataset.lines(await ledger.parts(), min(lengths.values()))):
-            values = await to_thread.run_sync(partial(self._take, chunk, lengths))
+            values = await to_thread.run_sync(self._backfill, chunk, lengths)
             offset, line = chunk[-1]
-            await ledger.transact(partial(self._count, chunk, values, lengths, offset + len(line)))
+            await ledger.transact(partial(self._count, values, lengths, offset + len(line)))
             failpoint("recovery: some lines taken up")
 
     def _prepare(self, db: sqlite3.Connection) -> dict[str, int]:
-        """Make what tables there are none of, and return how far each part has come."""
+        """Create missing tables, and return the backfilled length of each part."""
         db.execute(_SCHEMA)
         rejections.prepare(db)
         meanings = self._meanings
@@ -102,29 +102,24 @@ class Curation:
         near = {} if self._near is None else {NEAR: self._near.meaning}
         return near | self._caps.parts
 
-    def _take(self, lines: Sequence[tuple[int, bytes]], lengths: Mapping[str, int]) -> list[Values]:
-        """Take up lines of the dataset; return what caps count them by."""
+    def _backfill(self, lines: Sequence[tuple[int, bytes]], lengths: Mapping[str, int]) -> list[tuple[int, Values]]:
+        """Sign lines of the dataset; return (log offset, values that caps count by) of each."""
         if self._near is not None:
             for offset, line in lines:
                 if offset >= lengths[NEAR]:
                     self._near.take(line, offset)
-        return [self._caps.values_of(line) for _, line in lines]
+        return [(offset, self._caps.values_of(line)) for offset, line in lines]
 
     def _count(
-        self,
-        lines: Sequence[tuple[int, bytes]],
-        values: Sequence[Values],
-        lengths: Mapping[str, int],
-        length: int,
-        db: sqlite3.Connection,
+        self, lines: Sequence[tuple[int, Values]], lengths: Mapping[str, int], length: int, db: sqlite3.Connection
     ) -> None:
-        self._caps.fetch(db, values)
-        for (offset, _), of in zip(lines, values, strict=True):
-            self._caps.add(of, offset, lengths)
+        self._caps.fetch(db, [values for _, values in lines])
+        for offset, values in lines:
+            self._caps.add(values, offset, lengths)
         self.write(db, length)
 
     def write(self, db: sqlite3.Connection, length: int) -> None:
-        """Have the ledger hold what was taken up; it is then right up to this length of the dataset."""
+        """Write signatures and counts; they are then complete up to this length of the dataset."""
         if self._near is not None:
             self._near.write(db)
         self._caps.write(db)
@@ -133,18 +128,18 @@ class Curation:
         )
 
     def counted_by(self, line: bytes) -> list[tuple[str, bytes]]:
-        """Return (what a cap counts by, the value) for all that a dataset line counts as."""
+        """Return (name of the cap, digest of the value) for everything that a dataset line counts as."""
         return self._caps.counted_by(line)
 
     def remove(self, db: sqlite3.Connection, places: str, counted: str) -> None:
-        """Forget records that are taken out of the dataset, in the transaction that does so.
+        """Forget records that are removed from the dataset, in the same transaction.
 
-        Caps that are not in force now count anew when they are.
+        Caps that are not in force are counted again once they are.
 
         Args:
-            db: the ledger.
-            places: a SELECT of the places of their lines.
-            counted: a SELECT of (what a cap counts by, value, records) of all of them, as ``counted_by`` says.
+            db: The ledger.
+            places: SELECT of the log offsets of their lines.
+            counted: SELECT of (name of the cap, digest of the value, records), as in ``counted_by``.
         """
         if _has(db, "near_record"):
             db.execute(f"DELETE FROM near_record WHERE offset IN ({places})")
@@ -162,16 +157,16 @@ class Curation:
     async def admission_filter(
         self, ledger: Ledger, judged: Sequence[Judged], known: Mapping[bytes, bool]
     ) -> AdmissionFilter | None:
-        """Return what decides on the records of a batch; None if nothing is to be decided.
+        """Return the filter for the records of a batch; None if there is nothing to decide.
 
         Args:
-            ledger: that of the dataset.
-            judged: the batch.
-            known: keys that are in the dataset.
+            ledger: The ledger of the dataset.
+            judged: The batch.
+            known: Keys that are in the dataset.
         """
         if not self._is_on:
             return None
-        # By place: records of one key may be of several runs.
+        # By shard and offset: records of one key may belong to several runs.
         lines = {
             _place(one.item): one.offer.line for one in judged if one.offer is not None and one.offer.key not in known
         }
@@ -215,7 +210,7 @@ def _place(item: Item) -> _Place:
 
 
 def chunks(lines: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
-    """Yield lines of a dataset, some thousand at once, or fewer if they are long."""
+    """Yield lines of a dataset in chunks of some thousand, or fewer if they are long."""
     chunk: list[tuple[int, bytes]] = []
     size = 0
     for offset, line in lines:
@@ -229,14 +224,14 @@ def chunks(lines: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes
 
 
 class _Candidate(msgspec.Struct, frozen=True):
-    """What there is to compare and to count of a record that qualifies."""
+    """The signature and the cap values of a record that qualifies."""
 
     signature: Signature | None
     values: Values
 
 
 class AdmissionFilter:
-    """Decides on the records of one batch, in order: each one that gets in counts for those after it."""
+    """Decides on the records of one batch, in order: each admitted record counts for those after it."""
 
     def __init__(
         self,
@@ -254,7 +249,7 @@ class AdmissionFilter:
         self._rejections: list[Rejection] = []
 
     def reject(self, item: Item, offset: int) -> Verdict | None:
-        """Return why a record is left out; None takes it, with its line at ``offset`` of the dataset."""
+        """Return the verdict that rejects a record, or None to admit it, with its line at log offset ``offset``."""
         candidate = self._candidates[_place(item)]
         signature, values = candidate.signature, candidate.values
         if self._near is not None and signature is not None:

@@ -1,8 +1,7 @@
-"""Which record of the dataset does a new one nearly equal? Signatures in the ledger, their bands in memory.
+"""Near-duplicate index of the dataset: signatures in the ledger, their bands in memory.
 
-The ledger holds the signatures of the newest ``keep`` records, numbered in the order of the dataset. They are written
-one after the other, in the transaction of their batch. The bands would be written all over the file instead; they are
-made of the signatures at each start.
+The ledger holds the signatures of the newest ``keep`` records, numbered in the order of the dataset. They are appended
+in the transaction of their batch. Bands would be random writes; they are computed from the signatures at each start.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ CREATE TABLE IF NOT EXISTS near_record (
 )
 """
 _LOADED = 2000
-"""Signatures that are read at once at a start."""
+"""Signatures loaded in one step at a start."""
 
 
 class KeptSignature(NamedTuple):
-    """A record of the dataset: where its line begins, and its signature."""
+    """A record of the dataset: the log offset of its line, and its signature."""
 
     offset: int
     signature: Signature
 
 
 class Resemblance(NamedTuple):
-    """The record that a new one nearly equals: where its line begins in the dataset, and how alike they are."""
+    """The record that a new one nearly equals: the log offset of its line, and their similarity."""
 
     offset: int
     similarity: float
@@ -42,7 +41,7 @@ class Resemblance(NamedTuple):
 class NearIndex:
     """The newest records of one dataset.
 
-    What it remembers in memory follows the batches, and not their commits: after a failure a new one is made.
+    Its memory follows the batches, not their commits: create a new one after a failure.
 
     Raises:
         MissingExtraError: a package that the rules need is not installed.
@@ -55,16 +54,14 @@ class NearIndex:
         self._added: dict[int, KeptSignature] = {}
         self.meaning = self._signer.meaning
 
-    # -- at a start --------------------------------------------------------------------------------------
-
     def prepare(self, db: sqlite3.Connection, *, forget: bool) -> None:
-        """Make the table if there is none yet, and empty it if it is of no use any more."""
+        """Create the table if it is missing, or empty it if ``forget`` is set."""
         db.execute(_SCHEMA)
         if forget:
             db.execute("DELETE FROM near_record")
 
     def load(self, db: sqlite3.Connection) -> bool:
-        """Take up some of the signatures that the ledger holds; False when there are no more."""
+        """Load some of the signatures in the ledger; return False when there are no more."""
         rows = db.execute(
             "SELECT number, slots, images FROM near_record WHERE number >"
             " max(?, (SELECT coalesce(max(number), 0) FROM near_record) - ?) ORDER BY number LIMIT ?",
@@ -75,22 +72,20 @@ class NearIndex:
         return bool(rows)
 
     def take(self, line: bytes, offset: int) -> None:
-        """Take up a line of the dataset that the ledger has no signature of."""
+        """Add a line of the dataset that has no signature in the ledger."""
         signature = self.sign(line)
         if signature is not None:
             self.add(signature, offset)
 
-    # -- a batch -----------------------------------------------------------------------------------------
-
     def sign(self, line: bytes) -> Signature | None:
-        """Return the signature of a dataset line; None for one that can resemble no other."""
+        """Return the signature of a dataset line; None if it has nothing to compare."""
         try:
             return self._signer.sign(line)
         except ValueError:
             return None
 
     def related(self, signatures: Iterable[Signature | None]) -> set[int]:
-        """Return the numbers of the records that any of these have to be compared with."""
+        """Return the numbers of the records to compare with any of these."""
         return {
             number
             for signature in signatures
@@ -99,7 +94,7 @@ class NearIndex:
         }
 
     def fetch(self, db: sqlite3.Connection, numbers: Iterable[int]) -> dict[int, KeptSignature]:
-        """Return what the ledger holds of these records."""
+        """Return the signatures of these records from the ledger."""
         found: dict[int, KeptSignature] = {}
         for chunk in chunks(sorted(numbers)):
             rows = db.execute(
@@ -109,11 +104,11 @@ class NearIndex:
         return found
 
     def resembled(self, signature: Signature, known: Mapping[int, KeptSignature]) -> Resemblance | None:
-        """Return the record that one with this signature is most alike, the oldest of several; None if none is near.
+        """Return the most similar record, the oldest of several; None if none is near.
 
         Args:
-            signature: of the new record.
-            known: what the ledger holds of the records that it has to be compared with.
+            signature: Signature of the new record.
+            known: Signatures of the records to compare with, from the ledger.
         """
         found = [
             (alike, -kept.offset)
@@ -132,19 +127,16 @@ class NearIndex:
                 yield kept
 
     def add(self, signature: Signature, offset: int) -> None:
-        """Take up a record whose line will begin at ``offset``."""
+        """Add a record whose line has the log offset ``offset``."""
         number = self._buckets.last + 1
         self._buckets.add(number, self._signer.bands_of(signature))
         self._added[number] = KeptSignature(offset, signature)
 
     def write(self, db: sqlite3.Connection) -> None:
-        """Have the ledger hold what was added, and the newest ``keep`` only."""
+        """Write the added signatures, and delete all but the newest ``keep``."""
         db.executemany(
             "INSERT INTO near_record (number, offset, slots, images) VALUES (?, ?, ?, ?)",
-            [
-                (number, kept.offset, kept.signature.slots, kept.signature.images)
-                for number, kept in self._added.items()
-            ],
+            [(n, one.offset, one.signature.slots, one.signature.images) for n, one in self._added.items()],
         )
         db.execute("DELETE FROM near_record WHERE number <= ?", (self._buckets.last - self._keep,))
         self._added = {}

@@ -1,4 +1,4 @@
-"""Why lines were left out that resemble a record, or that a cap had no room for: what ``explain`` tells of each."""
+"""Rejections of near-duplicates and of lines beyond a cap, stored for ``explain``."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _COLUMNS = "shard, start, offset, similarity, most, records, value"
 
 
 class Rejection(msgspec.Struct, frozen=True, gc=False):
-    """Why one line was left out.
+    """The reason why one line was rejected.
 
-    ``offset`` is where a line of the dataset begins: the one that it resembles, by ``similarity``; or the last of the
-    ``records`` that have its ``value``, of which a cap takes ``most``.
+    ``offset`` is the log offset of a dataset line: the one that it resembles, by ``similarity``; or the last of the
+    ``records`` with the same ``value``, of which a cap admits ``most``.
     """
 
     shard_id: int
@@ -33,12 +33,12 @@ class Rejection(msgspec.Struct, frozen=True, gc=False):
 
 
 def prepare(db: sqlite3.Connection) -> None:
-    """Make the table if there is none yet."""
+    """Create the table if it is missing."""
     db.execute(_SCHEMA)
 
 
 def write(db: sqlite3.Connection, lines: Iterable[Rejection]) -> None:
-    """Remember why lines were left out, in place of what was known of them."""
+    """Store rejections, and replace older ones of the same lines."""
     db.executemany(
         f"INSERT OR REPLACE INTO refused ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
         [msgspec.structs.astuple(line) for line in lines],
@@ -46,9 +46,9 @@ def write(db: sqlite3.Connection, lines: Iterable[Rejection]) -> None:
 
 
 def rejections_in(db: sqlite3.Connection, shard_id: int, start: int, stop: int) -> Iterator[Rejection]:
-    """Yield why the lines between two offsets of a shard were left out, in order.
+    """Yield the rejections of the lines between two offsets of a shard, in order.
 
-    The ledger has to be one that a line was left out of.
+    The table must exist.
     """
     rows = db.execute(
         f"SELECT {_COLUMNS} FROM refused WHERE shard = ? AND start >= ? AND start < ? ORDER BY start",

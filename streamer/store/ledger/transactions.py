@@ -102,17 +102,11 @@ def commit(db: sqlite3.Connection, batch: BatchCommit, history: History) -> None
     count(db, [*batch.spans, *batch.pending, *batch.blocked], batch.taken)
     db.executemany("INSERT INTO record (key, offset, claimed) VALUES (?, ?, 1)", sorted(batch.appended))
     db.executemany("UPDATE record SET claimed = 1 WHERE key = ?", [(key,) for key in batch.claimed])
+    lengths = (batch.dataset_length, batch.dataset_tail, batch.dead_length, batch.dead_tail)
     db.execute(
         "UPDATE meta SET dataset_length = ?, dataset_tail = ?, dead_length = ?, dead_tail = ?,"
         " dataset_lines = dataset_lines + ?, appended_at = coalesce(?, appended_at)",
-        (
-            batch.dataset_length,
-            batch.dataset_tail,
-            batch.dead_length,
-            batch.dead_tail,
-            len(batch.appended),
-            batch.at if batch.appended else None,
-        ),
+        (*lengths, len(batch.appended), batch.at if batch.appended else None),
     )
     if batch.closed:
         close_parts(db, batch.closed)

@@ -1,4 +1,4 @@
-"""Why a turn of a rollout that qualifies is not in the dataset, from the ledger alone."""
+"""Why a turn of a rollout that qualifies is rejected, from the ledger alone."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from streamer.store.ledger.ledger import outcomes_in
 from streamer.store.ledger.turn_rewards import rewards_in, rules_in
 
 _NAMED = 20
-"""Rewarded turns that are told by their numbers."""
+"""Rewarded turns listed by number."""
 
 
 class TurnReasons:
-    """Answers for spans of one ledger that are below the bar for their turn.
+    """Explains spans of one ledger that are rejected by the rules on turns.
 
     Args:
-        db: the ledger, in a transaction.
+        db: The ledger, in a transaction.
     """
 
     def __init__(self, db: sqlite3.Connection) -> None:
@@ -33,7 +33,7 @@ class TurnReasons:
         return rules_in(self._db)
 
     def of_rollout(self, span: dict[str, Any]) -> str:
-        """Say what keeps a span out, and which turns of its rollout have what is asked."""
+        """Return why a span is rejected, and the turns of its rollout that have enough reward."""
         rules, _ = self._rules
         rewarded = self._worth(span)[0].rewarded
         asked = "more than 0" if rules.minimum is None else f"{rules.minimum:g} or more"
@@ -47,7 +47,7 @@ class TurnReasons:
         return f"only its turn{'s' * (len(rewarded) > 1)} {named}{more} had {reward}; still taken if one comes"
 
     def of_turn(self, span: dict[str, Any], turn: object) -> str:
-        """Say what reward one turn of the span's rollout has."""
+        """Return the reward of one turn of the span's rollout, in words."""
         rules, _ = self._rules
         if not is_turn(turn):
             return "it does not say which turn it is"
@@ -61,7 +61,7 @@ class TurnReasons:
         return f"turn {turn} has no {rules.type} reward{later}{since}"
 
     def _worth(self, span: dict[str, Any]) -> tuple[RolloutWorth, RolloutWorth]:
-        """Return the worth of a span's rollout, and of the one of its session that has not ended yet."""
+        """Return the rewards of a span's rollout, and of the one of its session that has not ended yet."""
         place = (span["session"], span["outcome"])
         if self._last is None or self._last[0] != place:
             rules, join = self._rules

@@ -1,4 +1,8 @@
-"""A look at a ledger from outside, with the daemon up or down: short reads, nothing written or locked."""
+"""Read-only views of a ledger, while the daemon runs or not: short reads, nothing written or locked.
+
+Functions that open a ledger raise UnavailableError if it cannot be read now, and RefusedError if it is damaged or no
+ledger of this version.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +29,15 @@ from streamer.store.parts.parts import Piece, part_path
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """What a ledger says at one moment, and who holds the dataset.
+    """The state of a ledger at one moment, and the daemon that holds the dataset.
 
     ``counts`` are lines by state and ``reasons`` the same split by reason; ``read`` is their sum.
-    ``sessions`` are those that were read from the trace database, ``streams`` buckets of a fleet's stream, and
-    ``shards`` the files. ``delivery`` says of a collector's dataset how much of it writers hold.
+    ``sessions`` were read from the trace database, ``streams`` are partitions of a fleet's stream, ``shards`` are
+    files. ``delivery`` is the delivery progress of a collector's dataset.
     ``unfinished`` are shards whose last line has no newline yet. Ages are seconds. ``overwritten`` are
     lines whose bytes the producer replaced before their outcome came; they are not part of ``read``.
-    ``adopted`` are dataset lines that no shard line has been found behind. Lines and bytes are those of the live file
-    and of the ``parts`` that are there; ``removed_lines`` were in parts that are not kept any more.
+    ``adopted`` are dataset lines without a known shard line. Lines and bytes are those of the live file
+    and of the kept ``parts``; ``removed_lines`` were in removed parts.
     """
 
     counts: dict[str, int]
@@ -75,7 +79,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class LedgerStatus(msgspec.Struct, frozen=True):
-    """The part of a ledger that takes no longer to read as it grows, but for the lines that wait.
+    """The part of a ledger whose reading time grows only with the waiting lines.
 
     ``reasons`` are lines by state and reason, for every state. ``appended_at`` and ``waiting_since`` are wall-clock
     seconds, of the last append and of the line that has waited longest.
@@ -94,26 +98,16 @@ class LedgerStatus(msgspec.Struct, frozen=True):
 
 
 def ledger_status(ledger: Path) -> LedgerStatus:
-    """Return how the lines of a ledger stand now; all zero where there is none yet.
-
-    Raises:
-        UnavailableError: the ledger is there and cannot be read.
-        RefusedError: the file is damaged or no ledger of this version.
-    """
+    """Return the counts of a ledger; all zero where there is none yet."""
     with open_ledger(ledger) as db:
         if db is None:
             return LedgerStatus({state: {} for state in State})
-        db.execute("BEGIN")  # one moment for all that follows
-        return _standing(db)
+        db.execute("BEGIN")  # all reads see one moment
+        return _status(db)
 
 
 def snapshot(dataset: Path, ledger: Path | None = None) -> Snapshot:
-    """Return what the ledger of ``dataset`` says now; all zero where there is none yet.
-
-    Raises:
-        UnavailableError: the ledger is there and cannot be read.
-        RefusedError: the file is damaged or no ledger of this version.
-    """
+    """Return the state of ``dataset`` and its ledger; all zero where there is none yet."""
     daemon = holder(lock_file(dataset))
     with open_ledger(ledger or ledger_of(dataset)) as db:
         if db is None:
@@ -122,19 +116,14 @@ def snapshot(dataset: Path, ledger: Path | None = None) -> Snapshot:
 
 
 class MadeWith(msgspec.Struct, frozen=True):
-    """What a dataset was made with: every condition that was in force, the oldest first, and ``dedup.by``."""
+    """The settings of a dataset: every condition that was in force, the oldest first, and ``dedup.by``."""
 
     where: list[str] = []
     dedup_by: str = ""
 
 
 def settings(ledger: Path) -> MadeWith:
-    """Return what a ledger remembers of the settings; nothing where there is no ledger.
-
-    Raises:
-        UnavailableError: it cannot be read now.
-        RefusedError: it is damaged, or no ledger of this version.
-    """
+    """Return the settings that a ledger has stored; none where there is no ledger."""
     with open_ledger(ledger) as db:
         if db is None:
             return MadeWith()
@@ -143,18 +132,13 @@ def settings(ledger: Path) -> MadeWith:
 
 
 def ledger_of(dataset: Path) -> Path:
-    """Return where the ledger of a dataset is unless configured otherwise."""
+    """Return the default path of a dataset's ledger."""
     return dataset.with_name(f"{dataset.name}.ledger")
 
 
 @contextmanager
 def open_ledger(path: Path) -> Iterator[sqlite3.Connection | None]:
-    """Open a ledger for reading only; None if there is none.
-
-    Raises:
-        UnavailableError: it cannot be read now.
-        RefusedError: it is damaged, or no ledger of this version.
-    """
+    """Open a ledger for reading only; None if there is none."""
     if not path.exists():
         yield None
         return
@@ -169,7 +153,7 @@ def open_ledger(path: Path) -> Iterator[sqlite3.Connection | None]:
 
 def _connect(path: Path) -> sqlite3.Connection:
     uri = f"file:{quote(str(path.absolute()))}?mode=ro"
-    # Without a daemon there is no -shm, and where we may not create one the file is at rest anyway.
+    # Without a daemon there is no -shm file; if we may not create one either, nothing writes the ledger.
     at_rest = not path.with_name(f"{path.name}-wal").exists() and not os.access(path.parent, os.W_OK)
     return sqlite3.connect(f"{uri}&immutable=1" if at_rest else uri, uri=True, timeout=2.0, isolation_level=None)
 
@@ -185,7 +169,7 @@ def _is_ledger(db: sqlite3.Connection, path: Path) -> bool:
     return True
 
 
-def _standing(db: sqlite3.Connection) -> LedgerStatus:
+def _status(db: sqlite3.Connection) -> LedgerStatus:
     reasons: dict[str, dict[str, int]] = {str(state): {} for state in State}
     for state, reason, lines in db.execute("SELECT state, reason, lines FROM tally WHERE lines"):
         reasons.setdefault(state, {})[reason] = lines
@@ -209,49 +193,49 @@ def _standing(db: sqlite3.Connection) -> LedgerStatus:
 
 
 def _read(db: sqlite3.Connection, dataset: Path, daemon: Holder | None) -> Snapshot:
-    db.execute("BEGIN")  # one moment for all that follows
+    db.execute("BEGIN")  # all reads see one moment
     now = time.time()
-    stand = _standing(db)
+    status = _status(db)
     meta = _row(db, "SELECT shards, database, pattern, follow_symlinks FROM meta")
     return Snapshot(
-        counts={state: sum(split.values()) for state, split in stand.reasons.items()},
-        reasons={state: split for state, split in stand.reasons.items() if split},
+        counts={state: sum(split.values()) for state, split in status.reasons.items()},
+        reasons={state: split for state, split in status.reasons.items() if split},
         dataset=str(dataset),
-        dataset_lines=stand.dataset_lines,
-        dataset_bytes=stand.dataset_bytes,
-        parts=stand.parts,
-        removed_lines=stand.removed_lines,
+        dataset_lines=status.dataset_lines,
+        dataset_bytes=status.dataset_bytes,
+        parts=status.parts,
+        removed_lines=status.removed_lines,
         shards=_one(db, f"SELECT count(*) FROM shard WHERE NOT replaced AND NOT {IS_APART}"),
         streams=_one(db, f"SELECT count(*) FROM shard WHERE NOT replaced AND {IS_STREAM}"),
         sessions=_one(db, f"SELECT count(*) FROM shard WHERE NOT replaced AND {IS_SESSION}"),
         unfinished=_one(db, "SELECT count(*) FROM shard WHERE NOT replaced AND scanned > offset"),
-        waiting_rollouts=stand.waiting_rollouts,
-        oldest_waiting_seconds=_age(now, stand.waiting_since),
+        waiting_rollouts=status.waiting_rollouts,
+        oldest_waiting_seconds=_age(now, status.waiting_since),
         appended_rollouts=_one(db, "SELECT count(DISTINCT session) FROM span WHERE state = 'appended'"),
         withdrawn_rollouts=_one(db, "SELECT count(*) FROM outcome WHERE withdrawn"),
         outcomes=_one(db, "SELECT count(*) FROM outcome"),
-        overwritten=stand.overwritten,
+        overwritten=status.overwritten,
         adopted=_one(db, "SELECT count(*) FROM record WHERE NOT claimed"),
-        last_append_seconds=_age(now, stand.appended_at),
+        last_append_seconds=_age(now, status.appended_at),
         shard_folder=meta[0],
         pattern=meta[2],
         follow_symlinks=bool(meta[3]),
         database=meta[1],
         daemon=daemon,
         ledger=True,
-        delivery=stand.delivery,
+        delivery=status.delivery,
     )
 
 
 def file_at(db: sqlite3.Connection, dataset: Path, place: int) -> tuple[Path, int | None] | None:
-    """Return the file of a dataset that holds a place, and the offset in it; None if that part is not kept any more.
+    """Return the file that holds a log offset, and the file offset; None if its part was removed.
 
-    There is no offset where the line was taken out of the file.
+    The file offset is None if the line was taken out of the file.
 
     Args:
-        db: the dataset's ledger.
-        dataset: the live file.
-        place: where a line begins, as the ledger remembers it.
+        db: The dataset's ledger.
+        dataset: The live file.
+        place: Log offset of a line.
     """
     if not _knows_parts(db):
         return dataset, place
@@ -268,7 +252,7 @@ def file_at(db: sqlite3.Connection, dataset: Path, place: int) -> tuple[Path, in
 
 
 def committed_in(db: sqlite3.Connection, pieces: Sequence[Piece]) -> int:
-    """Return how many bytes of the files of a dataset its ledger ``db`` has committed: of closed parts, all of them."""
+    """Return the number of committed bytes in a dataset's files, from its ledger ``db``; closed parts count fully."""
     length = int(_one(db, "SELECT dataset_length FROM meta"))
     known = _starts(db)
     stop = int(_one(db, "SELECT coalesce(max(stop), 0) FROM part")) if known else 0
@@ -277,7 +261,7 @@ def committed_in(db: sqlite3.Connection, pieces: Sequence[Piece]) -> int:
 
 
 def places_of(db: sqlite3.Connection, pieces: Sequence[Piece]) -> list[Places]:
-    """Return which places the files of a dataset hold, as its ledger ``db`` counts."""
+    """Return the log offsets of each file of a dataset, from its ledger ``db``."""
     starts, cuts = _starts(db), cuts_in(db)
     following = int(_one(db, "SELECT coalesce(max(stop), 0) FROM part")) if starts else 0
     found: list[Places] = []
@@ -286,23 +270,23 @@ def places_of(db: sqlite3.Connection, pieces: Sequence[Piece]) -> list[Places]:
         if start is not None and piece.number is not None:
             found.append(Places(start, cuts.get(piece.number, ())))
             continue
-        found.append(Places(following))  # the live file, or one that the ledger has not heard of
+        found.append(Places(following))  # the live file, or one that the ledger does not know
         following += os.fstat(piece.file.fileno()).st_size
     return found
 
 
 def _starts(db: sqlite3.Connection) -> dict[int | None, int]:
-    """Return the place at which each closed part begins, by its number."""
+    """Return the log offset at which each closed part begins, by its number."""
     return dict(db.execute("SELECT number, start FROM part WHERE stop")) if _knows_parts(db) else {}
 
 
 def _knows_parts(db: sqlite3.Connection) -> bool:
-    """Say whether this is no ledger of 0.1.0 that no daemon has opened since."""
+    """Say whether the table exists: not in a ledger of 0.1.0 before a daemon opened it."""
     return bool(_one(db, "SELECT count(*) FROM sqlite_master WHERE name = 'part'"))
 
 
 def _parts(db: sqlite3.Connection) -> tuple[int, int, int]:
-    """Return how many closed parts there are, and the lines and bytes of those that were removed."""
+    """Return the number of kept closed parts, and the lines and bytes of the removed ones."""
     if not _knows_parts(db):
         return 0, 0, 0
     return _row(

@@ -1,1 +1,1 @@
-"""Records that nearly equal another one: MinHash signatures of what was said, and hashes of how images look."""
+"""Near-duplicates: MinHash signatures of text, and perceptual hashes of images."""

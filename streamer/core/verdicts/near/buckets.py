@@ -1,9 +1,9 @@
-"""Which of the newest records share a band with this one? In memory, some 200 bytes a record, allocated once.
+"""Index of the newest records by band. In memory, some 200 bytes a record, allocated once.
 
-A hash table for each band, as arrays: ``heads`` has the newest record of each bucket, ``older`` leads from each record
-to the next older one of its bucket, and ``tags`` tells those apart that share a bucket by chance. Records are numbered
-in the order in which they came. ``older`` and ``tags`` are rings: what is more than ``keep`` numbers old is
-overwritten, and a chain ends where it leads to such a number.
+It has one hash table for each band, as arrays: ``heads`` is the newest record of each bucket, ``older`` links each
+record to the next older one of its bucket, and ``tags`` distinguish records that share a bucket by chance. Records are
+numbered in the order in which they are added. ``older`` and ``tags`` are rings: entries more than ``keep`` numbers old
+are overwritten, and a chain ends where it leads to such a number.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from collections import Counter
 from collections.abc import Sequence
 
 _LONGEST_WALK = 32
-"""Records of one bucket that are looked at: the newest. It bounds the cost where everything resembles everything."""
+"""Newest records of one bucket that are visited; it bounds the cost if all records are alike."""
 
 _MOST = 64
-"""Records that are compared with one: those that share most bands with it."""
+"""Candidates for one record: those that share most bands with it."""
 
 _TAG = 16
 """The upper bits of a band are its tag."""
 
 
 class Buckets:
-    """The bands of the newest ``keep`` records, each with ``bands`` of them, checksums of 32 bits.
+    """The bands of the newest ``keep`` records: ``bands`` checksums of 32 bits for each record.
 
-    What is found depends on what was added, and on nothing else.
+    Results depend on the added records alone.
     """
 
     def __init__(self, bands: int, keep: int) -> None:

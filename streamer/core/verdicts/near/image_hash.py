@@ -1,8 +1,8 @@
-"""How an image looks, in 256 bits: a difference hash. Images that look the same differ in few of them.
+"""Difference hashes of images, 256 bits each: similar images differ in few bits.
 
 An image is made grey and scaled to 17 x 16 points; each bit says whether a point is brighter than its left neighbour.
-What is no data URL, does not decode, or is all of one colour, is known by a digest of its URL instead: it equals itself
-only. Nothing is ever fetched.
+An image that is no data URL, does not decode, or has only one colour gets a digest of its URL instead, and equals only
+itself. Nothing is ever fetched.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ _HASH, _DIGEST = b"\0", b"\1"
 
 
 def image_hasher(*, perceptual: bool) -> Callable[[str], bytes]:
-    """Return the function that gives the ``IMAGE_BYTES`` of an image's URL; without ``perceptual`` its digest.
+    """Return a function from an image's URL to its ``IMAGE_BYTES``; without ``perceptual`` they are a digest.
 
     Raises:
         MissingExtraError: images have to be decoded and Pillow is not installed.
     """
     if not perceptual:
-        return _identity
+        return _digest
     pillow("compare images", "near.images is set", "leave near.images out")
-    return _look
+    return _difference_hash
 
 
 def differing_bits(one: bytes, other: bytes) -> int | None:
-    """Return the bits in which the two images of a pair differ, at most; None if there is no such pair.
+    """Return the most bits in which images at the same position differ; None if they cannot be compared.
 
     Args:
         one: ``IMAGE_BYTES`` for each image of a record, in order.
-        other: the same of another record.
+        other: The same of another record.
     """
     if one == other:
         return 0
@@ -57,25 +57,25 @@ def differing_bits(one: bytes, other: bytes) -> int | None:
     return most
 
 
-def _identity(url: str) -> bytes:
+def _digest(url: str) -> bytes:
     return _DIGEST + blake3(url.encode("utf-8", "surrogatepass")).digest(IMAGE_BYTES - 1)
 
 
-def _look(url: str) -> bytes:
+def _difference_hash(url: str) -> bytes:
     header, _, payload = url.partition(",")
     if not (header.startswith("data:") and header.endswith(";base64")):
-        return _identity(url)
+        return _digest(url)
     try:
         with first_frame(b64decode(payload, validate=True)) as image:
             points = image.convert("L").resize((_SIDE + 1, _SIDE)).tobytes()
     except MissingExtraError:
         raise
     except Exception:  # noqa: BLE001 - decoders of hostile bytes raise whatever they stumble on
-        return _identity(url)
+        return _digest(url)
     rows = (points[start : start + _SIDE + 1] for start in range(0, len(points), _SIDE + 1))
     bits = 0
     for row in rows:
         for left, right in pairwise(row):
             bits = bits << 1 | lt(left, right)
-    # Of a picture without any contrast the hash says nothing, not even which colour it has.
-    return _HASH + bits.to_bytes(IMAGE_BYTES - 1) if bits else _identity(url)
+    # Without contrast the hash is all zeros, whatever the colour.
+    return _HASH + bits.to_bytes(IMAGE_BYTES - 1) if bits else _digest(url)

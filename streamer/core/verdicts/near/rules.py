@@ -1,4 +1,4 @@
-"""When do two records nearly equal each other? The settings, and the name under which a ledger remembers them."""
+"""Near-duplicate settings, and the version of signatures that a ledger stores."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from enum import StrEnum
 import msgspec
 
 _SIGNATURE_VERSION = 1
-"""Part of every ledger with signatures: with another number, all of them are computed again from the dataset."""
+"""Version of the signatures. A ledger of another version computes all of them again from the dataset."""
 
 
 class Scope(StrEnum):
-    """Whose words are compared."""
+    """The messages that are compared."""
 
     CONVERSATION = "conversation"
     REPLY = "reply"
@@ -19,11 +19,11 @@ class Scope(StrEnum):
 
 
 class Near(msgspec.Struct, frozen=True):
-    """What is compared, and how alike is too much. Off unless ``threshold`` or ``images`` is set.
+    """The near-duplicate settings. Off unless ``threshold`` or ``images`` is set.
 
-    ``threshold`` is the Jaccard similarity of the sets of ``ngram`` consecutive words from which on texts are near.
-    ``images`` are the bits of 256 in which two images may differ and still look the same. ``keep`` is how many
-    records of the dataset, the newest ones, a new one is compared with.
+    ``threshold`` is the minimum Jaccard similarity of the sets of ``ngram`` consecutive words of near-duplicates.
+    ``images`` are the bits of 256 in which two images may differ and still count as equal. A new record is compared
+    with the newest ``keep`` records of the dataset.
     """
 
     threshold: float | None = None
@@ -34,10 +34,10 @@ class Near(msgspec.Struct, frozen=True):
 
     @property
     def is_on(self) -> bool:
-        """Say whether anything is compared."""
+        """Say whether near-duplicates are rejected."""
         return self.threshold is not None or self.images is not None
 
     def meaning(self, algorithm: int) -> str:
-        """Return the name of what signatures mean; ``algorithm`` is the version of how texts are hashed."""
+        """Return the version of the signatures; ``algorithm`` is that of the text hashes."""
         text = f"{self.ngram}-grams/{algorithm}" if self.threshold is not None else "no text"
         return f"{_SIGNATURE_VERSION}/{self.scope}/{text}/{'no images' if self.images is None else 'images'}"

@@ -1,12 +1,12 @@
-"""Signatures: a few hundred bytes that tell how alike two records are.
+"""Signatures: a few hundred bytes that estimate the similarity of two records.
 
 ``slots`` holds the lowest byte of each of 256 MinHash values: the share of equal slots, less what chance makes equal,
 estimates the Jaccard similarity of the sets of runs of words, with a standard error of 0.025 at 0.8. ``images`` holds
 ``IMAGE_BYTES`` for each image.
 
-Bands are parts of a signature. Records that are near each other have one in common, nearly always; so only those that
-share one are compared. Two texts that are exactly as near as the threshold share none in 2 of 100 cases; the nearer,
-the fewer.
+Bands are parts of a signature, for locality-sensitive hashing: near-duplicates nearly always share one, so only records
+that share one are compared. Two texts exactly as similar as the threshold share none in 2 of 100 cases; more similar
+ones in fewer.
 """
 
 from __future__ import annotations
@@ -26,27 +26,28 @@ from streamer.core.verdicts.near.words import compared, shingles
 SLOTS = 256
 _PACK = struct.Struct(f"<{SLOTS}I").pack
 _CHANCE = 1 / 256
-"""How often two bytes are equal that have nothing to do with each other."""
+"""Probability that two unrelated bytes are equal."""
 
 _SEED = 1
 _TEXT_BANDS = 20
 _IMAGE_BANDS = 16
-"""Images that differ in fewer bits than this share a band for certain."""
+"""Images that differ in fewer bits than this always share a band."""
 
 _MISSED = 0.02
 
 
 class Signature(msgspec.Struct, frozen=True, gc=False):
-    """What is kept of one record to compare others with."""
+    """The MinHash slots and image hashes of one record."""
 
     slots: bytes
     images: bytes
 
 
 class Signer:
-    """Makes and compares signatures by one set of rules.
+    """Computes and compares signatures by one set of rules.
 
-    ``meaning`` names what they mean: those of another meaning are of no use. ``bands`` is how many each one has.
+    ``meaning`` is the version of the signatures: those of another version cannot be compared. ``bands`` is the number
+    of bands of each.
 
     Raises:
         MissingExtraError: a package that the rules need is not installed.
@@ -54,7 +55,7 @@ class Signer:
 
     def __init__(self, rules: Near) -> None:
         self._rules = rules
-        self._look = image_hasher(perceptual=rules.images is not None)
+        self._hash_image = image_hasher(perceptual=rules.images is not None)
         self._threshold = rules.threshold
         self._most_differing = rules.images or 0
         if rules.threshold is None:
@@ -66,16 +67,16 @@ class Signer:
             self.bands, self._width = _TEXT_BANDS, _slots_in_a_band(rules.threshold)
 
     def sign(self, line: bytes) -> Signature | None:
-        """Return the signature of a dataset line; None if there is nothing in it to compare.
+        """Return the signature of a dataset line; None if it has nothing to compare.
 
         Raises:
-            ValueError: the line is not one of ours.
+            ValueError: the line was not written by streamer.
         """
-        what = compared(line, self._rules.scope)
-        images = b"".join(map(self._look, what.images))
+        found = compared(line, self._rules.scope)
+        images = b"".join(map(self._hash_image, found.images))
         if self._threshold is None:
             return Signature(b"", images) if images else None
-        runs = shingles(what.text, self._rules.ngram)
+        runs = shingles(found.text, self._rules.ngram)
         if not runs and not images:
             return None
         sketch = self._minhash(num_perm=SLOTS, seed=_SEED)
@@ -83,16 +84,16 @@ class Signer:
         return Signature(_PACK(*sketch.digest())[::4], images)
 
     def bands_of(self, signature: Signature) -> list[int]:
-        """Return a number of 32 bits for each band: equal bands have equal numbers."""
+        """Return a checksum of 32 bits for each band."""
         width, data = self._width, signature.slots
         if self._threshold is None:
             data = signature.images[1 - IMAGE_BYTES :]  # of the last image: all have to look the same
         return [crc32(data[start : start + width]) for start in range(0, self.bands * width, width)]
 
     def similarity(self, one: Signature, other: Signature) -> float | None:
-        """Return how alike two records are, from 0 to 1, or None if they are not near each other.
+        """Return the similarity of two records, from 0 to 1, or None if they are not near each other.
 
-        Of texts it is the estimated Jaccard similarity. Where texts are not compared, it is the share of equal bits in
+        For texts it is the estimated Jaccard similarity. Where texts are not compared, it is the share of equal bits in
         the image that differs most.
         """
         bits = differing_bits(one.images, other.images)
@@ -107,7 +108,7 @@ class Signer:
 
 
 def _slots_in_a_band(threshold: float) -> int:
-    """Return the size of a band: the larger, the fewer are compared in vain, and the more are missed."""
+    """Return the slots of a band: a larger band compares fewer records in vain and misses more."""
     most = SLOTS // _TEXT_BANDS
     if threshold >= 1:
         return most

@@ -1,7 +1,7 @@
-"""What a record says, as a set of runs of words, and the images that it shows. Pure.
+"""The text of a record as runs of words (shingles), and its images. Pure.
 
-Everything is taken from the dataset line, so that a line that is about to be written and one that is found after a
-crash come to the same.
+Both are taken from the dataset line, so that a line that is about to be written and one that is found after a crash
+give the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from streamer.core.records.images import image_url
 from streamer.core.verdicts.near.rules import Scope
 
 _ALONE = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-"""Scripts without spaces between words: each of their characters stands for a word."""
+"""Scripts without spaces between words: each of their characters counts as a word."""
 
 _words = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+").findall
 _INSTRUCTIONS = ("system", "developer")
@@ -32,19 +32,19 @@ _line = msgspec.json.Decoder(_Line).decode
 
 
 class _Compared(msgspec.Struct, frozen=True):
-    """The words and the image URLs of what is compared of a record."""
+    """The text and the image URLs of a record that are compared."""
 
     text: str
     images: list[str]
 
 
 def compared(line: bytes, scope: Scope) -> _Compared:
-    """Return what a dataset line says within ``scope``.
+    """Return the text and images of a dataset line within ``scope``.
 
-    Instructions are left out of conversations: they are the same in all records of a task, and as long as all the rest.
+    Instructions are left out: they are equal in all records of a task, and as long as the rest.
 
     Raises:
-        ValueError: the line is not one of ours.
+        ValueError: the line was not written by streamer.
     """
     if (offset := invalid_utf8(line)) is not None:
         raise ValueError(f"byte {offset} is not UTF-8")
@@ -83,7 +83,7 @@ def _calls(calls: Any) -> Iterator[str]:
 
 
 def shingles(text: str, length: int) -> list[str]:
-    """Return all runs of ``length`` words of a text, with repeats; a shorter text is one run, or none without words."""
+    """Return all runs of ``length`` words, with repeats; a shorter text is one run, or none if it has no words."""
     words: list[str] = _words(text.lower())
     if len(words) <= length:
         return [" ".join(words)] if words else []
