@@ -110,12 +110,8 @@ class Decisions:
         for row in rows:
             read = _Read(row)
             if self._rows and self._begins(read):
-                yield from self._close()
+                yield from self.finish()
             self._keep(read)
-
-    def finish(self) -> Iterator[Decision]:
-        """Yield the last decision: there are no more rows."""
-        yield from self._close()
 
     def _begins(self, read: _Read) -> bool:
         return read.place != self._place or (self._replied and read.row.type in _PROMPT_TYPES)
@@ -131,7 +127,8 @@ class Decisions:
         self._place = read.place
         self._replied |= read.row.type not in _PROMPT_TYPES
 
-    def _close(self) -> Iterator[Decision]:
+    def finish(self) -> Iterator[Decision]:
+        """Yield the unfinished decision, if there is one: no more of its rows follow."""
         rows, size = self._rows, self._size
         self._rows, self._size, self._replied = [], 0, False
         if not rows:

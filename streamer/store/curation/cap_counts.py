@@ -16,7 +16,6 @@ from blake3 import blake3
 from streamer.base.text import invalid_utf8, printable
 from streamer.core.records.dataset_line import line_key
 from streamer.core.records.key import KEY_VERSION, DedupBy
-from streamer.core.records.model import State, Verdict
 from streamer.core.verdicts.caps import Cap
 from streamer.core.verdicts.reasons import CAP
 
@@ -49,11 +48,6 @@ class Full(NamedTuple):
     values: str
     records: int
     last: int
-
-    @property
-    def verdict(self) -> Verdict:
-        """Return the verdict on the record."""
-        return Verdict(State.REJECTED, f"{CAP}{self.cap.by}")
 
 
 Values = Sequence[Sequence[_Value]]

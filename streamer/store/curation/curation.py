@@ -30,7 +30,7 @@ from streamer.core.verdicts.caps import Cap
 from streamer.core.verdicts.judge import Item, Judged
 from streamer.core.verdicts.near.rules import Near
 from streamer.core.verdicts.near.signature import Signature
-from streamer.core.verdicts.reasons import NEAR
+from streamer.core.verdicts.reasons import CAP, NEAR
 from streamer.store.curation import rejections
 from streamer.store.curation.cap_counts import Caps, Values
 from streamer.store.curation.near_index import KeptSignature, NearIndex
@@ -260,7 +260,7 @@ class AdmissionFilter:
         full = self._caps.full(values)
         if full is not None:
             self._reject(item, full.last, most=full.cap.most, records=full.records, value=full.values)
-            return full.verdict
+            return Verdict(State.REJECTED, f"{CAP}{full.cap.by}")
         if self._near is not None and signature is not None:
             self._near.add(signature, offset)
         self._caps.add(values, offset)

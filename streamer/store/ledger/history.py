@@ -4,8 +4,8 @@ Invariants
 - The counts of a row held from its time until that of the next row.
 - Rows are written within the transaction of a batch, at most once in ``STEPS[0]`` seconds; an idle daemon writes
   none. A compaction writes the counts before it and after it.
-- There are never more than ``MOST_ROWS``. The past is kept at several steps, each coarser and longer than the one
-  before; every step keeps the last counts of each of its slots of time.
+- There are never more rows than slots in ``STEPS``: steps of time, each coarser and longer than the one before. Every
+  step keeps the last counts of each of its slots.
 - No decision depends on it. It may be emptied.
 """
 
@@ -19,8 +19,6 @@ from streamer.core.records.model import State
 
 STEPS = ((2, 1800), (60, 1440), (900, 1344), (86_400, 400))
 """(seconds of a slot, slots kept): an hour, a day, two weeks, a year and a month."""
-
-MOST_ROWS = sum(kept for _, kept in STEPS)
 
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS history (

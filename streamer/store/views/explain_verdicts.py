@@ -56,18 +56,13 @@ class VerdictReasons:
 
     def because(self, span: dict[str, Any], outcomes: Sequence[OutcomeRow]) -> str:
         """Return the reason of a span; ``outcomes`` are those of its session."""
-        return self._verdict(span, outcomes) + self._taken_out(span) + (_OVERWRITTEN if span["replaced"] else "")
-
-    def _taken_out(self, span: dict[str, Any]) -> str:
-        """Return when a rejected record was taken out of the dataset; empty if it never was in it."""
-        if span["state"] != State.REJECTED:
-            return ""
-        at = taken_out_at(self._db, span["shard_id"], span["start"], span["stop"])
-        if at is None:
-            return ""
-        return (
-            f"; taken out of the dataset by `streamer compact` at {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%SZ}"
-        )
+        at, taken_out = None, ""
+        if span["state"] == State.REJECTED:
+            at = taken_out_at(self._db, span["shard_id"], span["start"], span["stop"])
+        if at is not None:
+            time = f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%SZ}"
+            taken_out = f"; taken out of the dataset by `streamer compact` at {time}"
+        return self._verdict(span, outcomes) + taken_out + (_OVERWRITTEN if span["replaced"] else "")
 
     def _verdict(self, span: dict[str, Any], outcomes: Sequence[OutcomeRow]) -> str:
         outcome = f"outcome row {span['outcome_id']} (total_reward {span['total_reward']})"
