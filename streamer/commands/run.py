@@ -17,12 +17,12 @@ from streamer.base.events import Emit, Event, fan_out
 from streamer.base.files import Files, SystemClock
 from streamer.base.text import counted, printable
 from streamer.config import Config, Flags, duration, load_all
+from streamer.config.database_url import locate
 from streamer.core.records.model import State
 from streamer.daemon.daemon import Daemon, Listeners
 from streamer.daemon.observers import log, progress
 from streamer.daemon.observers.health import Health
 from streamer.daemon.observers.systemd import Notifier
-from streamer.sources.trace_db import locate
 from streamer.store.ledger.ledger import Accounts
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Which server a trace database setting names, without the secrets that its URL may hold.
+"""The file or server that a trace database setting names, without the secrets that its URL may hold.
 
 ``http://`` and ``https://`` are taken as they are. ``libsql://HOST`` and ``sqlite+libsql://HOST`` mean TLS, unless
 ``?tls=0`` or ``?secure=false`` says otherwise; without a host they name a file.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from streamer.base.errors import ConfigError
 from streamer.base.secret import NO_SECRET, Secret
@@ -17,6 +18,8 @@ from streamer.base.secret import NO_SECRET, Secret
 _HTTP = frozenset({"http", "https"})
 _LIBSQL = frozenset({"libsql", "sqlite+libsql"})
 _WEBSOCKETS = {"ws": "http", "wss": "https"}
+_LOCAL = frozenset({"sqlite", "sqlite+aiosqlite", "sqlite+pysqlite", "file"})
+_SQLD = Path("dbs") / "default" / "data"
 _PLAIN = {"tls": frozenset({"0", "false"}), "secure": frozenset({"0", "false"})}
 _TOKEN = re.compile(r"([?&])auth_?token=([^&#]*)&?", re.IGNORECASE)
 _USER = re.compile(r"(?<=://)[^/?#]*@")
@@ -37,6 +40,38 @@ class Server:
 
     def __str__(self) -> str:
         return self.shown
+
+
+def locate(database: str, token: Secret = NO_SECRET) -> Path | Server:
+    """Return the file or the server that a trace database setting names.
+
+    Args:
+        database: A path or a URL.
+        token: The token to show to a server.
+
+    Raises:
+        ConfigError: The URL names a server that cannot be read. The message has no secrets.
+    """
+    return server_of(database, token) or local_path(database)
+
+
+def local_path(database: str) -> Path:
+    """Return the file that a trace database setting names, if it names no server.
+
+    Args:
+        database: A path; the directory of sqld; or a URL as SQLAlchemy writes it
+            (``sqlite+aiosqlite:///relative``, ``sqlite+aiosqlite:////absolute``, ``file:...``).
+    """
+    scheme, colon, rest = database.partition(":")
+    if not colon or scheme not in _LOCAL | _LIBSQL:
+        path = database
+    else:
+        path = unquote(rest.partition("?")[0].partition("#")[0])
+        if path.startswith("//"):
+            # Three slashes: relative, four: absolute. But file: URLs have an absolute path after two.
+            path = path[2:] if scheme == "file" else path[3:]
+    file = Path(path).expanduser()
+    return file / _SQLD if file.is_dir() else file
 
 
 def server_of(database: str, token: Secret = NO_SECRET) -> Server | None:

@@ -10,28 +10,18 @@ Invariants
 from __future__ import annotations
 
 import json
-import sqlite3
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from itertools import groupby
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from blake3 import blake3
 
 from streamer.base.errors import UnavailableError
-from streamer.config.database_url import Server
 from streamer.core.records.trace_calls import Call, read_call
 from streamer.core.records.trace_messages import MAX_CHARACTERS, Decision, Decisions, Row, as_object
-from streamer.sources.sqlite_errors import is_busy
-
-PAGE_ROWS = 250
-PAGE_CHARACTERS = 1 << 19
-"""A page is read within a few milliseconds, and held in memory."""
-
-_AT_ONCE = 16
-"""Rows between two looks at the size of a page."""
+from streamer.sources.pages import Pages, columns_of
 
 _PAGE_IDS = 4000
 """Ids are read from the index alone, where they stand by timestep: so many take about a millisecond."""
@@ -57,87 +47,6 @@ ORDER BY timestep_id, id LIMIT ?5
 _CALL_COLUMNS = frozenset({"timestep_id", "event_type", "model_name", "provider", "event_time", "call_records"})
 
 
-class AnyPages(Protocol):
-    """Reads pages of rows from a trace database, be it a file or on a server.
-
-    ``rows`` is how many rows of messages or events a page has at most.
-    """
-
-    path: Path | Server
-    rows: int
-
-    def page(self, sql: str, values: Sequence[Any], size: Callable[[Any], int]) -> tuple[list[Any], bool]:
-        """Return the first rows of a statement, and whether it was broken off as they are large enough.
-
-        Args:
-            sql: a SELECT that gives its rows in the order of a key.
-            values: its parameters.
-            size: how many characters a row has.
-
-        Raises:
-            UnavailableError: the database is busy, damaged, out of reach, or not the one of a producer.
-        """
-
-
-class Pages:
-    """Reads pages of rows from a file that is open.
-
-    Args:
-        db: the database, opened read-only.
-        path: its file, for errors.
-        between: called after each page, when nothing is held.
-        rows: how many rows of messages or events a page has at most.
-        characters: a page ends soon after so much content.
-    """
-
-    def __init__(
-        self,
-        db: sqlite3.Connection,
-        path: Path,
-        between: Callable[[], None] = lambda: None,
-        *,
-        rows: int = PAGE_ROWS,
-        characters: int = PAGE_CHARACTERS,
-    ) -> None:
-        self._db = db
-        self.path: Path | Server = path
-        self._between = between
-        self.rows = rows
-        self._characters = characters
-
-    def page(self, sql: str, values: Sequence[Any], size: Callable[[Any], int]) -> tuple[list[Any], bool]:
-        """Return what :meth:`AnyPages.page` says."""
-        rows: list[Any] = []
-        held, full = 0, False
-        try:
-            cursor = self._db.execute(sql, values)
-            try:
-                while not full and (some := cursor.fetchmany(_AT_ONCE)):
-                    rows += some
-                    held += sum(map(size, some))
-                    full = held > self._characters
-            finally:
-                cursor.close()
-        except sqlite3.Error as error:
-            raise self._unavailable(error) from error
-        self._between()
-        return rows, full
-
-    def _unavailable(self, error: sqlite3.Error) -> UnavailableError:
-        hint = (
-            "the producer is writing for long: try again"
-            if is_busy(error)
-            else f"if the file is damaged: sqlite3 '{self.path}' 'PRAGMA quick_check'"
-        )
-        return UnavailableError("read the trace database", str(self.path), str(error), hint)
-
-
-def columns_of(pages: AnyPages, table: str) -> frozenset[str]:
-    """Return the names of a table's columns; of a table that is not there, none."""
-    rows, _ = pages.page("SELECT name FROM pragma_table_info(?)", (table,), lambda _: 0)
-    return frozenset(row[0] for row in rows)
-
-
 class Conversations:
     """The decisions of sessions, from the tables ``messages`` and, where it is there, ``events``.
 
@@ -149,7 +58,7 @@ class Conversations:
         UnavailableError: the database cannot be read now, or is not one of a producer.
     """
 
-    def __init__(self, pages: AnyPages, max_characters: int = MAX_CHARACTERS) -> None:
+    def __init__(self, pages: Pages, max_characters: int = MAX_CHARACTERS) -> None:
         self._pages = pages
         self._max_characters = max_characters
         columns = columns_of(pages, "messages")

@@ -18,9 +18,9 @@ import aiosqlite
 
 from streamer.base.errors import UnavailableError
 from streamer.base.files import Clock
-from streamer.sources.sqlite_errors import is_busy, primary_code
+from streamer.config.database_url import local_path
+from streamer.sources.database_file import file_id, file_times, is_busy, open_trace_database, primary_code
 from streamer.sources.trace_database import Opened, StatementError, TooSlowError
-from streamer.sources.trace_db import file_id, file_times, local_path, open_trace_database
 
 _LONGEST_READ = 0.1
 """Seconds after which a read is broken off: it would hold up the producer."""

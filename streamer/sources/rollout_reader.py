@@ -23,15 +23,15 @@ import msgspec
 from blake3 import blake3
 
 from streamer.base.secret import NO_SECRET, Secret
-from streamer.config.database_url import Server
+from streamer.config.database_url import Server, locate
 from streamer.core.records.layouts import MalformedError
 from streamer.core.records.model import Cursor, SourceRecord, Span
 from streamer.core.records.trace_messages import Decision, from_completion
 from streamer.core.verdicts.join import JoinRule
-from streamer.sources.conversations import Conversations, Pages
+from streamer.sources.conversations import Conversations
+from streamer.sources.database_file import file_times, open_for_batch
+from streamer.sources.pages import FilePages, RemotePages
 from streamer.sources.reader import Budget, Overwritten
-from streamer.sources.remote_pages import RemotePages
-from streamer.sources.trace_db import file_times, locate, open_for_batch
 from streamer.store.ledger.paths import session_at
 
 _BUSY_SECONDS = 0.25
@@ -74,7 +74,7 @@ class RolloutReader:
         self,
         database: str,
         max_characters: int,
-        pages: Callable[[sqlite3.Connection, Path], Pages] = Pages,
+        pages: Callable[[sqlite3.Connection, Path], FilePages] = FilePages,
         *,
         token: Secret = NO_SECRET,
     ) -> None:

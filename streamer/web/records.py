@@ -173,11 +173,8 @@ def at(dataset: Dataset, offset: int) -> RecordView:
     Raises:
         RefusedRequestError: there is none.
     """
-    data = _line_of(dataset, offset)
-    try:
-        return _view(_parsed(data), offset, len(data), _Cut(_WHOLE, _WHOLE, _WHOLE), _of_dataset(offset))
-    except _NoRecordError as error:
-        raise not_found(f"the line at byte {offset} holds no record: {error}") from error
+    line, length = _record(dataset, offset)
+    return _view(line, offset, length, _Cut(_WHOLE, _WHOLE, _WHOLE), _of_dataset(offset))
 
 
 def image_of(dataset: Dataset, offset: int, number: int) -> Picture:
@@ -186,11 +183,7 @@ def image_of(dataset: Dataset, offset: int, number: int) -> Picture:
     Raises:
         RefusedRequestError: there is no such record or image, or it is not shown.
     """
-    data = _line_of(dataset, offset)
-    try:
-        line = _parsed(data)
-    except _NoRecordError as error:
-        raise not_found(f"the line at byte {offset} holds no record: {error}") from error
+    line, _ = _record(dataset, offset)
     return _image(_messages(line), number)
 
 
@@ -264,12 +257,16 @@ class _Cut(msgspec.Struct, frozen=True):
         return _Text(text[: self.characters], len(text), len(text) > self.characters)
 
 
-def _line_of(dataset: Dataset, offset: int) -> bytes:
+def _record(dataset: Dataset, offset: int) -> tuple[dict[str, Any], int]:
+    """Return the record that begins at a log offset, and the bytes of its line."""
     try:
         with dataset_stretch(dataset) as stretch:
-            return line_at(stretch, offset)
+            data = line_at(stretch, offset)
+        return _parsed(data), len(data)
     except FileNotFoundError:
         raise not_found("the dataset is not there") from None
+    except _NoRecordError as error:
+        raise not_found(f"the line at byte {offset} holds no record: {error}") from error
 
 
 def _listed(offset: int, length: int, data: bytes | None) -> RecordView | _TooLong | _Unreadable:

@@ -14,10 +14,11 @@ import msgspec
 
 from streamer.base.errors import StreamerError
 from streamer.config import Config, Dataset
+from streamer.config.database_url import locate
 from streamer.core.records import layouts
 from streamer.core.records.layouts import MalformedError
 from streamer.core.records.model import State
-from streamer.sources.trace_db import locate, open_for_batch
+from streamer.sources.database_file import open_for_batch
 from streamer.store.ledger.paths import is_apart
 from streamer.store.views.explain import Explainer, LineFound, OutcomeRow, Reason
 from streamer.store.views.snapshot import open_ledger

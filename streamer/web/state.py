@@ -14,10 +14,10 @@ import msgspec
 from streamer import __version__
 from streamer.base.events import Failure
 from streamer.config import Config
+from streamer.config.database_url import locate
 from streamer.core.records.model import State
 from streamer.daemon.observers.health import Health
 from streamer.sources.lag import Lag, measure
-from streamer.sources.trace_db import locate
 from streamer.store.ledger.history import Point, held_at, points
 from streamer.store.views.snapshot import LedgerStatus, Snapshot, open_ledger, snapshot, standing
 from streamer.web.board import Board, Latency

@@ -31,8 +31,8 @@ from streamer.core.records.model import Cursor
 from streamer.core.records.trace_messages import Row
 from streamer.core.verdicts.join import JoinRule
 from streamer.daemon.pipeline import Pipeline
-from streamer.sources.conversations import Pages
 from streamer.sources.lag import Lag, measure
+from streamer.sources.pages import FilePages
 from streamer.sources.reader import Budget
 from streamer.sources.rollout_reader import RolloutReader, SessionRead, ToRead
 from streamer.store.ledger.paths import session_at, session_path
@@ -536,8 +536,8 @@ class TestProducer:
 
         largest = 0
 
-        def counted(db: sqlite3.Connection, path: Path) -> Pages:
-            class Counted(Pages):
+        def counted(db: sqlite3.Connection, path: Path) -> FilePages:
+            class Counted(FilePages):
                 def page(self, *arguments: Any) -> tuple[list[Any], bool]:
                     nonlocal largest
                     found = super().page(*arguments)

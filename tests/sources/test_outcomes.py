@@ -14,9 +14,9 @@ import anyio
 import pytest
 
 from streamer.base.errors import ConfigError, UnavailableError
+from streamer.config.database_url import local_path
 from streamer.core.records.layouts import time_us
 from streamer.sources.outcomes import PAGE, OutcomePoller, rule_name
-from streamer.sources.trace_db import local_path
 from tests.helpers.producer import EPOCH, FakeClock, add_outcome, correct_outcome, make_traces
 
 if TYPE_CHECKING:
@@ -629,18 +629,6 @@ def test_a_path_or_any_url_of_a_file_names_it(tmp_path: Path, url: str) -> None:
 def test_relative_and_absolute_urls_are_told_apart(url: str, expected: str) -> None:
     """Three slashes and four."""
     assert local_path(url) == Path(expected.replace("HOME", str(Path.home())))
-
-
-@pytest.mark.parametrize(
-    "url", ["http://u:secret@host:8080/?authToken=secret", "https://host", "libsql://host", "sqlite+libsql://host/x"]
-)
-def test_a_server_is_refused_without_its_secrets(url: str) -> None:
-    """Only files can be read; the token is in no message."""
-    with pytest.raises(ConfigError) as caught:
-        local_path(url)
-    assert "it is a server" in caught.value.cause
-    assert "host" in caught.value.where
-    assert "secret" not in str(caught.value)
 
 
 def test_a_copy_under_way_is_waited_for(path: Path, tmp_path: Path) -> None:

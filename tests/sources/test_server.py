@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from streamer.base.errors import ConfigError, MissingExtraError
 from streamer.base.secret import NO_SECRET, Secret
 from streamer.config import TOKEN_CREDENTIAL, Flags, load, token_of
-from streamer.config.database_url import Server, server_of, split_token, without_secrets
+from streamer.config.database_url import Server, locate, server_of, split_token, without_secrets
 from streamer.sources.libsql_process import LibsqlProcess
 from streamer.sources.outcomes import check_condition
 from streamer.sources.pace import LONGEST_PAUSE, Pace
 from streamer.sources.remote_database import plain, unavailable
-from streamer.sources.trace_db import locate
 from streamer.sources.wake_ups import WakeUps
 from tests.helpers.producer import FakeClock
 

@@ -14,14 +14,12 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 import aiosqlite
 import anyio
 
-from streamer.base.errors import ConfigError, UnavailableError
-from streamer.base.secret import NO_SECRET, Secret
-from streamer.config.database_url import Server, server_of
+from streamer.base.errors import UnavailableError
 
 _BUSY_SECONDS = 0.25
 """How long one read waits for the producer's commit; then the next poll tries again."""
@@ -30,62 +28,9 @@ _LONGEST_VALUE = 512 << 10
 """Bytes of the longest text that a condition can look at; a longer ``reward_metadata`` fails it."""
 
 _ALLOWED = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
+_PRIMARY = 0xFF
 _PRAGMAS = frozenset({"data_version", "table_info"})
 _FORBIDDEN_FUNCTIONS = frozenset({"load_extension", "readfile", "writefile", "edit"})
-
-_SQLD = Path("dbs") / "default" / "data"
-_REMOTE = frozenset({"http", "https", "ws", "wss"})
-_MAYBE_REMOTE = frozenset({"libsql", "sqlite+libsql"})
-_LOCAL = frozenset({"sqlite", "sqlite+aiosqlite", "sqlite+pysqlite", "file"})
-
-
-def local_path(database: str) -> Path:
-    """Return the file that a trace database setting names.
-
-    Args:
-        database: a path; the directory of sqld; or a URL as SQLAlchemy writes it
-            (``sqlite+aiosqlite:///relative``, ``sqlite+aiosqlite:////absolute``, ``file:...``).
-
-    Raises:
-        ConfigError: it names a server, which is not a file.
-    """
-    scheme, colon, rest = database.partition(":")
-    if not colon or scheme not in _LOCAL | _REMOTE | _MAYBE_REMOTE:
-        return _inside_sqld(Path(database).expanduser())
-    if scheme in _REMOTE or (scheme in _MAYBE_REMOTE and urlsplit(database).netloc):
-        raise ConfigError(
-            "use the trace database",
-            _without_secrets(database),
-            "it is a server, and no file",
-            "name the file or sqld's directory",
-        )
-    path = unquote(rest.partition("?")[0].partition("#")[0])
-    if path.startswith("//"):
-        # three slashes: relative, four: absolute; but file: URLs have an absolute path after two
-        path = path[2:] if scheme == "file" else path[3:]
-    return _inside_sqld(Path(path).expanduser())
-
-
-def locate(database: str, token: Secret = NO_SECRET) -> Path | Server:
-    """Return the file or the server that a trace database setting names.
-
-    Args:
-        database: a path or a URL.
-        token: what a server is to be shown.
-
-    Raises:
-        ConfigError: it is the URL of a server that cannot be asked.
-    """
-    return server_of(database, token) or local_path(database)
-
-
-def _inside_sqld(path: Path) -> Path:
-    return path / _SQLD if path.is_dir() else path
-
-
-def _without_secrets(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname or ''}"
 
 
 def file_id(path: Path) -> tuple[int, int] | None:
@@ -214,3 +159,13 @@ async def open_trace_database(path: Path) -> AsyncIterator[aiosqlite.Connection]
     finally:
         with anyio.CancelScope(shield=True):  # its thread would outlive us, and hold the process up
             await db.close()
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    """Return the primary result code (https://sqlite.org/rescode.html), or 0 if the error is not SQLite's own."""
+    return getattr(error, "sqlite_errorcode", 0) & _PRIMARY
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Return whether somebody else holds the database or a table of it for now."""
+    return primary_code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}

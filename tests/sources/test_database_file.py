@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.sources.sqlite_errors import is_busy, primary_code
+from streamer.sources.database_file import is_busy, primary_code
 
 
 def test_a_locked_database_is_busy(tmp_path: Path) -> None:
