@@ -176,7 +176,7 @@ class PageState(msgspec.Struct, frozen=True):
     waiting: _Waiting
     outcomes: _Outcomes
     condition: _Condition
-    failures: list[_TroubleNow]
+    failures: list[_TroubleNow] = msgspec.field(name="troubles")
     trace_database: _TraceDatabaseNow
     datasets: list[DatasetLink] = []
     fleet: FleetNow | None = None
