@@ -77,8 +77,10 @@ def config_of(folder: Path, name: str, where: str = "total_reward > 0") -> Confi
 def once(*configs: Config) -> CountingFiles:
     """Work off what is there, for all datasets by one daemon; return what it took."""
     files = CountingFiles()
+    clock = FakeClock()
+    clock.passed = 3600.0  # no shard was written a moment ago, however fast the machine is
     daemon = Daemon(
-        configs, emit=lambda _event: None, reload=lambda: configs, notifier=Notifier({}), files=files, clock=FakeClock()
+        configs, emit=lambda _event: None, reload=lambda: configs, notifier=Notifier({}), files=files, clock=clock
     )
     anyio.run(daemon.once)
     for config in configs:
