@@ -1,7 +1,8 @@
-"""Open any trace database that is a local file, read-only.
+"""Open trace database files read-only, and classify the errors of SQLite.
 
 The producer's database is never created, written, checkpointed or held: ``mode=ro``, ``query_only``, a
-short busy timeout, and no cursor that outlives a call.
+short busy timeout, and no cursor that outlives a call. Errors are classified by their code, as the wording of SQLite
+may change.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ import anyio
 from streamer.base.errors import UnavailableError
 
 _BUSY_SECONDS = 0.25
-"""How long one read waits for the producer's commit; then the next poll tries again."""
+"""Busy timeout of one read during a commit of the producer; the next poll retries."""
 
-_LONGEST_VALUE = 512 << 10
-"""Bytes of the longest text that a condition can look at; a longer ``reward_metadata`` fails it."""
+_MAX_VALUE = 512 << 10
+"""Maximum length in bytes of a text in a condition; a longer ``reward_metadata`` makes it fail."""
 
 _ALLOWED = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
 _PRIMARY = 0xFF
@@ -34,7 +35,7 @@ _FORBIDDEN_FUNCTIONS = frozenset({"load_extension", "readfile", "writefile", "ed
 
 
 def file_id(path: Path) -> tuple[int, int] | None:
-    """Return (device, inode) of the database file, or None if it is not there."""
+    """Return (device, inode) of the database file; None if it does not exist."""
     try:
         state = path.stat()
     except OSError:
@@ -43,7 +44,7 @@ def file_id(path: Path) -> tuple[int, int] | None:
 
 
 def file_times(path: Path) -> tuple[tuple[int, int] | None, ...]:
-    """Return (size, mtime_ns) of the database and its write-ahead log: a hint that something was written."""
+    """Return (size, mtime_ns) of the database and of its write-ahead log: they hint at writes."""
     return tuple(_size_and_time(name) for name in (str(path), f"{path}-wal"))
 
 
@@ -56,16 +57,16 @@ def _size_and_time(name: str) -> tuple[int, int] | None:
 
 
 def _text(data: bytes) -> str:
-    """Read a text as it is; bytes that are no UTF-8 stay visible, and no error for all the other rows."""
+    """Decode a text; invalid UTF-8 stays visible as escapes, and does not fail the other rows."""
     return data.decode("utf-8", "backslashreplace")
 
 
 def _authorize(action: int, first: str | None, second: str | None, _database: str | None, _inner: str | None) -> int:
-    """Let statements read, and nothing else: whatever a condition says, it cannot write or attach."""
+    """Allow only reading: no condition can write or attach."""
     if action == sqlite3.SQLITE_PRAGMA:
         return sqlite3.SQLITE_OK if first in _PRAGMAS else sqlite3.SQLITE_DENY
     if action == sqlite3.SQLITE_UPDATE:
-        # So SQLite calls the declaration of a table-valued function (json_each), in memory.
+        # SQLite reports the declaration of a table-valued function (json_each) as this, in memory.
         return sqlite3.SQLITE_OK if first == "sqlite_master" else sqlite3.SQLITE_DENY
     if action == sqlite3.SQLITE_FUNCTION and second in _FORBIDDEN_FUNCTIONS:
         return sqlite3.SQLITE_DENY
@@ -73,27 +74,27 @@ def _authorize(action: int, first: str | None, second: str | None, _database: st
 
 
 class _ForConditions(sqlite3.Connection):
-    """A connection on which no single step takes long: SQLite can be broken off only between two steps.
+    """A connection that limits the duration of each step: SQLite can be interrupted only between two steps.
 
-    To search a text of 400 kB for one of 200 kB took 1.3 s; time grows with the product of the two.
+    Searching a text of 400 kB for one of 200 kB took 1.3 s; the time grows with the product of the sizes.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
+        self.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE)
 
 
 @contextmanager
 def open_for_batch(path: Path, busy_seconds: float) -> Iterator[sqlite3.Connection]:
-    """Open the database at ``path`` for the short reads of a command, which has a thread to itself.
+    """Open the database at ``path`` for short blocking reads.
 
     Args:
-        path: the database file.
-        busy_seconds: how long one read waits for the producer's commit, before ``sqlite3.OperationalError``.
-            While it waits it holds nothing.
+        path: The database file.
+        busy_seconds: Busy timeout of one read during a commit of the producer; then it raises
+            ``sqlite3.OperationalError``. A waiting read holds no lock.
 
     Raises:
-        UnavailableError: there is no such file, or it cannot be opened now.
+        UnavailableError: The file does not exist, or cannot be opened now.
     """
     try:
         db = sqlite3.connect(_read_only(path), uri=True, timeout=busy_seconds, isolation_level=None)
@@ -117,20 +118,20 @@ def _cannot_open(path: Path, error: sqlite3.Error) -> UnavailableError:
 
 
 class _Connection(aiosqlite.Connection):
-    """A connection whose thread can be waited for when the file cannot be opened.
+    """A connection whose thread can be awaited if the file cannot be opened.
 
-    A thread that still answers to a loop that is closed prints its error to stderr.
+    A thread that answers a closed event loop prints its error to stderr.
     """
 
     _stopping: Future[None] | None = None
 
     def stop(self) -> Future[None] | None:
-        """Stop the thread; aiosqlite calls this where the file cannot be opened."""
+        """Stop the thread; aiosqlite calls this if the file cannot be opened."""
         self._stopping = super().stop()
         return self._stopping
 
     async def stopped(self) -> None:
-        """Wait until the thread that was stopped has given its last answer."""
+        """Wait until the stopped thread has given its last answer."""
         if self._stopping is not None:
             await self._stopping
 
@@ -140,7 +141,7 @@ async def open_trace_database(path: Path) -> AsyncIterator[aiosqlite.Connection]
     """Open the database at ``path`` for short reads.
 
     Raises:
-        UnavailableError: there is no such file, or it cannot be opened now.
+        UnavailableError: The file does not exist, or cannot be opened now.
     """
     connect = partial(
         sqlite3.connect, _read_only(path), uri=True, timeout=_BUSY_SECONDS, isolation_level=None, factory=_ForConditions
@@ -157,7 +158,7 @@ async def open_trace_database(path: Path) -> AsyncIterator[aiosqlite.Connection]
         db.text_factory = _text
         yield db
     finally:
-        with anyio.CancelScope(shield=True):  # its thread would outlive us, and hold the process up
+        with anyio.CancelScope(shield=True):  # an open thread would keep the process alive
             await db.close()
 
 
@@ -167,5 +168,5 @@ def primary_code(error: sqlite3.Error) -> int:
 
 
 def is_busy(error: sqlite3.Error) -> bool:
-    """Return whether somebody else holds the database or a table of it for now."""
+    """Return whether another connection has locked the database or one of its tables."""
     return primary_code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}

@@ -1,4 +1,4 @@
-"""Pages of rows from a trace database, for callers that may block: of a file that is open, or of a server."""
+"""Read pages of rows from a trace database, blocking: from an open file, or from a server."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ _SECONDS = 60.0
 
 
 class Pages(Protocol):
-    """Reads pages of rows from a trace database, be it a file or on a server.
+    """Reads pages of rows from a trace database: a file or a server.
 
-    ``rows`` is how many rows of messages or events a page has at most.
+    ``rows`` is the maximum number of rows of messages or events in a page.
     """
 
     path: Path | Server
     rows: int
 
     def page(self, sql: str, values: Sequence[Any], size: Callable[[Any], int]) -> tuple[list[Any], bool]:
-        """Return the first rows of a statement, and whether it was broken off as they are large enough.
+        """Return the first rows of a statement, and whether the size limit ended the page.
 
         Args:
-            sql: a SELECT that gives its rows in the order of a key.
-            values: its parameters.
-            size: how many characters a row has.
+            sql: A SELECT that orders its rows by a key.
+            values: Its parameters.
+            size: Returns the size of a row in characters.
 
         Raises:
-            UnavailableError: the database is busy, damaged, out of reach, or not the one of a producer.
+            UnavailableError: The database is busy, damaged, unreachable, or no producer's.
         """
 
 
 class FilePages:
-    """Reads pages of rows from a file that is open.
+    """Reads pages of rows from an open file.
 
     Args:
-        db: the database, opened read-only.
-        path: its file, for errors.
-        between: called after each page, when nothing is held.
-        rows: how many rows of messages or events a page has at most.
-        characters: a page ends soon after so much content.
+        db: The database, opened read-only.
+        path: Its file, for errors.
+        between: Called after each page, when no lock is held.
+        rows: Maximum number of rows of messages or events in a page.
+        characters: Content in characters after which a page ends soon.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class FilePages:
         self._characters = characters
 
     def page(self, sql: str, values: Sequence[Any], size: Callable[[Any], int]) -> tuple[list[Any], bool]:
-        """Return what :meth:`Pages.page` says."""
+        """Read a page, as :meth:`Pages.page` specifies."""
         rows: list[Any] = []
         held, full = 0, False
         try:
@@ -101,12 +101,12 @@ class FilePages:
 
 
 class RemotePages:
-    """Asks one server for pages, each in a request of its own.
+    """Reads pages of rows from a server, each in one request.
 
     Args:
-        server: which one.
-        rows: how many rows of messages or events a page has at most.
-        characters: a page ends soon after so much content.
+        server: The server.
+        rows: Maximum number of rows of messages or events in a page.
+        characters: Content in characters after which a page ends soon.
     """
 
     def __init__(self, server: Server, *, rows: int = _ROWS, characters: int = _CHARACTERS) -> None:
@@ -117,18 +117,18 @@ class RemotePages:
         self._process = LibsqlProcess(server, _SECONDS, _OP)
 
     def page(self, sql: str, values: Sequence[Any], size: Callable[[Any], int]) -> tuple[list[Any], bool]:
-        """Return what :meth:`Pages.page` says."""
-        rows, full = self._ask(sql, values, self._characters)
+        """Read a page, as :meth:`Pages.page` specifies."""
+        rows, full = self._read(sql, values, self._characters)
         if full and sum(map(size, rows)) <= self._characters:
-            # What made it long is nothing that whoever asks would count: all of it is wanted.
-            rows, full = self._ask(sql, values, None)
+            # Columns that the caller does not count made the page long: read all of it.
+            rows, full = self._read(sql, values, None)
         return rows, full
 
     def close(self) -> None:
-        """End the process that asks."""
+        """Stop the process that queries the server."""
         self._process.close()
 
-    def _ask(self, sql: str, values: Sequence[Any], characters: int | None) -> tuple[list[Any], bool]:
+    def _read(self, sql: str, values: Sequence[Any], characters: int | None) -> tuple[list[Any], bool]:
         answer = self._process.ask_now(sql, values, characters)
         if answer.error:
             raise unavailable(_OP, self._server, plain(answer.error, self._server))
@@ -136,6 +136,6 @@ class RemotePages:
 
 
 def columns_of(pages: Pages, table: str) -> frozenset[str]:
-    """Return the names of a table's columns; of a table that is not there, none."""
+    """Return the column names of a table; none if the table does not exist."""
     rows, _ = pages.page("SELECT name FROM pragma_table_info(?)", (table,), lambda _: 0)
     return frozenset(row[0] for row in rows)

@@ -23,7 +23,7 @@ from streamer.config.database_url import Server
 from streamer.sources.libsql_process import LibsqlProcess
 from streamer.sources.pace import Pace
 from streamer.sources.trace_database import Opened, StatementError
-from streamer.sources.wire import is_refusal
+from streamer.sources.wire import is_rejection
 
 _STATEMENT_SECONDS = 10.0
 """Timeout of one statement."""
@@ -129,7 +129,7 @@ class RemoteDatabase:
             self._failure = None
             return answer.rows
         cause = plain(answer.error, self.path)
-        if is_refusal(answer.error):
+        if is_rejection(answer.error):
             raise StatementError(cause)
         raise self._failed(unavailable(_OP, self.path, cause))
 
