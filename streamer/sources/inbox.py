@@ -170,9 +170,8 @@ class ShardInbox:
         settled: set[int] = set()
         last = None
         more = False
-        for number, found in enumerate(
-            self._read_cache.listed(self._folder) if self._read_cache else self._folder.scan()
-        ):
+        shards = self._read_cache.listed(self._folder) if self._read_cache else self._folder.scan()
+        for number, found in enumerate(shards):
             if number % _PROGRESS_STEP == 0:
                 self._failpoint("listing")
             state_mark = mark(found.path, found.stat)
@@ -202,16 +201,14 @@ class ShardInbox:
     async def due(self, spans: Sequence[tuple[Span, Cursor]], budget: Budget) -> Work:
         """Read the lines of spans pending re-evaluation."""
         results = await to_thread.run_sync(self._read_spans, spans, budget)
-        gone = {span.shard_id for span, result, _ in results if isinstance(result, Overwritten)}
+        gone = {result.cursor.id: result.cursor for _, result, _ in results if isinstance(result, Overwritten)}
         by_shard = {cursor.id: cursor for _, cursor in spans}
         for span, result, _ in results:
             if isinstance(result, Unreadable):
                 # Even if the shard is unchanged, the next scan that finds it must read it again.
                 cursor = by_shard[span.shard_id]
                 self._settled.discard(mark(cursor.path, cursor.stat))
-        for cursor in {
-            result.cursor.id: result.cursor for _, result, _ in results if isinstance(result, Overwritten)
-        }.values():
+        for cursor in gone.values():
             await self._overwritten(cursor)
         return self._due_work([one for one in results if one[0].shard_id not in gone])
 

@@ -174,12 +174,12 @@ class LocalDatabase:
         """Return the value unchanged."""
         return value
 
-    def pause(self, interval: float, *, news: bool) -> float:
+    def pause(self, interval: float, *, found_new: bool) -> float:
         """Return the seconds until the next poll: a quiet file is polled less often.
 
         A notified change ends the pause early.
         """
-        self._quiet = 0 if news else self._quiet + 1
+        self._quiet = 0 if found_new else self._quiet + 1
         return interval if self._quiet < _QUIET_POLLS else interval * _SLOWER
 
     def pause_after_failure(self, pause: float) -> float:

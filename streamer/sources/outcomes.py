@@ -193,7 +193,7 @@ class OutcomePoller:
 
     def pause(self, interval: float) -> float:
         """Return the seconds until the next poll after a successful one, at least ``interval``."""
-        return self._db.pause(interval, news=self._found_new)
+        return self._db.pause(interval, found_new=self._found_new)
 
     def pause_after_failure(self, pause: float) -> float:
         """Return the seconds until the next poll after a failed one; ``pause`` is the usual backoff."""
@@ -367,7 +367,7 @@ _METADATA = (
 
 
 def _metadata_keys(metadata: object, keys: Sequence[str]) -> str:
-    """Return the scalars, and lists of them, under some keys of a JSON object as JSON; empty if there are none."""
+    """Return some keys of a JSON object as JSON, if they hold scalars or lists of them; empty if there are none."""
     if not keys or not isinstance(metadata, str | bytes):
         return ""
     try:

@@ -45,11 +45,11 @@ class Pace:
         """Restart from the shortest pause."""
         self._pause = 0.0
 
-    def next(self, shortest: float, *, news: bool) -> float:
+    def next(self, shortest: float, *, found_new: bool) -> float:
         """Return the seconds until the next poll after a successful one."""
         self._shortest = shortest
         slower = min(LONGEST_PAUSE, self._pause * _SLOWER)
-        self._pause = shortest if news else max(shortest, slower)
+        self._pause = shortest if found_new else max(shortest, slower)
         return self._pause
 
     def worked(self) -> None:

@@ -152,9 +152,9 @@ class RemoteDatabase:
             return value.decode("utf-8", "backslashreplace")
         return float(value) if isinstance(value, str) else value
 
-    def pause(self, interval: float, *, news: bool) -> float:
+    def pause(self, interval: float, *, found_new: bool) -> float:
         """Return the seconds until the next poll, which grow while there are no new rows."""
-        return self._pace.next(interval, news=news)
+        return self._pace.next(interval, found_new=found_new)
 
     def pause_after_failure(self, pause: float) -> float:
         """Return the seconds until the next retry."""

@@ -93,12 +93,12 @@ class TraceDatabase(Protocol):
     def value(self, value: Any) -> Any:
         """Return the value of a column that was read with :meth:`column`."""
 
-    def pause(self, interval: float, *, news: bool) -> float:
+    def pause(self, interval: float, *, found_new: bool) -> float:
         """Return the seconds until the next poll.
 
         Args:
             interval: The minimum, in seconds.
-            news: Whether the last poll found new rows.
+            found_new: Whether the last poll found new rows.
         """
 
     def pause_after_failure(self, pause: float) -> float:

@@ -63,7 +63,7 @@ class _DatasetUi:
         self.api.publisher.notify()
 
 
-class Page:
+class WebUi:
     """The web UI, and its observer of events: each of several datasets has a URL prefix of its own.
 
     Args:

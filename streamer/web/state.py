@@ -157,7 +157,7 @@ class DatasetLink(msgspec.Struct, frozen=True):
     here: bool
 
 
-class PageState(msgspec.Struct, frozen=True):
+class WebState(msgspec.Struct, frozen=True):
     """All data at the top of the web UI, at one moment.
 
     ``revision`` changes with any value but ``at``. ``datasets`` are all datasets of the daemon, empty if there is only
@@ -230,7 +230,7 @@ class StateReader:
         self._fleet = FleetReader(config, now)
         self._daemon = _Daemon(os.getpid(), __version__, socket.gethostname(), now())
 
-    def read(self) -> PageState:
+    def read(self) -> WebState:
         """Return the current state.
 
         Raises:
@@ -239,7 +239,7 @@ class StateReader:
         config, sums, now = self.config, self._sums.get(), self._now()
         status = standing(config.dataset.ledger)
         flow = _flow(status)
-        return PageState(
+        return WebState(
             at=now,
             revision="",
             daemon=self._daemon,

@@ -19,7 +19,7 @@ import msgspec
 from streamer.base.errors import StreamerError
 from streamer.web.encoding import encode
 from streamer.web.errors import RefusedRequestError
-from streamer.web.state import PageState
+from streamer.web.state import WebState
 
 _MAX_CLIENTS = 32
 _PAUSE = 1.0
@@ -40,13 +40,13 @@ class Publisher:
         pause: Minimum seconds between two reads.
     """
 
-    def __init__(self, read: Callable[[], Awaitable[PageState]], pause: float = _PAUSE) -> None:
+    def __init__(self, read: Callable[[], Awaitable[WebState]], pause: float = _PAUSE) -> None:
         self._read = read
         self._pause = pause
         self._lock = anyio.Lock()
         self._run_id = f"{time.time_ns() // 1_000_000}"
         self._number = 0
-        self._state: PageState | None = None
+        self._state: WebState | None = None
         self._message = b""
         self._read_at = float("-inf")
         self._clients = 0
@@ -79,7 +79,7 @@ class Publisher:
         self._stopping = True
         self._publish()
 
-    async def current(self) -> PageState:
+    async def current(self) -> WebState:
         """Return the state, at most a second old.
 
         Raises:
@@ -126,7 +126,7 @@ class Publisher:
             if not self._clients:
                 self._has_clients = anyio.Event()
 
-    def _store(self, state: PageState) -> PageState:
+    def _store(self, state: WebState) -> WebState:
         """Store a new state; publish it if its values have changed."""
         before = self._state
         if before is not None and _same(before, state):
@@ -143,5 +143,5 @@ class Publisher:
         published.set()
 
 
-def _same(one: PageState, other: PageState) -> bool:
+def _same(one: WebState, other: WebState) -> bool:
     return msgspec.structs.replace(one, at=0.0, revision="") == msgspec.structs.replace(other, at=0.0, revision="")

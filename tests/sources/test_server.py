@@ -153,15 +153,15 @@ def test_a_semicolon_in_a_text_or_a_comment_is_no_second_statement(where: str) -
 def test_pauses_grow_while_nothing_comes_and_fall_at_news() -> None:
     """From the interval to some seconds."""
     pace = Pace(FakeClock(), lambda: 0.5)
-    pauses = [pace.next(0.1, news=False) for _ in range(20)]
+    pauses = [pace.next(0.1, found_new=False) for _ in range(20)]
     assert pauses[0] == 0.1
     assert pauses == sorted(pauses)
     assert pauses[-1] == LONGEST_PAUSE
-    assert pace.next(0.1, news=True) == 0.1
-    pace.next(0.1, news=False)
+    assert pace.next(0.1, found_new=True) == 0.1
+    pace.next(0.1, found_new=False)
     pace.hurry()
-    assert pace.next(0.1, news=False) == 0.1
-    assert pace.next(60.0, news=False) == 60.0
+    assert pace.next(0.1, found_new=False) == 0.1
+    assert pace.next(60.0, found_new=False) == 60.0
 
 
 @given(random=st.floats(0, 1))
