@@ -121,7 +121,7 @@ class Conversations:
         return as_object(rows[0][0]) if rows and isinstance(rows[0][0], str) else {}
 
     def _feed_system_prompt(self, grouped: Decisions, session: str, until: int) -> None:
-        """Feed the system prompt before the id ``until``, if there is one, without its decisions."""
+        """Feed the system prompt up to the id ``until``, if there is one, without yielding decisions."""
         if not self._pages.page(_ANY_WITHOUT_STEP, (session, until), lambda _: 0)[0]:
             return
         ids = sorted((number, step is None) for step, number in self._ids(session) if number <= until)

@@ -41,8 +41,8 @@ class Work(NamedTuple):
     """One batch of lines to judge, and the changes that the ledger makes with their verdicts.
 
     These lines replace the spans ``taken``. Spans ``kept`` return to the ledger unjudged, as their shard cannot be
-    read; so do spans ``parked``, but they are re-evaluated once it can. ``due`` holds the rests of spans that did
-    not fit. ``also`` writes more in the batch's transaction, and ``done`` is called after its commit.
+    read; so do spans ``parked``, but they are re-evaluated once it can. ``due`` holds the remainders of spans
+    that exceeded the budget. ``also`` writes more in the batch's transaction, and ``done`` is called after its commit.
     """
 
     items: Sequence[Item]

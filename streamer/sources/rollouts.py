@@ -105,7 +105,7 @@ class RolloutInbox:
 
     @property
     def is_open(self) -> bool:
-        """Whether the database may be read now, or a backoff after a failure lasts."""
+        """Whether the database may be read now; False during the backoff after a failure."""
         return self._clock.monotonic() >= self._retry_at
 
     async def due(self, spans: Sequence[tuple[Span, Cursor]], budget: Budget) -> Work | None:
