@@ -44,7 +44,7 @@ TOKENS = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789
     ],
 )
 def test_a_url_names_a_server(setting: str, url: str, shown: str) -> None:
-    """With TLS or without; what people see is the scheme as they wrote it."""
+    """With TLS or without; messages show the scheme as the user wrote it."""
     server = server_of(setting)
     assert server is not None
     assert (server.url, str(server)) == (url, shown)
@@ -73,7 +73,7 @@ def test_a_server_that_cannot_be_asked_is_refused_without_its_secrets(setting: s
 
 
 def test_the_token_of_the_url_wins_and_the_configuration_keeps_it_apart() -> None:
-    """What is logged or put into the ledger is the URL without it."""
+    """The log and the ledger have the URL without it."""
     environ = {"TURSO_AUTH_TOKEN": "of the environment"}
     source = load(None, environ, Flags(shards="s", database="libsql://host?authToken=mine&tls=0")).source
     assert (source.database, source.token) == ("libsql://host?tls=0", Secret("mine"))
@@ -99,7 +99,7 @@ def test_the_token_is_the_credential_of_the_service_where_the_environment_has_no
 
 @given(token=TOKENS)
 def test_no_text_shows_a_token(token: str) -> None:
-    """Neither that of a configuration, nor of a server, nor what libsql says."""
+    """Not in errors of the configuration, of a server, or of libsql."""
     setting = f"libsql://host?authToken={token}"
     config = load(None, {"TURSO_AUTH_TOKEN": token}, Flags(shards="s", database=setting))
     server = server_of(setting)
@@ -139,7 +139,7 @@ def test_without_the_extra_the_error_names_it() -> None:
 
 @pytest.mark.parametrize("where", ["1; DROP TABLE x", "nosuch) ; DROP TABLE outcome_rewards; --", "total_reward > 0;"])
 def test_a_second_statement_is_no_condition(where: str) -> None:
-    """Even if the first one names what is not there, which alone would be let pass."""
+    """Even if the first one names an unknown column, which alone would be accepted."""
     with pytest.raises(ConfigError):
         check_condition(where)
 
