@@ -17,16 +17,16 @@ from streamer.base.events import Emit, Event, fan_out
 from streamer.base.files import Files, SystemClock
 from streamer.base.text import counted, printable
 from streamer.config import Config, Flags, duration, load_all
+from streamer.config.database_url import locate
 from streamer.core.records.model import State
 from streamer.daemon.daemon import Daemon, Listeners
 from streamer.daemon.observers import log, progress
 from streamer.daemon.observers.health import Health
 from streamer.daemon.observers.systemd import Notifier
-from streamer.sources.trace_db import locate
 from streamer.store.ledger.ledger import LineCounts
 
 if TYPE_CHECKING:
-    from streamer.web.server import Page
+    from streamer.web.server import WebUi
 
 _WEB_EXTRA = frozenset({"starlette", "uvicorn", "prometheus_client", "h11"})
 """What the extra `web` installs and the page imports."""
@@ -131,9 +131,9 @@ class _Log:
         return (lambda event: self._write(event, str(dataset))) if self._names else self
 
 
-def _page(configs: Sequence[Config], healths: Mapping[Path, Health], emit: Emit) -> "Page":
+def _page(configs: Sequence[Config], healths: Mapping[Path, Health], emit: Emit) -> "WebUi":
     try:
-        from streamer.web.server import Page  # noqa: PLC0415 - an extra
+        from streamer.web.server import WebUi  # noqa: PLC0415 - an extra
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in _WEB_EXTRA:
             raise
@@ -143,7 +143,7 @@ def _page(configs: Sequence[Config], healths: Mapping[Path, Health], emit: Emit)
             f"{error.name} is not installed",
             "install the extra `web` (in a checkout: pip install '.[web]'), or leave web.listen out",
         ) from None
-    return Page(configs, healths, emit)
+    return WebUi(configs, healths, emit)
 
 
 def _tune() -> None:

@@ -1,9 +1,9 @@
-"""Flags over environment over config.toml -> one frozen Config, with every bad key and value named.
+"""Merge flags, environment and config.toml into one frozen Config, and report every invalid key and value.
 
-Each key of the file has one reader in ``keys.KEYS``: a function that takes the raw value and returns what the
-daemon works with, or says what would be allowed. Flags and variables go through the same readers, so a
-value means the same wherever it was written, but for relative paths: in the file they are relative to the
-file's folder, elsewhere to the working directory.
+Flags override the environment, which overrides the file. Each key has one parser in ``keys.KEYS``: a function that
+converts the raw value, or reports the allowed values. Flags and variables use the same parsers, so a value means
+the same everywhere, except for relative paths: in the file they are relative to its folder, elsewhere to the
+working directory.
 """
 
 from streamer.config.file import parse_file

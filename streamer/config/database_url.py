@@ -1,15 +1,16 @@
-"""Which server a trace database setting names, without the secrets that its URL may hold.
+"""Resolve a trace database setting to a file or a server, and keep the secrets of its URL out of messages.
 
-``http://`` and ``https://`` are taken as they are. ``libsql://HOST`` and ``sqlite+libsql://HOST`` mean TLS, unless
-``?tls=0`` or ``?secure=false`` says otherwise; without a host they name a file.
+``http://`` and ``https://`` name a server. So do ``libsql://HOST`` and ``sqlite+libsql://HOST``, with TLS unless
+``?tls=0`` or ``?secure=false`` disables it; without a host they name a file.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from streamer.base.errors import ConfigError
 from streamer.base.secret import NO_SECRET, Secret
@@ -17,6 +18,8 @@ from streamer.base.secret import NO_SECRET, Secret
 _HTTP = frozenset({"http", "https"})
 _LIBSQL = frozenset({"libsql", "sqlite+libsql"})
 _WEBSOCKETS = {"ws": "http", "wss": "https"}
+_LOCAL = frozenset({"sqlite", "sqlite+aiosqlite", "sqlite+pysqlite", "file"})
+_SQLD = Path("dbs") / "default" / "data"
 _PLAIN = {"tls": frozenset({"0", "false"}), "secure": frozenset({"0", "false"})}
 _TOKEN = re.compile(r"([?&])auth_?token=([^&#]*)&?", re.IGNORECASE)
 _USER = re.compile(r"(?<=://)[^/?#]*@")
@@ -24,10 +27,10 @@ _USER = re.compile(r"(?<=://)[^/?#]*@")
 
 @dataclass(frozen=True)
 class Server:
-    """A server that holds a trace database.
+    """A server with a trace database.
 
-    ``url`` is ``http`` or ``https`` and names host, port and path, and nothing else. ``shown`` is what people see of
-    it: the scheme as they wrote it, and the host.
+    ``url`` is the ``http`` or ``https`` URL with host, port and path only. ``shown`` is its form in messages, with the
+    scheme as the user wrote it.
     """
 
     url: str
@@ -39,15 +42,47 @@ class Server:
         return self.shown
 
 
+def locate(database: str, token: Secret = NO_SECRET) -> Path | Server:
+    """Return the file or the server that a trace database setting names.
+
+    Args:
+        database: A path or a URL.
+        token: The token to show to a server.
+
+    Raises:
+        ConfigError: The URL names a server that cannot be read. The message has no secrets.
+    """
+    return server_of(database, token) or local_path(database)
+
+
+def local_path(database: str) -> Path:
+    """Return the file that a trace database setting names, if it names no server.
+
+    Args:
+        database: A path; the directory of sqld; or a URL as SQLAlchemy writes it
+            (``sqlite+aiosqlite:///relative``, ``sqlite+aiosqlite:////absolute``, ``file:...``).
+    """
+    scheme, colon, rest = database.partition(":")
+    if not colon or scheme not in _LOCAL | _LIBSQL:
+        path = database
+    else:
+        path = unquote(rest.partition("?")[0].partition("#")[0])
+        if path.startswith("//"):
+            # Three slashes: relative, four: absolute. But file: URLs have an absolute path after two.
+            path = path[2:] if scheme == "file" else path[3:]
+    file = Path(path).expanduser()
+    return file / _SQLD if file.is_dir() else file
+
+
 def server_of(database: str, token: Secret = NO_SECRET) -> Server | None:
     """Return the server that a trace database setting names; None if it names a file.
 
     Args:
-        database: a path or a URL. A token in the URL (``authToken``) wins over ``token``.
-        token: what the server is to be shown.
+        database: A path or a URL. A token in the URL (``authToken``) takes precedence over ``token``.
+        token: The token to show to the server.
 
     Raises:
-        ConfigError: it is the URL of a server that cannot be asked. The message has no secrets.
+        ConfigError: The URL names a server that cannot be read. The message has no secrets.
     """
     scheme = database.partition(":")[0]
     if scheme in _WEBSOCKETS:
@@ -80,7 +115,7 @@ def server_of(database: str, token: Secret = NO_SECRET) -> Server | None:
 
 
 def split_token(database: str) -> tuple[str, Secret]:
-    """Return a trace database setting without the token in its URL, and that token; paths hold none."""
+    """Return a trace database setting without the token in its URL, and that token; paths have none."""
     found = _TOKEN.search(database) if "://" in database else None
     if found is None:
         return database, NO_SECRET
@@ -88,7 +123,7 @@ def split_token(database: str) -> tuple[str, Secret]:
 
 
 def without_secrets(text: str) -> str:
-    """Return what a user wrote for a trace database, with ``***`` for a token or a password in it."""
+    """Return a trace database setting with ``***`` for a token or a password in it."""
     return _USER.sub("***@", _TOKEN.sub(lambda found: f"{found[1]}authToken=***", text))
 
 

@@ -1,4 +1,4 @@
-"""config.toml -> raw values, taken into the settings."""
+"""Read config.toml into the settings."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import NoReturn
 
 from streamer.base.errors import ConfigError
 from streamer.base.text import printable
-from streamer.config.keys import KEYS, OWN, unknown
+from streamer.config.keys import KEYS, OVERRIDABLE, unknown
 from streamer.config.settings import DatasetEntry, Problem, Settings
 from streamer.config.values import shown_value
 
 
 def take_file(settings: Settings, file: Path) -> None:
-    """Take all that a file says into the settings; its tables [[dataset]] are only kept there."""
+    """Read a file into the settings, where its tables [[dataset]] are kept as entries."""
     shown = printable(str(file))
     for name, table in parse_file(file).items():
         place = f"{shown}: {printable(name)}"
@@ -29,7 +29,7 @@ def take_file(settings: Settings, file: Path) -> None:
 
 
 def take_entry(settings: Settings, entry: DatasetEntry) -> None:
-    """Take all that one table [[dataset]] says into the settings that are to be its own."""
+    """Read one table [[dataset]] into the settings of that dataset."""
     for name, raw in entry.table.items():
         place = f"{entry.place}: {printable(name)}"
         if name in KEYS["dataset"]:
@@ -37,12 +37,12 @@ def take_entry(settings: Settings, entry: DatasetEntry) -> None:
         elif name == "cap":
             settings.caps = ()
             _take_caps(settings, raw, place, entry.folder, "[[dataset.cap]]")
-        elif name in OWN:
+        elif name in OVERRIDABLE:
             _take_table(settings, name, raw, place, entry.folder, f"[dataset.{name}]")
         elif name in KEYS:
             settings.reject(Problem(place, "it is the same for all datasets", f"write [{name}] above [[dataset]]"))
         else:
-            settings.reject(Problem(place, *unknown(name, [*KEYS["dataset"], *OWN, "cap"])))
+            settings.reject(Problem(place, *unknown(name, [*KEYS["dataset"], *OVERRIDABLE, "cap"])))
 
 
 def _keep_entries(settings: Settings, tables: list[object], shown: str, folder: Path) -> None:
@@ -76,10 +76,10 @@ def _take_table(settings: Settings, name: str, table: object, place: str, folder
 
 
 def parse_file(file: Path) -> dict[str, object]:
-    """Return what a TOML file holds.
+    """Parse a TOML file.
 
     Raises:
-        ConfigError: it cannot be read, or is no TOML.
+        ConfigError: It cannot be read, or is no TOML.
     """
     try:
         return tomllib.loads(file.read_bytes().decode("utf-8-sig"))

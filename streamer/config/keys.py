@@ -1,4 +1,4 @@
-"""Each key that can be set: its reader, and the flag and variables that set it, too."""
+"""All configuration keys: their parsers, flags and environment variables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import difflib
 from streamer.config.fleet_table import MOST_BUCKETS, SinkKind, SourceKind
 from streamer.config.tables import From, LogFormat, LogLevel
 from streamer.config.values import (
-    Reader,
+    Parser,
     address_of,
     boolean,
     buckets_of,
@@ -35,7 +35,7 @@ from streamer.core.verdicts.near.rules import Scope
 from streamer.core.verdicts.qualify import Images
 from streamer.core.verdicts.turns import Turns
 
-KEYS: dict[str, dict[str, Reader]] = {
+KEYS: dict[str, dict[str, Parser]] = {
     "source": {
         "kind": one_of(SourceKind),
         "buckets": buckets_of,
@@ -91,11 +91,11 @@ KEYS: dict[str, dict[str, Reader]] = {
     },
 }
 DOTTED = {f"{table}.{key}": reader for table, keys in KEYS.items() for key, reader in keys.items()}
-OWN = ("join", "qualify", "records", "dedup", "near", "roll", "retain")
-"""The tables that each [[dataset]] may have of its own, besides ``cap``."""
+OVERRIDABLE = ("join", "qualify", "records", "dedup", "near", "roll", "retain")
+"""Tables that a [[dataset]] may override, besides ``cap``."""
 
-CAP: dict[str, Reader] = {"by": counted_by, "most": whole(1, 1 << 53)}
-"""The keys of each table [[cap]]; all of them are needed."""
+CAP: dict[str, Parser] = {"by": counted_by, "most": whole(1, 1 << 53)}
+"""The keys of each table [[cap]]; all of them are required."""
 
 VARIABLES = {
     "source.shards": ("TASKAPP_SFT_OUTPUT_DIR", "SFT_OUTPUT_DIR"),
@@ -103,17 +103,17 @@ VARIABLES = {
     "dataset.path": ("STREAMER_DATASET",),
     "qualify.where": ("STREAMER_WHERE",),
 }
-"""The first variable that is set counts. The ones of shards and database are the producer's own."""
+"""Environment variables by key; the first one that is set wins. Those of shards and database are the producer's."""
 
 
 def flag_of(key: str) -> str:
-    """Return the flag's name, without dashes, of one of the keys of ``VARIABLES``."""
+    """Return the flag of a key of ``VARIABLES``, without dashes."""
     table, _, name = key.partition(".")
     return table if table == "dataset" else name
 
 
 def ways_to_set(key: str) -> str:
-    """Return what to do about a key that is missing."""
+    """Return the hint for a missing key."""
     table, _, name = key.partition(".")
     if key not in VARIABLES:
         return f"write {name} under [{table}] in config.toml"
@@ -122,7 +122,7 @@ def ways_to_set(key: str) -> str:
 
 
 def unknown(name: str, siblings: list[str]) -> tuple[str, str]:
-    """Return (cause, hint) for a key that no one reads, with the key that was probably meant."""
+    """Return (cause, hint) for an unknown key; the hint names the most similar key."""
     elsewhere = [dotted for dotted in DOTTED if dotted.endswith(f".{name}")]
     near = difflib.get_close_matches(name, siblings, n=1) or elsewhere
     meant = f"did you mean {near[0]}?" if near else f"known are {', '.join(siblings)}"

@@ -1,4 +1,4 @@
-"""The layers: flags over environment over config.toml, for one dataset or for each of several."""
+"""Merge the layers (flags over environment over config.toml) for each dataset."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from streamer.store.parts.parts import manifest_path, part_names
 
 
 def gather(config_file: Path | None, environ: Mapping[str, str], flags: Flags) -> list[Settings]:
-    """Return the settings for each dataset. What is wrong with any of them is told by the first one's ``complain``.
+    """Return the settings of each dataset; ``complain`` of the first one reports the problems of all.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: The file cannot be read.
     """
     settings = Settings()
     file = _config_file(config_file, environ)
@@ -35,7 +35,7 @@ def gather(config_file: Path | None, environ: Mapping[str, str], flags: Flags) -
 
 
 def _several(settings: Settings, environ: Mapping[str, str], flags: Flags) -> list[Settings]:
-    """Return the settings for each of several datasets, or for the one that a flag or variable names."""
+    """Return the settings of each [[dataset]], or of the one that a flag or variable names."""
     found: list[Settings] = []
     for entry in settings.entries:
         own = settings.for_entry()
@@ -45,7 +45,7 @@ def _several(settings: Settings, environ: Mapping[str, str], flags: Flags) -> li
         elif own.origin("dataset.path") is None:
             hint = 'write path = "NAME.jsonl" below this [[dataset]]'
             settings.reject(Problem(f"{entry.place}: path", "it is not configured", hint))
-    _keep_apart(found)
+    _reject_shared_files(found)
     chosen = _chosen(found, environ, flags) or [settings]
     where = _outside("qualify.where", environ, flags)
     if len(chosen) > 1 and where is not None:
@@ -71,30 +71,30 @@ def _chosen(found: Sequence[Settings], environ: Mapping[str, str], flags: Flags)
     return chosen
 
 
-def _keep_apart(found: Sequence[Settings]) -> None:
-    """Reject datasets that share a file, and tell each of the others."""
+def _reject_shared_files(found: Sequence[Settings]) -> None:
+    """Reject datasets that share a file, and give each the list of the others."""
     targets = [Dataset(**one.table("dataset")) for one in found]
     for number, one in enumerate(found):
         one.others = tuple(target for other, target in enumerate(targets) if other != number)
     for (_, earlier), (later, target) in combinations(zip(found, targets, strict=True), 2):
-        key = _shared(earlier, target)
+        key = _shared_key(earlier, target)
         if key is not None:
             cause = f"{shown_value(str(getattr(target, key)))} would be mixed up with {shown_value(str(earlier.path))}"
             origin = later.origin(f"dataset.{key}") or later.origin("dataset.path") or ""
             later.reject(Problem(origin, cause, "each dataset needs a path and a ledger of its own"))
 
 
-def _shared(one: Dataset, other: Dataset) -> str | None:
-    """Return which of the paths of ``other`` leads to a file that ``one`` uses, too; None if none does."""
-    files = _beside(one.path) | {real_path(one.ledger)}
-    if files & _beside(other.path) or _has_part(one, _beside(other.path)) or _has_part(other, files):
+def _shared_key(one: Dataset, other: Dataset) -> str | None:
+    """Return the key of ``other`` whose path is also a file of ``one``; None if they share none."""
+    files = _files_of(one.path) | {real_path(one.ledger)}
+    if files & _files_of(other.path) or _has_part(one, _files_of(other.path)) or _has_part(other, files):
         return "path"
     ledger = {real_path(other.ledger)}
     return "ledger" if files & ledger or _has_part(one, ledger) else None
 
 
-def _beside(path: Path) -> set[Path]:
-    """Return a dataset and what has its name, but for its parts."""
+def _files_of(path: Path) -> set[Path]:
+    """Return the paths of a dataset and of its companion files, without its parts."""
     return {real_path(file) for file in (path, lock_file(path), dead_letters_path(path), manifest_path(path))}
 
 
@@ -104,7 +104,7 @@ def _has_part(dataset: Dataset, files: set[Path]) -> bool:
 
 
 def _take_outside(settings: Settings, keys: Iterable[str], environ: Mapping[str, str], flags: Flags) -> None:
-    """Take what flags and variables say of some keys."""
+    """Read some keys from flags and variables."""
     for key in keys:
         outside = _outside(key, environ, flags)
         if outside is not None:
@@ -113,7 +113,7 @@ def _take_outside(settings: Settings, keys: Iterable[str], environ: Mapping[str,
 
 
 def _outside(key: str, environ: Mapping[str, str], flags: Flags) -> tuple[str, str] | None:
-    """Return the flag or variable that sets a key, and what it says."""
+    """Return the flag or variable that sets a key, and its value; None if none does."""
     text = getattr(flags, flag_of(key))
     if text is not None:
         return f"--{flag_of(key)}", text

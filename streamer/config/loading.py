@@ -1,4 +1,4 @@
-"""What commands ask for: the configuration for one dataset, or for each."""
+"""Load the configuration of one dataset, or of each."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ _T = TypeVar("_T")
 
 
 def load(config_file: Path | None, environ: Mapping[str, str], flags: Flags) -> Config:
-    """Return the configuration for one dataset.
+    """Return the configuration of one dataset.
 
     Args:
-        config_file: the value of ``--config``; without it ``STREAMER_CONFIG`` is used, if it is set.
-        environ: the environment; an empty variable counts as unset.
-        flags: they override the environment, which overrides the file.
+        config_file: The value of ``--config``; the default is ``STREAMER_CONFIG``, if it is set.
+        environ: The environment; an empty variable counts as unset.
+        flags: The flags, which override the environment, which overrides the file.
 
     Raises:
-        ConfigError: the file cannot be read, or any setting is bad or missing. All of them are named. Or several
-            datasets are configured, and nothing says which one.
+        ConfigError: The file cannot be read, or settings are invalid or missing; all of them are named. Or several
+            datasets are configured, and none is chosen.
     """
     return _only(load_all(config_file, environ, flags), lambda config: config.dataset)
 
 
 def load_all(config_file: Path | None, environ: Mapping[str, str], flags: Flags) -> list[Config]:
-    """Return the configuration for each dataset, in the order of the file; as :func:`load` does for one.
+    """Return the configuration of each dataset, in the order of the file, as :func:`load` does for one.
 
-    Where the file has tables [[dataset]], a flag or variable that names a dataset chooses the one of that path.
+    If the file has tables [[dataset]], a flag or variable that names a dataset chooses the one with that path.
     """
     found = gather(config_file, environ, flags)
     for settings in found:
@@ -56,7 +56,7 @@ def load_all(config_file: Path | None, environ: Mapping[str, str], flags: Flags)
 
 
 def _require(settings: Settings) -> None:
-    """Reject what is missing: shards and outcomes of this machine, or a fleet."""
+    """Reject missing keys of local sources, or of a fleet."""
     if settings.get("source.kind") is not SourceKind.JETSTREAM:
         if settings.get("source.conversations") is not From.DATABASE:
             settings.require("source.shards")
@@ -72,10 +72,10 @@ def _config(settings: Settings) -> Config:
 
 
 def duration(text: str, origin: str) -> float:
-    """Return the seconds of a duration such as "10m"; ``origin`` is where it was written.
+    """Return the seconds of a duration such as "10m"; ``origin`` names its place for the error.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: It is no duration.
     """
     try:
         return float(seconds(_number_or_text(text), Path()))
@@ -93,11 +93,11 @@ def _number_or_text(text: str) -> float | str:
 def dataset(config_file: Path | None, environ: Mapping[str, str], dataset_flag: str | None) -> Dataset:
     """Return the dataset and its ledger, for commands that need neither shards nor a trace database.
 
-    A ledger that the file names belongs to the path that the file names: a flag or variable that names
-    another dataset gets the ledger beside that one.
+    A ledger in the file belongs to the dataset in the file: if a flag or variable names another dataset, its
+    ledger is the one beside it.
 
     Raises:
-        ConfigError: as :func:`load` does, but for shards and a database that are not configured.
+        ConfigError: As in :func:`load`, except for missing shards and a missing database.
     """
     return _only(datasets(config_file, environ, dataset_flag), lambda found: found)
 
@@ -112,15 +112,15 @@ def datasets(config_file: Path | None, environ: Mapping[str, str], dataset_flag:
 
 
 def fleet(config_file: Path | None, environ: Mapping[str, str], *needed: str) -> tuple[Fleet, DedupBy]:
-    """Return the fleet and ``dedup.by``, for commands that need nothing else.
+    """Return the fleet and ``dedup.by``, for commands that need only these.
 
     Args:
-        config_file: as in :func:`load`.
-        environ: as in :func:`load`.
-        needed: keys that have to be set; none stands for those that are needed to reach the fleet.
+        config_file: As in :func:`load`.
+        environ: As in :func:`load`.
+        needed: Required keys; the default are those that are needed to reach the fleet.
 
     Raises:
-        ConfigError: as :func:`load` does, but for what is not configured of other tables.
+        ConfigError: As in :func:`load`, except for missing keys of other tables.
     """
     settings = gather(config_file, environ, Flags())[0]
     settings.require(*(needed or ("fleet.servers", "fleet.dataset")))

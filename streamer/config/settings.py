@@ -1,4 +1,4 @@
-"""What the layers say together, and all that is wrong with it."""
+"""The merged values of all layers, and all configuration errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OP = "use the configuration"
 
 
 class DatasetEntry(NamedTuple):
-    """One table [[dataset]]: its raw values, its place in words, and the folder that its paths start from."""
+    """One table [[dataset]]: its raw values, its place for messages, and the folder of its relative paths."""
 
     table: dict[str, object]
     place: str
@@ -29,7 +29,7 @@ class DatasetEntry(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """One thing to put right: where it stands (file and key, variable, flag), what is wrong, what helps."""
+    """One configuration error: its place (file and key, variable or flag), its cause, and a hint."""
 
     where: str
     cause: str
@@ -37,10 +37,9 @@ class Problem(NamedTuple):
 
 
 class Settings:
-    """Values by dotted key, a later layer over an earlier one, and what is wrong with any of them.
+    """Values by dotted key, with later layers over earlier ones, and the configuration errors.
 
-    ``entries`` are the tables [[dataset]] as they were written, each with its place in words and the folder that its
-    paths start from. ``others`` are the other datasets of them.
+    ``entries`` are the unparsed tables [[dataset]]. ``others`` are the other configured datasets.
     """
 
     def __init__(self) -> None:
@@ -53,26 +52,26 @@ class Settings:
         self.others: tuple[Dataset, ...] = ()
 
     def for_entry(self) -> Settings:
-        """Return settings that begin with these, for one of several datasets. What is wrong is told together."""
+        """Return a copy for one of several datasets; copies share the list of errors."""
         settings = Settings()
         settings._values, settings._origins = dict(self._values), dict(self._origins)
         settings._problems, settings.caps = self._problems, self.caps
         return settings
 
     def take(self, key: str, raw: object, origin: str, folder: Path) -> None:
-        """Read one value over what an earlier layer said; ``origin`` is what the user would look for."""
+        """Parse a value, and override earlier layers; ``origin`` names its place for messages."""
         self._origins[key] = origin
         self._own.add(key)
         value = self.read(key, raw, origin, folder)
         if value is None:
             return
         if key == "dataset.path" and key in self._values and real_path(self._values[key]) != real_path(value):
-            # The ledger that the file names is the one of the dataset that the file names.
+            # A ledger in the file belongs to the dataset in the file.
             self._values.pop("dataset.ledger", None)
         self._values[key] = value
 
     def read(self, key: str, raw: object, origin: str, folder: Path) -> Any:
-        """Return what a raw value means; None if it is rejected."""
+        """Parse a raw value; None if it is rejected."""
         try:
             return DOTTED[key](raw, folder)
         except BadValueError as unfit:
@@ -81,7 +80,7 @@ class Settings:
             return None
 
     def take_cap(self, table: dict[str, object], origin: str, folder: Path) -> None:
-        """Read one table [[cap]]; ``origin`` is what the user would look for."""
+        """Parse one table [[cap]]; ``origin`` names its place for messages."""
         values: dict[str, Any] = {}
         for key in CAP.keys() - table.keys():
             self.reject(Problem(f"{origin}.{key}", "it is not configured", "a cap needs `by` and `most`"))
@@ -100,26 +99,26 @@ class Settings:
         self.caps += (Cap(**values),)
 
     def reject(self, problem: Problem) -> None:
-        """Remember something to put right."""
-        if problem not in self._problems:  # what several datasets have in common is wrong once
+        """Add a configuration error."""
+        if problem not in self._problems:  # an error in a shared table is reported once
             self._problems.append(problem)
 
     def origin(self, key: str) -> str | None:
-        """Return where a key was set, well or badly; None if it was not."""
+        """Return the place where a key was set, validly or not; None if it was not set."""
         return self._origins.get(key)
 
     def get(self, key: str) -> Any:
-        """Return the value of a key, None if no layer has named a good one."""
+        """Return the value of a key; None if no layer has set a valid one."""
         return self._values.get(key)
 
     def require(self, *keys: str) -> None:
-        """Reject keys that no layer has named."""
+        """Reject keys that no layer has set."""
         for key in keys:
             if key not in self._origins:
                 self.reject(Problem(key, "it is not configured", ways_to_set(key)))
 
     def check_together(self) -> None:
-        """Reject values that are fine alone, but not together."""
+        """Reject combinations of valid values that contradict each other."""
         target = Dataset(**self.table("dataset"))
         self._check_turns(**self.table("records"))
         self._check_turn_rewards(**self.table("records"))
@@ -128,12 +127,11 @@ class Settings:
             cause = 'it cannot be "none" where source.conversations is "both"'
             hint = "shard and database tell the time of a record differently, so it would be taken from each of them"
             self.reject(Problem(self._origins["dedup.by"], cause, hint))
-
         self._check_fleet()
 
     @property
     def uses_fleet(self) -> bool:
-        """Say whether records go to a fleet, or come from one."""
+        """Whether records are sent to a fleet, or received from one."""
         return self.get("source.kind") is SourceKind.JETSTREAM or self.get("sink.kind") is SinkKind.JETSTREAM
 
     def _check_fleet(self) -> None:
@@ -147,7 +145,7 @@ class Settings:
             self.reject(Problem(self._origins["fleet.tls_key"], "there is no fleet.tls_cert that it belongs to"))
 
     def _set_last(self, key: str, other: str) -> str:
-        """Return where a key was set; or the other one, if only that is of these settings' own."""
+        """Return the place of a key; or that of the other key, if only that was set for this dataset itself."""
         return self._origins[other if other in self._own and key not in self._own else key]
 
     def _check_turns(self, min_turn: int = 0, max_turn: int | None = None, **_: object) -> None:
@@ -170,7 +168,7 @@ class Settings:
             self.reject(Problem(self._origins["dataset.ledger"], cause))
 
     def complain(self) -> None:
-        """Raise one ConfigError for all that was rejected."""
+        """Raise one ConfigError for all configuration errors, if there are any."""
         if not self._problems:
             return
         if len(self._problems) == 1:
@@ -180,7 +178,7 @@ class Settings:
         raise ConfigError(OP, f"{len(self._problems)} problems", "\n  ".join(lines))
 
     def table(self, name: str) -> dict[str, Any]:
-        """Return the values of one table that were set; for the dataset, the defaults too."""
+        """Return the values of one table that were set; required ones of source and dataset get defaults."""
         prefix = f"{name}."
         table = {key.removeprefix(prefix): v for key, v in self._values.items() if key.startswith(prefix)}
         if name == "source":

@@ -1,4 +1,4 @@
-"""The settings for one dataset: each table of config.toml as a frozen struct."""
+"""The configuration of one dataset: each table of config.toml as a frozen struct."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ from streamer.core.verdicts.qualify import RecordRules
 from streamer.store.parts.parts import RetainRules, RollRules
 
 DEFAULT_DATASET = "high_reward.jsonl"
-"""The dataset if nothing names one, in the working directory."""
+"""The default dataset, in the working directory."""
 
 DEFAULT_WHERE = "total_reward > 0"
-
 
 MIB = 1 << 20
 DAY = 86_400.0
 
 
 class LogLevel(StrEnum):
-    """The least level of an event that is logged."""
+    """The minimum level of logged events."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -38,7 +37,7 @@ class LogLevel(StrEnum):
 
 
 class LogFormat(StrEnum):
-    """What a log line looks like. ``auto`` looks at where stderr goes."""
+    """The format of log lines. ``auto`` depends on the type of stderr."""
 
     AUTO = "auto"
     CONSOLE = "console"
@@ -47,7 +46,7 @@ class LogFormat(StrEnum):
 
 
 class From(StrEnum):
-    """Where conversations are read. Outcomes always come from the trace database."""
+    """The source of conversations. Outcomes are always read from the trace database."""
 
     SHARDS = "shards"
     DATABASE = "database"
@@ -55,17 +54,17 @@ class From(StrEnum):
 
 
 NO_SHARDS = Path(os.devnull)
-"""Stands for the folder where none is read: no path leads below it."""
+"""Replaces the shard folder if none is read: no path leads below it."""
 
 
 class Source(msgspec.Struct, frozen=True):
-    """What is read: the shard folder and the trace database, as a path or a URL.
+    """The sources: the shard folder, and the trace database as a path or a URL.
 
-    ``pattern`` is matched with the name of a file, not with its folders. ``scan_interval`` and
-    ``poll_interval`` are seconds between two looks at the folder and at the database. ``database_after`` are the
-    seconds for which the shard of a rollout is waited for, before its conversation is taken from the database.
-    ``token`` is what a server is shown; ``database`` does not hold it. With ``kind = "jetstream"`` none of these is
-    read, but the records of a fleet, those in ``buckets`` or in all of them.
+    ``pattern`` is matched with the name of a file, not with its folders. ``scan_interval`` and ``poll_interval`` are
+    the seconds between two scans of the folder and two polls of the database. ``database_after`` is the time to wait
+    for the shard of a rollout, in seconds, before its conversation is read from the database. ``token`` is the token
+    for a server; ``database`` does not contain it. With ``kind = "jetstream"`` only the records of a fleet are read:
+    those in ``buckets``, or all.
     """
 
     shards: Path
@@ -84,57 +83,57 @@ class Source(msgspec.Struct, frozen=True):
 
     @property
     def reads_shards(self) -> bool:
-        """Say whether there is a shard folder to look at."""
+        """Whether a shard folder is read."""
         return self.is_local and self.conversations is not From.DATABASE
 
     @property
     def is_local(self) -> bool:
-        """Say whether shards and a trace database are read; otherwise a fleet is."""
+        """Whether local shards and a trace database are read, rather than a fleet."""
         return self.kind is SourceKind.LOCAL
 
 
 class Join(msgspec.Struct, frozen=True):
-    """How a record finds its outcome, and after how many seconds of waiting it counts as never scored."""
+    """The rule that joins a record with its outcome, and the seconds of waiting after which it expires."""
 
     rule: JoinRule = JoinRule.AS_OF
     never_scored_after: float = DAY
 
 
 class Qualify(msgspec.Struct, frozen=True):
-    """The SQL condition that an outcome has to meet."""
+    """The SQL condition on outcomes."""
 
     where: str = DEFAULT_WHERE
 
 
 class Dedup(msgspec.Struct, frozen=True):
-    """What makes two records the same one."""
+    """The definition of a duplicate."""
 
     by: DedupBy = DedupBy.CONVERSATION
 
 
 class Dataset(msgspec.Struct, frozen=True):
-    """The file that the records are appended to, and the ledger that belongs to it."""
+    """The dataset file and its ledger."""
 
     path: Path
     ledger: Path
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """A batch is committed when it holds so many records, or is so many milliseconds old."""
+    """The maximum size and age of a batch; at either it is committed."""
 
     records: int = 2000
     milliseconds: int = 50
 
 
 class Log(msgspec.Struct, frozen=True):
-    """What is logged, and in which format."""
+    """The level and the format of the log."""
 
     level: LogLevel = LogLevel.INFO
     format: LogFormat = LogFormat.AUTO
 
 
 class Web(msgspec.Struct, frozen=True):
-    """Where the page is served; not at all where ``listen`` is None. ``token`` is what it is opened with, if any."""
+    """The address of the web UI, which is off if ``listen`` is None, and the token that opens it, if any."""
 
     listen: Address | None = None
     token_file: Path | None = None
@@ -142,9 +141,9 @@ class Web(msgspec.Struct, frozen=True):
 
 
 class Config(msgspec.Struct, frozen=True):
-    """All settings for one dataset. Each attribute is a table of config.toml; ``cap`` is any number of them.
+    """The configuration of one dataset. Each attribute is a table of config.toml; ``cap`` is a list of tables.
 
-    ``others`` are the other datasets of the same file. Their daemon may be this one; their files are no shards.
+    ``others`` are the other datasets of the same file. This daemon may write them, too; their files are no shards.
     """
 
     source: Source
@@ -166,7 +165,7 @@ class Config(msgspec.Struct, frozen=True):
 
 
 class Flags(msgspec.Struct, frozen=True):
-    """What the command line said; None where it said nothing."""
+    """The flags of the command line; None if not given."""
 
     shards: str | None = None
     database: str | None = None

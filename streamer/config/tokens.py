@@ -1,4 +1,4 @@
-"""Tokens: of the server of the trace database, and of the page."""
+"""Tokens of the trace database's server and of the web UI."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from streamer.config.settings import OP
 from streamer.config.tables import Source, Web
 
 TOKEN_CREDENTIAL = "turso-auth-token"  # noqa: S105 - its name
-"""The systemd credential that holds the token for a server."""
+"""The systemd credential with the token for a server."""
 
 _SHORTEST_TOKEN = 16
 
 
 def without_token(source: Source, environ: Mapping[str, str]) -> Source:
-    """Return the source with the token taken out of the URL, or from the environment if there is none."""
+    """Return the source with the token moved out of the URL; without one there, with that of the environment."""
     database, token = split_token(source.database)
     return msgspec.structs.replace(source, database=database, token=token or token_of(environ))
 
 
 def with_token(web: Web, environ: Mapping[str, str]) -> Web:
-    """Return the settings of the page with its token: of the file, else of systemd's credential.
+    """Return the table of the web UI with its token, from the file or from systemd's credential.
 
     Raises:
-        ConfigError: the token cannot be read, or is none; or there is none, and others than this machine could look.
+        ConfigError: The token cannot be read, or is invalid; or there is none, and the address is not loopback.
     """
     if web.listen is None:
         return web
@@ -47,7 +47,7 @@ def with_token(web: Web, environ: Mapping[str, str]) -> Web:
 
 
 def _credential(environ: Mapping[str, str]) -> Path | None:
-    """Return the file in which systemd hands over the token (LoadCredential=web-token:FILE), if it does."""
+    """Return the file of systemd's credential (LoadCredential=web-token:FILE); None if there is none."""
     folder = environ.get("CREDENTIALS_DIRECTORY")
     file = Path(folder) / "web-token" if folder else None
     return file if file is not None and file.exists() else None
@@ -57,7 +57,7 @@ def token_of(environ: Mapping[str, str]) -> Secret:
     """Return the token for the trace database's server: TURSO_AUTH_TOKEN, or the credential of the service.
 
     Raises:
-        ConfigError: the service manager has a credential, but it cannot be read.
+        ConfigError: There is a credential, but it cannot be read.
     """
     token, folder = environ.get("TURSO_AUTH_TOKEN", ""), environ.get("CREDENTIALS_DIRECTORY", "")
     if token or not folder:
@@ -65,7 +65,7 @@ def token_of(environ: Mapping[str, str]) -> Secret:
     file = Path(folder, TOKEN_CREDENTIAL)
     try:
         return Secret(file.read_text(encoding="utf-8").strip())
-    except (FileNotFoundError, PermissionError):  # what is run after a stop, systemd names the folder and shows nothing
+    except (FileNotFoundError, PermissionError):  # ExecStopPost gets the folder's name, but no files
         return NO_SECRET
     except (OSError, UnicodeDecodeError) as error:
         hint = "see LoadCredential= in the unit"

@@ -1,6 +1,6 @@
-"""Readers: one raw value -> the value that the daemon works with, or what would be allowed.
+"""Parsers that convert one raw value, or report the allowed values.
 
-Each takes the raw value and the folder that a relative path starts from.
+Each takes the raw value and the folder that relative paths start from.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ from streamer.config.tables import DAY, DEFAULT_WHERE, MIB
 from streamer.core.verdicts.caps import METADATA, PROMPT
 from streamer.core.verdicts.turns import DEFAULT_REWARD_TYPE
 
-Reader = Callable[[object, Path], Any]
-"""(raw value, folder that a relative path starts from) -> value; raises UnfitError."""
+Parser = Callable[[object, Path], Any]
+"""(raw value, folder that relative paths start from) -> value; raises BadValueError."""
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY}
 _BYTES = {"b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1 << 10, "mib": MIB, "gib": 1 << 30}
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)", re.ASCII)
-_SHORTEST, _LONGEST = 0.001, 3650 * DAY
-_LARGEST = 1 << 40
+_MIN_SECONDS, _MAX_SECONDS = 0.001, 3650 * DAY
+_MAX_NUMBER = 1 << 40
 
 
 class BadValueError(Exception):
-    """A value that cannot be taken; the argument says what could be, as a noun phrase."""
+    """An invalid value; the argument describes the allowed ones, as a noun phrase."""
 
 
 def boolean(raw: object, _folder: Path) -> bool:
-    """Take true or false."""
+    """Parse true or false."""
     if isinstance(raw, bool):
         return raw
     raise BadValueError("true or false")
 
 
 def _text_of(raw: object, allowed: str) -> str:
-    """Return a text that is not blank and that the operating system and SQLite can take."""
+    """Return a text that is not blank and without NUL, which neither the operating system nor SQLite accepts."""
     if isinstance(raw, str) and raw.strip() and "\0" not in raw:
         return raw
     raise BadValueError(allowed)
 
 
 def path_of(raw: object, folder: Path) -> Path:
-    """Take a path; "~" is the home folder."""
+    """Parse a path; "~" is the home folder."""
     return folder / os.path.expanduser(_text_of(raw, "a path"))
 
 
 def file_of(raw: object, folder: Path) -> Path:
-    """Take a path to a file."""
+    """Parse a path to a file."""
     path = path_of(raw, folder)
     if path.name in ("", "..") or str(raw).endswith("/"):
         raise BadValueError("a path to a file")
@@ -65,7 +65,7 @@ def file_of(raw: object, folder: Path) -> Path:
 
 
 def database_of(raw: object, folder: Path) -> str:
-    """Take the path or the URL of a trace database."""
+    """Parse the path or the URL of a trace database."""
     text = _text_of(raw, "the path or the URL of a trace database")
     try:
         server_of(text)
@@ -75,7 +75,7 @@ def database_of(raw: object, folder: Path) -> str:
 
 
 def pattern_of(raw: object, _folder: Path) -> str:
-    """Take a pattern for file names."""
+    """Parse a pattern for file names."""
     allowed = 'a pattern for file names such as "*.jsonl", without "/": sub-folders are always searched'
     text = _text_of(raw, allowed)
     if "/" in text:
@@ -84,17 +84,17 @@ def pattern_of(raw: object, _folder: Path) -> str:
 
 
 def where_of(raw: object, _folder: Path) -> str:
-    """Take an SQL condition, without looking into it."""
+    """Parse an SQL condition, without validating it."""
     allowed = f'an SQL condition such as "{DEFAULT_WHERE}", in UTF-8 and without NUL'
     text = _text_of(raw, allowed).strip()
-    # An undecodable byte of the environment is a lone surrogate here, and SQLite takes none.
+    # An undecodable byte of the environment is a lone surrogate here, which SQLite rejects.
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise BadValueError(allowed)
     return text
 
 
 def models_of(raw: object, _folder: Path) -> tuple[str, ...]:
-    """Take a list of model names."""
+    """Parse a list of model names."""
     allowed = 'a list of model names such as ["gpt-5-nano"]'
     if not isinstance(raw, list):
         raise BadValueError(allowed)
@@ -102,12 +102,12 @@ def models_of(raw: object, _folder: Path) -> tuple[str, ...]:
 
 
 def servers_of(raw: object, _folder: Path) -> tuple[str, ...]:
-    """Take the addresses of nats-servers."""
+    """Parse the addresses of nats-servers."""
     return _urls(raw, ("nats", "tls"), 'a list of servers such as ["nats://one:4222", "tls://two:4222"]')
 
 
 def monitors_of(raw: object, _folder: Path) -> tuple[str, ...]:
-    """Take the addresses at which nats-servers tell how they are."""
+    """Parse the monitoring addresses of nats-servers."""
     return _urls(raw, ("http", "https"), 'a list of monitoring addresses such as ["http://one:8222"]')
 
 
@@ -127,14 +127,14 @@ def _urls(raw: object, schemes: tuple[str, ...], allowed: str) -> tuple[str, ...
 
 
 def fleet_name_of(raw: object, _folder: Path) -> str:
-    """Take a name that subjects and streams can have."""
+    """Parse a name that is valid in subjects and streams."""
     if isinstance(raw, str) and is_name(raw):
         return raw
     raise BadValueError('1 to 64 letters, digits, "-" and "_", other than "ask", "receipt" and "alive"')
 
 
 def buckets_of(raw: object, _folder: Path) -> frozenset[int]:
-    """Take the numbers of buckets."""
+    """Parse the numbers of buckets."""
     found = parse_buckets(raw) if isinstance(raw, str) else None
     if found is None or max(found) >= MOST_BUCKETS:
         raise BadValueError(f'numbers of buckets below {MOST_BUCKETS} such as "0-15" or "0-7,12"')
@@ -142,7 +142,7 @@ def buckets_of(raw: object, _folder: Path) -> frozenset[int]:
 
 
 def reward_type_of(raw: object, _folder: Path) -> str:
-    """Take a reward_type of event_rewards."""
+    """Parse a reward_type of event_rewards."""
     allowed = f'a reward_type of event_rewards such as "{DEFAULT_REWARD_TYPE}"'
     text = _text_of(raw, allowed)
     if not text.isprintable():
@@ -151,22 +151,22 @@ def reward_type_of(raw: object, _folder: Path) -> str:
 
 
 def reward_of(raw: object, _folder: Path) -> float:
-    """Take a reward."""
-    if isinstance(raw, int | float) and not isinstance(raw, bool) and -_LARGEST <= raw <= _LARGEST:
+    """Parse a reward."""
+    if isinstance(raw, int | float) and not isinstance(raw, bool) and -_MAX_NUMBER <= raw <= _MAX_NUMBER:
         return float(raw)
     raise BadValueError("a number such as 1 or 0.5")
 
 
 def address_of(raw: object, _folder: Path) -> Address:
-    """Take an address to listen on."""
+    """Parse an address to listen on."""
     address = parse_address(raw) if isinstance(raw, str) else None
     if address is None:
         raise BadValueError('an address such as "127.0.0.1:8765", "[::1]:8765" or "localhost:8765"')
     return address
 
 
-def whole(low: int, high: int) -> Reader:
-    """Return a reader of whole numbers from ``low`` to ``high``."""
+def whole(low: int, high: int) -> Parser:
+    """Return a parser of whole numbers from ``low`` to ``high``."""
 
     def read(raw: object, _folder: Path) -> int:
         if isinstance(raw, int) and not isinstance(raw, bool) and low <= raw <= high:
@@ -176,8 +176,8 @@ def whole(low: int, high: int) -> Reader:
     return read
 
 
-def share(low: float) -> Reader:
-    """Return a reader of numbers from ``low`` to 1."""
+def share(low: float) -> Parser:
+    """Return a parser of numbers from ``low`` to 1."""
 
     def read(raw: object, _folder: Path) -> float:
         if isinstance(raw, int | float) and not isinstance(raw, bool) and low <= raw <= 1:
@@ -188,7 +188,7 @@ def share(low: float) -> Reader:
 
 
 def counted_by(raw: object, _folder: Path) -> str:
-    """Take what a cap counts by."""
+    """Parse the property that a cap counts by."""
     allowed = '"prompt", "run_id", or a key of the metadata such as "metadata.env_seed"'
     by = _text_of(raw, allowed)
     if by in (PROMPT, "run_id") or (by.startswith(METADATA) and by != METADATA and by.isprintable()):
@@ -196,8 +196,8 @@ def counted_by(raw: object, _folder: Path) -> str:
     raise BadValueError(allowed)
 
 
-def one_of(choices: type[StrEnum]) -> Reader:
-    """Return a reader of one of some texts."""
+def one_of(choices: type[StrEnum]) -> Parser:
+    """Return a parser of the values of an enum."""
 
     def read(raw: object, _folder: Path) -> StrEnum:
         if isinstance(raw, str) and raw in tuple(choices):
@@ -208,23 +208,23 @@ def one_of(choices: type[StrEnum]) -> Reader:
 
 
 def seconds(raw: object, _folder: Path) -> float:
-    """Take a duration, in seconds."""
+    """Parse a duration, in seconds."""
     amount = _quantity(raw, _SECONDS)
-    if amount is not None and _SHORTEST <= amount <= _LONGEST:
+    if amount is not None and _MIN_SECONDS <= amount <= _MAX_SECONDS:
         return float(amount)
     raise BadValueError('a number of seconds, or a duration such as "250ms", "5s", "10m", "24h", up to "3650d"')
 
 
 def size(raw: object, _folder: Path) -> int:
-    """Take a size, in bytes."""
+    """Parse a size, in bytes."""
     amount = _quantity(raw.lower() if isinstance(raw, str) else raw, _BYTES)
-    if amount is not None and 1 <= amount <= _LARGEST and amount == int(amount):
+    if amount is not None and 1 <= amount <= _MAX_NUMBER and amount == int(amount):
         return int(amount)
     raise BadValueError('a whole number of bytes, or a size such as "10MB", "64MiB", "1GiB", up to "1024GiB"')
 
 
 def _quantity(raw: object, units: Mapping[str, float]) -> float | None:
-    """Return a number as it is, and a text such as "5s" in the base unit; None if it is neither.
+    """Return a number unchanged, and a text such as "5s" in the base unit; None if it is neither.
 
     NaN and infinity pass; they fail the comparison with the bounds.
     """
@@ -235,24 +235,24 @@ def _quantity(raw: object, units: Mapping[str, float]) -> float | None:
 
 
 def real_path(path: Path) -> Path:
-    """Return the path with its links followed, as far as they lead anywhere."""
-    # Path.resolve raises for links that go in a circle; whoever opens the file can say that better.
+    """Return the path with its links resolved, as far as possible."""
+    # Path.resolve raises for circular links; opening the file gives a better error.
     return Path(os.path.realpath(path))
 
 
-_LONGEST_SHOWN = 60
+_MAX_SHOWN = 60
 _LONG_NUMBER = 1 << 64
 
 
 def shown_value(raw: object) -> str:
-    """Return a raw value much as the user wrote it, on one line and not too long."""
+    """Return a raw value for messages, on one line and truncated."""
     if isinstance(raw, list | dict):
         return "a list" if isinstance(raw, list) else "a table"
     if isinstance(raw, bool):
         return str(raw).lower()
     if isinstance(raw, int) and abs(raw) > _LONG_NUMBER:
-        # Python refuses to write a number of some thousand digits.
+        # Python refuses to format a number of thousands of digits.
         return "a very long number"
     text = str(raw)
-    text = printable(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…")
+    text = printable(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…")
     return f'"{text}"' if isinstance(raw, str) else text

@@ -20,13 +20,13 @@ from streamer.base.errors import StreamerError, UnavailableError
 from streamer.base.events import Emit, Idle, Reloaded, ReloadFailed
 from streamer.base.files import Clock, Files
 from streamer.config import Config, real_path
+from streamer.config.database_url import locate
 from streamer.daemon.observers.systemd import Notifier
 from streamer.daemon.pipeline import drain, no_failpoints
 from streamer.daemon.status import Stands
 from streamer.daemon.supervisor import Callbacks, Supervisor
 from streamer.daemon.watchdog import Heartbeat
 from streamer.sources.read_cache import ReadCache
-from streamer.sources.trace_db import locate
 from streamer.sources.wake_ups import WakeUps, watch
 from streamer.store.ledger.ledger import LineCounts
 

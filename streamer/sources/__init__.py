@@ -1,1 +1,1 @@
-"""Where lines and outcomes come from. Nothing here writes to what it reads."""
+"""Sources of lines and outcomes. No source is ever written."""

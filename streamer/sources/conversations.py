@@ -1,40 +1,30 @@
-"""Read the messages of one session after the other, in short pages.
+"""Read the decisions of sessions from their messages, in short pages.
 
 Invariants
-- Each read is one page: so many rows or so many characters, whatever is less. No lock outlives it.
-- A page begins after the last id of the page before: nothing is held open between two pages.
-- The rows of a page are those of its session, found in an index: other sessions cost nothing. Only their ids are
-  held for the whole session.
+- Each read is one page, limited in rows and in characters. No lock outlives it.
+- A page begins after the last id of the page before: no cursor stays open between two pages.
+- An index finds the rows of a session: other sessions cost nothing. Memory holds the ids of the whole session, but only
+  one page of its rows.
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from itertools import groupby
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from blake3 import blake3
 
 from streamer.base.errors import UnavailableError
-from streamer.config.database_url import Server
 from streamer.core.records.trace_calls import Call, read_call
 from streamer.core.records.trace_messages import MAX_CHARACTERS, Decision, Decisions, Row, as_object
-from streamer.sources.sqlite_errors import is_busy
-
-PAGE_ROWS = 250
-PAGE_CHARACTERS = 1 << 19
-"""A page is read within a few milliseconds, and held in memory."""
-
-_AT_ONCE = 16
-"""Rows between two looks at the size of a page."""
+from streamer.sources.pages import Pages, columns_of
 
 _PAGE_IDS = 4000
-"""Ids are read from the index alone, where they stand by timestep: so many take about a millisecond."""
+"""Ids in one page. The index alone holds them, by timestep: a page takes about a millisecond."""
 
 _IDS = "SELECT timestep_id, id FROM messages WHERE session_id = ?"
 _FIRST_IDS = f"{_IDS} ORDER BY timestep_id, id LIMIT ?"
@@ -46,9 +36,9 @@ WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id
 """
 _ANY_WITHOUT_STEP = "SELECT 1 FROM messages WHERE session_id = ? AND timestep_id IS NULL AND id <= ? LIMIT 1"
 _METADATA = "SELECT metadata FROM session_traces WHERE session_id = ? LIMIT 1"
-_MARK_BYTES = 16
-_BEFORE_ALL = -(1 << 63)
-_BEYOND_ALL = 1 << 63
+_FINGERPRINT_BYTES = 16
+_LOWEST_ID = -(1 << 63)
+_HIGHEST_ID = 1 << 63
 _CALLS = """
 SELECT id, timestep_id, model_name, provider, event_time, call_records FROM events
 WHERE session_id = ?1 AND event_type = 'cais' AND (timestep_id, id) > (?2, ?3) AND timestep_id <= ?4
@@ -57,99 +47,18 @@ ORDER BY timestep_id, id LIMIT ?5
 _CALL_COLUMNS = frozenset({"timestep_id", "event_type", "model_name", "provider", "event_time", "call_records"})
 
 
-class AnyPages(Protocol):
-    """Reads pages of rows from a trace database, be it a file or on a server.
-
-    ``rows`` is how many rows of messages or events a page has at most.
-    """
-
-    path: Path | Server
-    rows: int
-
-    def page(self, sql: str, values: Sequence[Any], size: Callable[[Any], int]) -> tuple[list[Any], bool]:
-        """Return the first rows of a statement, and whether it was broken off as they are large enough.
-
-        Args:
-            sql: a SELECT that gives its rows in the order of a key.
-            values: its parameters.
-            size: how many characters a row has.
-
-        Raises:
-            UnavailableError: the database is busy, damaged, out of reach, or not the one of a producer.
-        """
-
-
-class Pages:
-    """Reads pages of rows from a file that is open.
-
-    Args:
-        db: the database, opened read-only.
-        path: its file, for errors.
-        between: called after each page, when nothing is held.
-        rows: how many rows of messages or events a page has at most.
-        characters: a page ends soon after so much content.
-    """
-
-    def __init__(
-        self,
-        db: sqlite3.Connection,
-        path: Path,
-        between: Callable[[], None] = lambda: None,
-        *,
-        rows: int = PAGE_ROWS,
-        characters: int = PAGE_CHARACTERS,
-    ) -> None:
-        self._db = db
-        self.path: Path | Server = path
-        self._between = between
-        self.rows = rows
-        self._characters = characters
-
-    def page(self, sql: str, values: Sequence[Any], size: Callable[[Any], int]) -> tuple[list[Any], bool]:
-        """Return what :meth:`AnyPages.page` says."""
-        rows: list[Any] = []
-        held, full = 0, False
-        try:
-            cursor = self._db.execute(sql, values)
-            try:
-                while not full and (some := cursor.fetchmany(_AT_ONCE)):
-                    rows += some
-                    held += sum(map(size, some))
-                    full = held > self._characters
-            finally:
-                cursor.close()
-        except sqlite3.Error as error:
-            raise self._unavailable(error) from error
-        self._between()
-        return rows, full
-
-    def _unavailable(self, error: sqlite3.Error) -> UnavailableError:
-        hint = (
-            "the producer is writing for long: try again"
-            if is_busy(error)
-            else f"if the file is damaged: sqlite3 '{self.path}' 'PRAGMA quick_check'"
-        )
-        return UnavailableError("read the trace database", str(self.path), str(error), hint)
-
-
-def columns_of(pages: AnyPages, table: str) -> frozenset[str]:
-    """Return the names of a table's columns; of a table that is not there, none."""
-    rows, _ = pages.page("SELECT name FROM pragma_table_info(?)", (table,), lambda _: 0)
-    return frozenset(row[0] for row in rows)
-
-
 class Conversations:
-    """The decisions of sessions, from the tables ``messages`` and, where it is there, ``events``.
+    """Reads the decisions of sessions from the table ``messages``, and from ``events`` if that exists.
 
     Args:
-        pages: reads the database.
-        max_characters: how long one decision may be.
+        pages: Reads the database.
+        max_characters: Maximum length of a decision.
 
     Raises:
-        UnavailableError: the database cannot be read now, or is not one of a producer.
+        UnavailableError: The database cannot be read now, or is no producer's.
     """
 
-    def __init__(self, pages: AnyPages, max_characters: int = MAX_CHARACTERS) -> None:
+    def __init__(self, pages: Pages, max_characters: int = MAX_CHARACTERS) -> None:
         self._pages = pages
         self._max_characters = max_characters
         columns = columns_of(pages, "messages")
@@ -162,70 +71,70 @@ class Conversations:
         self._has_metadata = columns_of(pages, "session_traces") >= {"session_id", "metadata"}
 
     def decisions(
-        self, session: str, model: Any = None, after: int = 0, before: int = _BEYOND_ALL
+        self, session: str, model: Any = None, after: int = 0, before: int = _HIGHEST_ID
     ) -> Iterator[Decision]:
-        """Yield the decisions of a session, by the ids of their rows.
+        """Yield the decisions of a session, ordered by the ids of their rows.
 
         Args:
-            session: the session id.
-            model: the session's model, for decisions whose call does not name one.
-            after: only rows with a higher id are read: 0, or where a decision ended.
-            before: only rows with a lower id are read.
+            session: The session id.
+            model: The session's model, for decisions whose call does not name one.
+            after: Read only rows with a higher id: 0, or the last id of a decision.
+            before: Read only rows with a lower id.
 
         Raises:
-            UnavailableError: the database cannot be read now.
+            UnavailableError: The database cannot be read now.
         """
         if not self._sql:
             return
         grouped = Decisions(session, model, self._max_characters)
         if after > 0:
-            self._hear_what_was_said(grouped, session, after)
-        ids = sorted(number for _, number in self._places(session) if after < number < before)
+            self._feed_system_prompt(grouped, session, after)
+        ids = sorted(number for _, number in self._ids(session) if after < number < before)
         for rows in self._row_pages(ids):
             yield from grouped.feed(rows, self._calls(session, rows))
         yield from grouped.finish()
 
     def any(self) -> bool:
-        """Say whether there are messages at all.
+        """Return whether the database has any message.
 
         Raises:
-            UnavailableError: the database cannot be read now.
+            UnavailableError: The database cannot be read now.
         """
         return bool(self._sql and self._pages.page("SELECT 1 FROM messages LIMIT 1", (), lambda _: 0)[0])
 
-    def mark(self, number: int) -> bytes | None:
-        """Return what a row is recognised by, None if it is not there: another database has other rows.
+    def row_fingerprint(self, number: int) -> bytes | None:
+        """Return the fingerprint of a row, to detect a replaced database; None if the row does not exist.
 
         Raises:
-            UnavailableError: the database cannot be read now.
+            UnavailableError: The database cannot be read now.
         """
         rows = self._rows([number])[0] if self._sql else []
-        return blake3(msgspec.json.encode(rows)).digest(_MARK_BYTES) if rows else None
+        return blake3(msgspec.json.encode(rows)).digest(_FINGERPRINT_BYTES) if rows else None
 
     def metadata(self, session: str) -> dict[str, Any]:
-        """Return what ``session_traces`` says of a session.
+        """Return the metadata of a session in ``session_traces``.
 
         Raises:
-            UnavailableError: the database cannot be read now.
+            UnavailableError: The database cannot be read now.
         """
         rows = self._pages.page(_METADATA, (session,), lambda _: 0)[0] if self._has_metadata else []
         return as_object(rows[0][0]) if rows and isinstance(rows[0][0], str) else {}
 
-    def _hear_what_was_said(self, grouped: Decisions, session: str, until: int) -> None:
-        """Tell of the system prompt that stands before the place from which the session is read on, if one does."""
+    def _feed_system_prompt(self, grouped: Decisions, session: str, until: int) -> None:
+        """Feed the system prompt up to the id ``until``, if there is one, without yielding decisions."""
         if not self._pages.page(_ANY_WITHOUT_STEP, (session, until), lambda _: 0)[0]:
             return
-        places = sorted((number, step is None) for step, number in self._places(session) if number <= until)
-        for without_step, run in groupby(places, key=lambda place: place[1]):
+        ids = sorted((number, step is None) for step, number in self._ids(session) if number <= until)
+        for without_step, run in groupby(ids, key=lambda place: place[1]):
             if without_step:
                 for rows in self._row_pages([number for number, _ in run]):
                     list(grouped.feed(rows))
                 list(grouped.finish())
 
-    def _places(self, session: str) -> Iterator[tuple[Any, int]]:
-        """Yield (timestep, id) of a session's messages, in the order of the index: those without a timestep first.
+    def _ids(self, session: str) -> Iterator[tuple[Any, int]]:
+        """Yield (timestep, id) of a session's messages in the order of the index: those without a timestep first.
 
-        Which of them are asked for is not said in SQL: a page ends after so many that it looked at.
+        SQL does not filter the ids, as that would make the duration of a page unbounded.
         """
         found = self._id_page(_FIRST_IDS, session)
         yield from found
@@ -236,7 +145,7 @@ class Conversations:
             while found := self._id_page(_IDS_WITHOUT_STEP, session, last):
                 yield from found
                 last = found[-1][1]
-            step = _BEFORE_ALL
+            step = _LOWEST_ID
         while found := self._id_page(_IDS_OF_STEPS, session, step, last):
             yield from found
             step, last = found[-1]

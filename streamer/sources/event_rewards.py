@@ -1,9 +1,9 @@
 """Read the rows of ``event_rewards`` of some sessions, right after their outcomes.
 
 Invariants
-- Nothing is read but the sessions that are asked for, through the index that the producer has on them.
+- Only the rows of the given sessions are read, through the producer's index on them.
 - Each read is one short page, fetched whole, and no lock outlives it.
-- A row that is no reward of a turn (no turn, no finite number) is passed over; no row holds the others up.
+- A row that is no reward of a turn (no turn, no finite number) is skipped; no row blocks the others.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from streamer.core.verdicts.turns import SessionRewards, TurnReward, achievement
 from streamer.sources.trace_database import TooSlowError, TraceDatabase
 
 _SESSIONS = 8
-"""Sessions in one read: some 1,000 rows for rollouts of 50 turns, which take two milliseconds."""
+"""Sessions in one read: with 50 turns each some 1,000 rows, which take two milliseconds."""
 
 _PAGE = 1000
 """Rows of one read."""
 
 _MOST_ROWS = 100_000
-"""Rows of one session that are looked at, the oldest: what memory they take is bounded, whatever is there."""
+"""Maximum number of rows of one session, the oldest, to bound memory."""
 
 _LONGEST_ANNOTATION = 16 << 10
-"""Characters of an annotation that is looked at."""
+"""Maximum length of an annotation in characters; longer ones are ignored."""
 
 _NEEDED = ("session_id", "turn_number", "reward_value", "reward_type")
 
 
 class EventRewards:
-    """Reads the rewards of one type from a database that is open.
+    """Reads the rewards of one type from an open database.
 
     Args:
-        db: the database.
-        reward_type: which rows; rows of other types count the same things again.
+        db: The database.
+        reward_type: The type of the rows; rows of other types count the same events again.
     """
 
     def __init__(self, db: TraceDatabase, reward_type: str) -> None:
@@ -48,16 +48,16 @@ class EventRewards:
         self._annotation = "NULL"
 
     async def prepare(self) -> None:
-        """See that the database has what is read, and how to read it.
+        """Check the tables of the database, and prepare the statement.
 
         Raises:
-            ConfigError: it has no event rewards, and will have none.
-            UnavailableError: it has none yet, or cannot be asked now.
+            ConfigError: It has no event rewards, and will have none.
+            UnavailableError: It has none yet, or cannot be read now.
         """
         names = await self._names("event_rewards")
         missing = [name for name in _NEEDED if name not in names]
         if missing:
-            await self._refuse(names, missing)
+            await self._raise_missing(names, missing)
         column = self._db.column
         has_events = {"event_id"} <= names and {"event_time"} <= await self._names("events")
         annotation = f"CASE WHEN length(annotation) <= {_LONGEST_ANNOTATION} THEN annotation END"
@@ -73,7 +73,7 @@ class EventRewards:
         """Return all rewards of each of ``sessions``.
 
         Raises:
-            UnavailableError: the database cannot be read now; TooSlowError if it took too long.
+            UnavailableError: The database cannot be read now; TooSlowError if it took too long.
         """
         wanted = sorted(set(sessions))
         found: list[SessionRewards] = []
@@ -82,13 +82,13 @@ class EventRewards:
         return found
 
     async def _read(self, sessions: Sequence[str]) -> list[SessionRewards]:
-        """Read some sessions together; each for itself if there is anything special about one of them."""
+        """Read some sessions together, or one by one if that fails or yields too many rows."""
         is_one = len(sessions) == 1
         try:
-            found, is_all = await self._read_all(sessions, self._annotation)
+            found, is_complete = await self._read_all(sessions, self._annotation)
         except UnavailableError as error:
             is_slow = isinstance(error, TooSlowError)
-            is_too_long = isinstance(error.__cause__, sqlite3.DataError)  # an annotation that SQLite may not take up
+            is_too_long = isinstance(error.__cause__, sqlite3.DataError)  # an annotation above SQLite's length limit
             if not is_slow and not is_too_long:
                 raise
             if is_one and is_slow:
@@ -96,30 +96,30 @@ class EventRewards:
             if is_one:
                 return (await self._read_all(sessions, "NULL"))[0]
         else:
-            if is_one or is_all:
+            if is_one or is_complete:
                 return found
         return [one for session in sessions for one in await self._read([session])]
 
     async def _read_all(self, sessions: Sequence[str], annotation: str) -> tuple[list[SessionRewards], bool]:
-        """Return the rewards of sessions, and whether these are all."""
+        """Return the rewards of sessions, and whether they are complete."""
         marks = ",".join("?" * len(sessions))
-        sql = (  # the + keeps SQLite from the index on types, which would lead through all sessions
+        sql = (  # the + keeps SQLite from using the index on types, which would scan all sessions
             f"SELECT {self._columns}, {annotation} {self._from} WHERE event_rewards.session_id IN ({marks})"
             " AND +event_rewards.reward_type = ? AND event_rewards.rowid > ? ORDER BY event_rewards.rowid LIMIT ?"
         )
         rewards: dict[str, list[TurnReward]] = {session: [] for session in sessions}
-        last, is_all = 0, False
+        last, is_complete = 0, False
         for _ in range(0, _MOST_ROWS, _PAGE):
             rows = await self._db.fetch(sql, (*sessions, self._type, last, _PAGE))
             for row in rows:
-                self._take(rewards, row)
-            is_all = len(rows) < _PAGE
-            if is_all:
+                self._add(rewards, row)
+            is_complete = len(rows) < _PAGE
+            if is_complete:
                 break
             last = rows[-1][0]
-        return [SessionRewards(session, self._type, found) for session, found in rewards.items()], is_all
+        return [SessionRewards(session, self._type, found) for session, found in rewards.items()], is_complete
 
-    def _take(self, rewards: dict[str, list[TurnReward]], row: Sequence[Any]) -> None:
+    def _add(self, rewards: dict[str, list[TurnReward]], row: Sequence[Any]) -> None:
         session, turn, value, happened, recorded, annotation = map(self._db.value, row[1:])
         if session not in rewards or not is_turn(turn) or not isinstance(value, int | float):
             return
@@ -131,7 +131,7 @@ class EventRewards:
         hint = "it is tried again; if that does not end: has event_rewards lost its index on session_id?"
         return TooSlowError("read event rewards", str(self._db.path), "those of one session took too long", hint)
 
-    async def _refuse(self, names: set[str], missing: Sequence[str]) -> None:
+    async def _raise_missing(self, names: set[str], missing: Sequence[str]) -> None:
         cause = f"event_rewards has no column {', '.join(missing)}" if names else "there is no table event_rewards"
         if not names and not await self._db.fetch("SELECT 1 FROM outcome_rewards LIMIT 1"):
             # The producer makes its tables one after the other, all of them before the first row.

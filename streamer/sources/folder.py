@@ -1,4 +1,4 @@
-"""The shard folder that a configuration names, without the files that streamer itself writes."""
+"""The configured shard folder, without the files that streamer itself writes."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -13,20 +13,20 @@ from streamer.store.parts.parts import COMPACTING, manifest_path, new_manifest_p
 
 
 def shard_folder(config: Config) -> ShardFolder:
-    """Return the folder whose shards a daemon with this configuration reads."""
+    """Return the shard folder of a configuration."""
     source = config.source
-    ours = own_files([config.dataset, *config.others])
-    return ShardFolder(source.shards, source.pattern, ours, follow_symlinks=source.follow_symlinks)
+    is_own = own_files([config.dataset, *config.others])
+    return ShardFolder(source.shards, source.pattern, is_own, follow_symlinks=source.follow_symlinks)
 
 
 def own_files(datasets: Iterable[Dataset]) -> Callable[[str, str], bool]:
-    """Return a function that says whether the file of a name at a path belongs to one of the datasets."""
+    """Return a predicate (name, path): whether the file belongs to one of the datasets."""
     each = [OwnFiles(dataset.path, dataset.ledger) for dataset in datasets]
-    return each[0] if len(each) == 1 else lambda name, path: any(ours(name, path) for ours in each)
+    return each[0] if len(each) == 1 else lambda name, path: any(is_own(name, path) for is_own in each)
 
 
 class OwnFiles:
-    """The files of a dataset: they may lie in the shard folder, and are no shards."""
+    """Recognises the files of a dataset: they may lie in the shard folder, but are no shards."""
 
     def __init__(self, dataset: Path, ledger: Path) -> None:
         manifests = manifest_path(dataset), new_manifest_path(dataset)
@@ -38,7 +38,7 @@ class OwnFiles:
         self._folder = os.path.realpath(dataset.parent)
 
     def __call__(self, name: str, path: str) -> bool:
-        """Say whether the file of this name at ``path`` is one of them. Most names say that it is not."""
+        """Return whether the file is one of them; for most files the name alone rules it out."""
         if name in self._names:
             return os.path.realpath(path) in self._paths
         if not self._is_part(name.removesuffix(COMPACTING)):

@@ -1,4 +1,4 @@
-"""Which shards have news, and their lines, batch by batch; lines that are due again come first."""
+"""Read the new lines of changed shards, and lines pending re-evaluation, batch by batch."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from streamer.sources.shards import FoundShard, ShardFolder
 from streamer.store.ledger.ledger import Ledger, mark
 
 _CHUNK = 200
-"""Shards looked up in the ledger at once."""
+"""Shards looked up in the ledger together."""
 
-_HELD = 10_000
-"""Shards with news that are held at once; when they are read, the folder is looked at again for the next ones."""
+_MAX_HELD = 10_000
+"""Changed shards held in memory; after these are read, the folder is listed again for the next ones."""
 
-_LISTED = 1000
-"""Shards after which a scan tells that it gets on: a large folder on a slow file system takes minutes."""
+_PROGRESS_STEP = 1000
+"""Shards between two progress signals of a scan: a large folder on a slow file system takes minutes."""
 
-_FEW = 16
-"""Shards that are compared once more before there is a look whether something new has come."""
+_RECHECKED = 16
+"""Shards that are compared once more before the pipeline checks for new changes."""
 
-_REMEMBERED = 1000
-"""Unreadable shards of which we remember that it was said."""
+_MAX_REPORTED = 1000
+"""Unreadable shards whose report is remembered, so that it is not repeated."""
 
 
 class Work(NamedTuple):
-    """One batch of lines on their way in, and what the ledger has to change when they are judged.
+    """One batch of lines to judge, and the changes that the ledger makes with their verdicts.
 
-    ``taken`` are spans that these lines replace; ``kept`` go back into the ledger unjudged (their shard
-    cannot be read), ``parked`` too, but they are due when it can; ``due`` are rests of spans that did not fit.
-    ``also`` writes more in the transaction of the batch, and ``done`` is called when that has happened.
+    These lines replace the spans ``taken``. Spans ``kept`` return to the ledger unjudged, as their shard cannot be
+    read; so do spans ``parked``, but they are re-evaluated once it can. ``due`` holds the remainders of spans
+    that exceeded the budget. ``also`` writes more in the batch's transaction, and ``done`` is called after its commit.
     """
 
     items: Sequence[Item]
@@ -56,39 +56,39 @@ class Work(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """Say whether nothing came of it: shards that were looked at held no news."""
+        """Whether the batch changes nothing: the shards that were checked had no new lines."""
         return not (self.items or self.cursors or self.taken or self.also)
 
 
 class Inbox(Protocol):
-    """Lines that were not read before, and those that have to be judged again."""
+    """A source of new lines and of lines pending re-evaluation."""
 
     @property
     def error(self) -> UnavailableError | None:
-        """Why nothing can come now."""
+        """The error that keeps lines from being read now."""
 
     @property
     def is_at_rest(self) -> bool:
-        """Say, after a look that found nothing, whether nothing is known that is still to come."""
+        """Whether, after a check that found nothing, no further lines are expected."""
 
     def look(self, paths: Iterable[str]) -> None:
-        """Look at single places that a notification named."""
+        """Check single places that a notification named."""
 
     async def scan(self) -> None:
-        """Look at everything."""
+        """Check everything."""
 
     async def run(self) -> None:
-        """Do what has to be done beside the pipeline, until cancelled; it may return, too."""
+        """Do background work beside the pipeline until cancelled; may return earlier."""
 
     async def due(self, spans: Sequence[tuple[Span, Cursor]], budget: Budget) -> Work:
-        """Return the lines of spans that have to be judged again."""
+        """Read the lines of spans pending re-evaluation."""
 
     async def new(self, budget: Budget) -> Work | None:
-        """Return lines that were not read before; None when there are none."""
+        """Read lines that were not read before; None when there are none."""
 
 
 class _ToRead(NamedTuple):
-    """A cursor from which to read, and what the ledger knows of the shard (another path, or nothing)."""
+    """A cursor to read from, and the ledger's cursor of the shard: at another path, or None."""
 
     known: Cursor | None
     cursor: Cursor
@@ -99,7 +99,7 @@ _Result = tuple[_ToRead, ShardRead | Overwritten | Unreadable, list[Item]]
 
 
 class ShardInbox:
-    """Lines of all shards of one folder, each once, as far as the ledger's cursors say."""
+    """Reads each line of all shards of one folder once, by the cursors of the ledger."""
 
     error: UnavailableError | None = None
     is_at_rest = True
@@ -123,36 +123,36 @@ class ShardInbox:
         self._emit = emit
         self._failpoint = failpoint
         self._read_cache = read_cache
-        self._fresh: dict[str, FoundShard] = {}
-        # Read while they could change once more without a trace: compared once more, when nothing else is to do.
-        self._again: dict[str, FoundShard] = {}
+        self._changed: dict[str, FoundShard] = {}
+        # Read while they could still change unnoticed: compared once more when nothing else is pending.
+        self._recheck: dict[str, FoundShard] = {}
         self._unsettled: set[int] = set()
         self._resume: list[str] | None = None
-        self._recalled = False
-        # Hashes, not names: what is known and unchanged costs a few bytes a shard.
+        self._settled_loaded = False
+        # Hashes, not names: an unchanged shard costs a few bytes.
         self._settled: set[int] = set()
-        self._said: dict[str, str] = {}
+        self._reported: dict[str, str] = {}
 
     @property
     def has_news(self) -> bool:
-        """Say whether shards are known to hold bytes that were not read."""
-        return bool(self._fresh or self._again) or self._resume is not None
+        """Whether some shards may hold unread bytes."""
+        return bool(self._changed or self._recheck) or self._resume is not None
 
     async def scan(self) -> None:
-        """Look at every shard in the folder; hold the first ones that have news.
+        """List the folder, and hold the first changed shards.
 
         Raises:
-            UnavailableError: the folder is not there now.
+            UnavailableError: The folder does not exist now.
         """
         self._resume = None
-        if not self._recalled:
+        if not self._settled_loaded:
             self._settled = await self._ledger.settled_shards()
-            self._recalled = True
-        await self._look_around()
+            self._settled_loaded = True
+        await self._list_folder()
 
-    async def _look_around(self) -> None:
-        self._fresh.clear()
-        self._again.clear()
+    async def _list_folder(self) -> None:
+        self._changed.clear()
+        self._recheck.clear()
         try:
             self._resume = await to_thread.run_sync(self._list, self._resume)
         except OSError as error:
@@ -164,54 +164,51 @@ class ShardInbox:
             ) from error
 
     def _list(self, after: list[str] | None) -> list[str] | None:
-        """Take shards with news behind the place ``after``, and return the place to go on from."""
-        fresh: dict[str, FoundShard] = {}
-        again: dict[str, FoundShard] = {}
+        """Hold changed shards after the path ``after``, and return the path to continue from."""
+        changed: dict[str, FoundShard] = {}
+        recheck: dict[str, FoundShard] = {}
         settled: set[int] = set()
         last = None
         more = False
-        for number, found in enumerate(
-            self._read_cache.listed(self._folder) if self._read_cache else self._folder.scan()
-        ):
-            if number % _LISTED == 0:
+        shards = self._read_cache.listed(self._folder) if self._read_cache else self._folder.scan()
+        for number, found in enumerate(shards):
+            if number % _PROGRESS_STEP == 0:
                 self._failpoint("listing")
-            its_mark = mark(found.path, found.stat)
-            if its_mark in self._settled:
-                settled.add(its_mark)
+            state_mark = mark(found.path, found.stat)
+            if state_mark in self._settled:
+                settled.add(state_mark)
             elif after is None or found.path.split("/") > after:
-                more = len(fresh) + len(again) >= _HELD
+                more = len(changed) + len(recheck) >= _MAX_HELD
                 if not more:
-                    (again if its_mark in self._unsettled else fresh)[found.path] = found
+                    (recheck if state_mark in self._unsettled else changed)[found.path] = found
                     last = found.path
-        self._fresh, self._again, self._settled = fresh, again, settled
+        self._changed, self._recheck, self._settled = changed, recheck, settled
         if not more or last is None:
             self._unsettled.clear()
             return None
         return last.split("/")
 
     async def run(self) -> None:
-        """Do nothing beside the pipeline: it comes and looks."""
+        """Do nothing: the pipeline polls this inbox."""
 
     def look(self, paths: Iterable[str]) -> None:
-        """Look at single shards that a notification named, by path below the folder."""
+        """Check single shards that a notification named, by path below the folder."""
         for path in paths:
             found = self._folder.find(path)
             if found is not None and mark(found.path, found.stat) not in self._settled:
-                self._fresh[path] = found
+                self._changed[path] = found
 
     async def due(self, spans: Sequence[tuple[Span, Cursor]], budget: Budget) -> Work:
-        """Return the lines of spans that have to be judged again."""
+        """Read the lines of spans pending re-evaluation."""
         results = await to_thread.run_sync(self._read_spans, spans, budget)
-        gone = {span.shard_id for span, result, _ in results if isinstance(result, Overwritten)}
+        gone = {result.cursor.id: result.cursor for _, result, _ in results if isinstance(result, Overwritten)}
         by_shard = {cursor.id: cursor for _, cursor in spans}
         for span, result, _ in results:
             if isinstance(result, Unreadable):
-                # Unchanged or not, the next scan that finds the shard has to look at it again.
+                # Even if the shard is unchanged, the next scan that finds it must read it again.
                 cursor = by_shard[span.shard_id]
                 self._settled.discard(mark(cursor.path, cursor.stat))
-        for cursor in {
-            result.cursor.id: result.cursor for _, result, _ in results if isinstance(result, Overwritten)
-        }.values():
+        for cursor in gone.values():
             await self._overwritten(cursor)
         return self._due_work([one for one in results if one[0].shard_id not in gone])
 
@@ -226,16 +223,16 @@ class ShardInbox:
     def _read_span(
         self, cursor: Cursor, span: Span, budget: Budget
     ) -> tuple[list[Line] | Overwritten | Unreadable, list[Item]]:
-        """Read a span, or take what another dataset has just read of it; make items of its lines."""
+        """Read and parse a span, or take the result of another dataset from the read cache."""
         read_cache = self._read_cache
-        if read_cache and (kept := read_cache.find(asked := of_span(cursor, span, budget), budget)):
-            return kept.lines, items_for(kept.items, span.shard_id, span.since)
+        if read_cache and (cached := read_cache.find(key := of_span(cursor, span, budget), budget)):
+            return cached.lines, items_for(cached.items, span.shard_id, span.since)
         result = self._reader.read_span(cursor, span, budget)
         if not isinstance(result, list):
             return result, []
         items = self._items(result, span.shard_id, span.since)
         if read_cache:
-            read_cache.keep(asked, CachedLines(result, items))
+            read_cache.keep(key, CachedLines(result, items))
         return result, items
 
     def _due_work(self, results: Sequence[_SpanResult]) -> Work:
@@ -247,45 +244,45 @@ class ShardInbox:
             if isinstance(result, list):
                 items += its_items
                 due += rest_of(span, result)
-            elif span.state is State.DEAD_LETTERED:  # it keeps its reason, and has still to be told of
+            elif span.state is State.DEAD_LETTERED:  # it keeps its reason, and is not reported yet
                 parked.append(span)
             else:
                 kept.append(msgspec.structs.replace(span, reason=UNREADABLE))
         return Work(items, (), [span for span, _, _ in results], kept, due, parked)
 
     async def new(self, budget: Budget) -> Work | None:
-        """Return lines that were not read before, of some shards with news; None when there are no such shards.
+        """Read new lines of some changed shards; None when no shard has changed.
 
-        Each call takes at least one line, or takes at least one shard out of the inbox.
+        Each call reads at least one line, or removes at least one shard from the inbox.
         """
-        if not self._fresh and not self._again and self._resume is not None:
-            await self._look_around()
-        for path in list(islice(self._again, 0 if self._fresh else _FEW)):
-            self._fresh[path] = self._again.pop(path)
-        if not self._fresh:
+        if not self._changed and not self._recheck and self._resume is not None:
+            await self._list_folder()
+        for path in list(islice(self._recheck, 0 if self._changed else _RECHECKED)):
+            self._changed[path] = self._recheck.pop(path)
+        if not self._changed:
             return None
-        todo = await self._look_up(self._next_shards(budget))
+        todo = await self._cursors_for(self._next_shards(budget))
         if not todo:
             return Work(())
         return await self._new_work(await to_thread.run_sync(self._read, todo, budget))
 
     def _next_shards(self, budget: Budget) -> list[FoundShard]:
-        """Return some shards with news, about as many as one batch can take."""
+        """Return some changed shards, about as many as fill one batch."""
         chunk: list[FoundShard] = []
         size = 0
-        for found in islice(self._fresh.values(), _CHUNK):
+        for found in islice(self._changed.values(), _CHUNK):
             chunk.append(found)
             size += found.stat[2]
             if size >= budget.size:
                 break
         return chunk
 
-    async def _look_up(self, chunk: Sequence[FoundShard]) -> list[_ToRead]:
-        """Return the cursors from which to read; shards without news leave the inbox."""
+    async def _cursors_for(self, chunk: Sequence[FoundShard]) -> list[_ToRead]:
+        """Return the cursors to read from; unchanged shards leave the inbox."""
         known, elsewhere = await self._ledger.cursors({found.path: found.stat[1] for found in chunk})
         if elsewhere:
-            strangers = [found for found in chunk if found.path not in known]
-            known |= await to_thread.run_sync(self._moved, strangers, elsewhere)
+            unknown = [found for found in chunk if found.path not in known]
+            known |= await to_thread.run_sync(self._renamed, unknown, elsewhere)
         await self._ledger.unblock([cursor.id for cursor in known.values()])
         todo: list[_ToRead] = []
         for found in chunk:
@@ -293,22 +290,22 @@ class ShardInbox:
             if cursor is None:
                 todo.append(_ToRead(None, Cursor(found.path, id=self._ledger.new_shard_id())))
             elif cursor.stat == found.stat and cursor.path == found.path:
-                self._leave(found.path, found.stat)
+                self._finish(found.path, found.stat)
             else:
                 todo.append(_ToRead(cursor, msgspec.structs.replace(cursor, path=found.path)))
         return todo
 
-    def _moved(self, strangers: Sequence[FoundShard], elsewhere: Sequence[Cursor]) -> dict[str, Cursor]:
-        """Recognise shards that were renamed, so that their lines are not read a second time."""
+    def _renamed(self, unknown: Sequence[FoundShard], elsewhere: Sequence[Cursor]) -> dict[str, Cursor]:
+        """Recognise renamed shards, so that their lines are not read again."""
         by_inode = {cursor.stat[:2]: cursor for cursor in elsewhere}
-        moved: dict[str, Cursor] = {}
-        for found in strangers:
+        renamed: dict[str, Cursor] = {}
+        for found in unknown:
             cursor = by_inode.pop(found.stat[:2], None)
-            if cursor is not None and self._was_moved(cursor, found):
-                moved[found.path] = cursor
-        return moved
+            if cursor is not None and self._is_renamed(cursor, found):
+                renamed[found.path] = cursor
+        return renamed
 
-    def _was_moved(self, cursor: Cursor, found: FoundShard) -> bool:
+    def _is_renamed(self, cursor: Cursor, found: FoundShard) -> bool:
         return self._folder.find(cursor.path) is None and self._reader.recognises(cursor, found.path)
 
     def _read(self, todo: Sequence[_ToRead], budget: Budget) -> list[_Result]:
@@ -324,21 +321,21 @@ class ShardInbox:
     def _read_shard(
         self, cursor: Cursor, since: float, budget: Budget
     ) -> tuple[ShardRead | Overwritten | Unreadable, list[Item]]:
-        """Read on from a cursor, or take what another dataset has just read from there; make items of its lines."""
+        """Read and parse lines after a cursor, or take the result of another dataset from the read cache."""
         read_cache = self._read_cache
         if (
             read_cache
-            and (kept := read_cache.find(asked := of_read(cursor, budget), budget))
-            and kept.cursor is not None
+            and (cached := read_cache.find(key := of_read(cursor, budget), budget))
+            and cached.cursor is not None
         ):
-            read = ShardRead(msgspec.structs.replace(kept.cursor, id=cursor.id), kept.lines, kept.more)
-            return read, items_for(kept.items, cursor.id, since)
+            read = ShardRead(msgspec.structs.replace(cached.cursor, id=cursor.id), cached.lines, cached.more)
+            return read, items_for(cached.items, cursor.id, since)
         result = self._reader.read(cursor, budget)
         if not isinstance(result, ShardRead):
             return result, []
         items = self._items(result.lines, cursor.id, since)
         if read_cache:
-            read_cache.keep(asked, CachedLines(result.lines, items, result.cursor, more=result.more))
+            read_cache.keep(key, CachedLines(result.lines, items, result.cursor, more=result.more))
         return result, items
 
     async def _new_work(self, results: Sequence[_Result]) -> Work:
@@ -351,7 +348,7 @@ class ShardInbox:
                 self._unreadable(result)
             else:
                 if not result.more:
-                    self._leave(one.cursor.path, result.cursor.stat)
+                    self._finish(one.cursor.path, result.cursor.stat)
                 if result.cursor != one.known:
                     cursors.append(result.cursor)
                 if one.known is not None and one.known.path != one.cursor.path:
@@ -363,11 +360,11 @@ class ShardInbox:
         parsed = (parse(line, shard_id, since, self._max_line) for line in lines)
         return [item for item in parsed if item is not None]
 
-    def _leave(self, path: str, stat: tuple[int, int, int, int, int]) -> None:
-        """Take a shard out of the inbox; if its state is settled, until that changes."""
-        found = self._fresh.pop(path, None)
-        self._said.pop(path, None)
-        if stat[4]:  # else it may change once more without a trace
+    def _finish(self, path: str, stat: tuple[int, int, int, int, int]) -> None:
+        """Remove a shard from the inbox; a settled one until its state changes."""
+        found = self._changed.pop(path, None)
+        self._reported.pop(path, None)
+        if stat[4]:  # else it may still change unnoticed
             self._settled.add(mark(path, stat))
         elif found is not None:
             self._unsettled.add(mark(path, found.stat))
@@ -378,16 +375,16 @@ class ShardInbox:
         self.look([cursor.path])
 
     def _unreadable(self, result: Unreadable) -> None:
-        self._fresh.pop(result.path, None)
-        if result.gone or self._said.get(result.path) == result.cause:
+        self._changed.pop(result.path, None)
+        if result.gone or self._reported.get(result.path) == result.cause:
             return
-        if len(self._said) < _REMEMBERED:
-            self._said[result.path] = result.cause
+        if len(self._reported) < _MAX_REPORTED:
+            self._reported[result.path] = result.cause
         self._emit(ShardUnreadable(result.path, result.cause))
 
 
 def rest_of(span: Span, lines: Sequence[Line]) -> list[Span]:
-    """Return what of a span was not read for lack of budget."""
+    """Return the part of a span that exceeded the budget."""
     if len(lines) == span.lines:
         return []
     start, line = (lines[-1].stop, lines[-1].number + 1) if lines else (span.start, span.line)

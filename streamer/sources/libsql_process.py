@@ -1,9 +1,9 @@
-"""Asks a remote trace database through a process of its own, with or without blocking.
+"""Query a remote trace database through a child process, blocking or not.
 
 Invariants
-- The token goes to the process through a pipe: it stands in no command line.
-- A statement ends within its time: with an answer, or with the process.
-- After a failure or a cancellation there is no process; the next statement starts one.
+- The token reaches the process through a pipe, never on its command line.
+- A statement ends within its timeout: with an answer, or with the end of the process.
+- A failure or a cancellation ends the process; the next statement starts a new one.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from streamer.sources.trace_database import TooSlowError
 from streamer.sources.wire import HEAD, Answer, Greeting, Query, frame
 
 _CHUNK = 1 << 18
-_WHOLE = 1 << 31
-"""libsql passes whole numbers beyond 32 bits as floats, which are not exact. SQLite reads a text as the number that
-it is wherever it is compared with a column of numbers."""
+_MAX_INT = 1 << 31
+"""libsql passes integers beyond 32 bits as floats, which are not exact. Sent as text they are exact: SQLite converts a
+text to a number when it compares it with a numeric column."""
 
 
 class LibsqlProcess:
-    """One process, started when it is needed.
+    """One process, started on demand.
 
     Args:
-        server: whom to ask.
-        seconds: how long one statement may take.
-        op: what is being done, for errors.
-        is_installed: says whether a module can be imported.
+        server: The server to query.
+        seconds: Timeout of one statement, in seconds.
+        op: The operation to name in errors.
+        is_installed: Returns a true value if a module can be imported.
     """
 
     def __init__(
@@ -53,34 +53,34 @@ class LibsqlProcess:
         self._received = bytearray()
 
     async def ask(self, sql: str, values: Sequence[Any] = ()) -> Answer:
-        """Return the answer to one statement, and let others run until it is there.
+        """Return the answer to one statement, without blocking the event loop.
 
         Raises:
-            UnavailableError: there is none; TooSlowError if it takes too long.
-            MissingExtraError: the extra `turso` is not installed.
+            UnavailableError: There is no answer; TooSlowError if it takes too long.
+            MissingExtraError: The extra `turso` is not installed.
         """
         try:
-            process = self._send(Query(sql, _carried(values)))
+            process = self._send(Query(sql, _encoded(values)))
             while (answer := self._receive(process)) is None:
                 await anyio.wait_readable(_out(process))
         except BaseException:
-            self.close()  # an answer that nobody waits for any more would be taken for the next one
+            self.close()  # a late answer would be taken for that of the next statement
             raise
         return answer
 
     def ask_now(self, sql: str, values: Sequence[Any], characters: int | None) -> Answer:
-        """Return the answer to one statement, for a command that has nothing else to do meanwhile.
+        """Return the answer to one statement, blocking.
 
         Args:
-            sql: a SELECT.
-            values: its parameters.
-            characters: the rows may be broken off after so many.
+            sql: A SELECT.
+            values: Its parameters.
+            characters: Size after which the server may cut off the rows.
 
         Raises:
             As :meth:`ask`.
         """
         try:
-            process = self._send(Query(sql, _carried(values), characters))
+            process = self._send(Query(sql, _encoded(values), characters))
             while (answer := self._receive(process)) is None:
                 select.select([_out(process)], [], [])
         except BaseException:
@@ -89,7 +89,7 @@ class LibsqlProcess:
         return answer
 
     def close(self) -> None:
-        """End the process, whatever it is doing."""
+        """Kill the process."""
         process, self._process = self._process, None
         self._received.clear()
         if process is None:
@@ -98,7 +98,7 @@ class LibsqlProcess:
         process.wait()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
-                with suppress(OSError):  # what was not sent any more
+                with suppress(OSError):  # unsent data
                     pipe.close()
 
     def _send(self, ask: Query) -> subprocess.Popen[bytes]:
@@ -114,13 +114,13 @@ class LibsqlProcess:
                 "libsql is not installed",
                 "install the extra `turso` (in a checkout: pip install '.[turso]')",
             )
-        # -P: no module of the working directory is taken for libsql. A session of its own: Ctrl-C is for us.
+        # -P: no module of the working directory is imported as libsql. Own session: Ctrl-C reaches only the daemon.
         command = [sys.executable, "-P", "-m", "streamer.sources.libsql_worker"]
         self._process = subprocess.Popen(  # noqa: S603 - our own module
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # libsql writes there what it panics with
+            stderr=subprocess.DEVNULL,  # libsql prints its panics there
             bufsize=0,
             start_new_session=True,
         )
@@ -140,7 +140,7 @@ class LibsqlProcess:
             raise self._died(process) from error
 
     def _receive(self, process: subprocess.Popen[bytes]) -> Answer | None:
-        """Return the answer if all of it is there."""
+        """Return the answer if it is complete."""
         with suppress(BlockingIOError):
             while data := os.read(_out(process), _CHUNK):
                 self._received += data
@@ -166,5 +166,5 @@ def _out(process: subprocess.Popen[bytes]) -> int:
     return process.stdout.fileno()
 
 
-def _carried(values: Sequence[Any]) -> list[Any]:
-    return [str(value) if isinstance(value, int) and abs(value) >= _WHOLE else value for value in values]
+def _encoded(values: Sequence[Any]) -> list[Any]:
+    return [str(value) if isinstance(value, int) and abs(value) >= _MAX_INT else value for value in values]

@@ -1,7 +1,8 @@
-"""The process that asks a remote trace database: ``python -m streamer.sources.libsql_worker``.
+"""The process that queries a remote trace database: ``python -m streamer.sources.libsql_worker``.
 
-libsql holds Python's global lock for as long as the network takes. In a thread of the daemon it would stop all other
-threads with it, signals included, and for ever if the server goes silent. Here it stops nothing, and can be killed.
+libsql holds Python's global lock while it waits for the network. In a thread of the daemon it would block all other
+threads, signals included, and forever if the server falls silent. A process of its own blocks nothing, and can be
+killed.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from typing import IO, Any, TypeVar
 import libsql
 import msgspec
 
-from streamer.sources.wire import HEAD, Answer, Greeting, Query, frame, is_refusal
+from streamer.sources.wire import HEAD, Answer, Greeting, Query, frame, is_rejection
 
-_FRESH = 5.0
-"""Seconds for which a connection is used again: a server forgets its side of it after 10 s."""
+_REUSE_SECONDS = 5.0
+"""Seconds for which a connection is reused: the server drops it after 10 s."""
 
-_AT_ONCE = 16
-"""Rows between two looks at their size."""
+_FETCHED = 16
+"""Rows between two checks of their size."""
 
 _T = TypeVar("_T")
 
 
 class _Connection:
-    """One connection at a time; a statement that fails on an old one is asked once more, on a new one."""
+    """Holds one connection; a statement that fails on an old one is retried once on a new one."""
 
     def __init__(self, greeting: Greeting) -> None:
         self._greeting = greeting
@@ -34,9 +35,9 @@ class _Connection:
         self._used = 0.0
 
     def ask(self, ask: Query) -> Answer:
-        is_old = self._db is not None and time.monotonic() - self._used < _FRESH
+        is_old = self._db is not None and time.monotonic() - self._used < _REUSE_SECONDS
         answer = self._try(ask) if is_old else None
-        if answer is None or (answer.error and not is_refusal(answer.error)):
+        if answer is None or (answer.error and not is_rejection(answer.error)):
             self._db = None
             answer = self._try(ask)
         self._used = time.monotonic()
@@ -47,19 +48,19 @@ class _Connection:
             if self._db is None:
                 greeting = self._greeting
                 self._db = libsql.connect(greeting.url, isolation_level=None, auth_token=greeting.token)
-            return _rows(self._db.execute(ask.sql, tuple(ask.values)), ask.characters)
-        except BaseException as error:  # noqa: BLE001 - what panics in libsql is no Exception
+            return _answer(self._db.execute(ask.sql, tuple(ask.values)), ask.characters)
+        except BaseException as error:  # noqa: BLE001 - a panic of libsql is no Exception
             self._db = None
             return Answer(error=str(error) or type(error).__name__)
 
 
-def _rows(cursor: Any, characters: int | None) -> Answer:
+def _answer(cursor: Any, characters: int | None) -> Answer:
     if characters is None:
         return Answer([list(row) for row in cursor.fetchall()])
     rows: list[list[Any]] = []
     held = 0
     while held <= characters:
-        some = cursor.fetchmany(_AT_ONCE)
+        some = cursor.fetchmany(_FETCHED)
         if not some:
             return Answer(rows)
         rows += map(list, some)
@@ -68,7 +69,7 @@ def _rows(cursor: Any, characters: int | None) -> Answer:
 
 
 def _read(source: IO[bytes], kind: type[_T]) -> _T | None:
-    """Return the next message; None when whoever asks is gone."""
+    """Return the next message; None if the daemon has ended."""
     head = source.read(HEAD)
     data = source.read(int.from_bytes(head, "big"))
     return msgspec.msgpack.decode(data, type=kind) if data else None
@@ -76,13 +77,13 @@ def _read(source: IO[bytes], kind: type[_T]) -> _T | None:
 
 def _main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the daemon decides when to end, and its end ends us
+        signal.signal(number, signal.SIG_IGN)  # the daemon decides when to stop, and its end ends this process
     greeting = _read(sys.stdin.buffer, Greeting)
     if greeting is None:
         return
     connection = _Connection(greeting)
     while (ask := _read(sys.stdin.buffer, Query)) is not None:
-        # Not caught: nothing of Python's runs while libsql waits for the network.
+        # SIGALRM is not caught: no Python code runs while libsql waits for the network.
         signal.setitimer(signal.ITIMER_REAL, greeting.seconds)
         answer = connection.ask(ask)
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -2,8 +2,8 @@
 
 Invariants
 - Each read is short, and no lock outlives it: the producer can commit whenever we are not reading.
-- Nothing is read while ``PRAGMA data_version`` says that the file is as it was.
-- A file that takes the place of another one is noticed, and so is one that goes away.
+- Nothing is read while ``PRAGMA data_version`` reports no change.
+- A replaced or deleted file is noticed.
 """
 
 from __future__ import annotations
@@ -18,35 +18,36 @@ import aiosqlite
 
 from streamer.base.errors import UnavailableError
 from streamer.base.files import Clock
-from streamer.sources.sqlite_errors import is_busy, primary_code
+from streamer.config.database_url import local_path
+from streamer.sources.database_file import file_id, file_times, is_busy, open_trace_database, primary_code
 from streamer.sources.trace_database import Opened, StatementError, TooSlowError
-from streamer.sources.trace_db import file_id, file_times, local_path, open_trace_database
 
 _LONGEST_READ = 0.1
-"""Seconds after which a read is broken off: it would hold up the producer."""
+"""Timeout of one read in seconds: a longer one would delay the producer."""
 
 _STEPS = 10_000
-"""Steps of SQLite's machine between two looks at the clock: well under a millisecond."""
+"""SQLite instructions between two checks of the clock: well under a millisecond."""
 
 _QUIET_POLLS = 50
+"""Polls without a new row after which pauses become longer, by the factor ``_SLOWER``."""
+
 _SLOWER = 5
-"""After so many polls that brought nothing, pauses are so many times as long."""
 
 _SWEEP_PAUSE = 0.5
 _TRUST = 1.0
-"""Seconds for which unchanged file times are believed; then SQLite itself is asked again."""
+"""Seconds for which unchanged file times are trusted; then SQLite itself is asked."""
 
 
 class LocalDatabase:
-    """One file, which may come, go and be replaced.
+    """One file, which may appear, disappear and be replaced.
 
     Args:
-        database: a path or a URL of a file; sqld's file appears with its directory.
-        clock: what time it is.
+        database: A path or a URL of a file; sqld's file appears with its directory.
+        clock: The current time.
     """
 
     sweep_pause = _SWEEP_PAUSE
-    patience: float | None = None
+    poll_timeout: float | None = None
     keeps_positions = False
 
     def __init__(self, database: str, clock: Clock) -> None:
@@ -68,19 +69,19 @@ class LocalDatabase:
 
     @property
     def is_open(self) -> bool:
-        """Whether it can be asked."""
+        """Whether it can be read."""
         return self._db is not None
 
     async def open(self, prepare: Callable[[], Awaitable[None]]) -> Opened:
-        """Open the file that is there now, unless it is open.
+        """Open the present file unless it is open.
 
         Raises:
-            UnavailableError: there is none, or it cannot be opened.
+            UnavailableError: There is none, or it cannot be opened.
         """
         there = file_id(self.path)
         if there is not None and there == self._file:
-            return Opened.AS_BEFORE
-        is_another = None not in (there, self._opened) and there != self._opened
+            return Opened.UNCHANGED
+        is_replaced = None not in (there, self._opened) and there != self._opened
         await self.close()
         if there is None:
             raise UnavailableError(
@@ -96,10 +97,10 @@ class LocalDatabase:
             raise self._unavailable(error) from error
         await prepare()
         self._file = self._opened = there
-        return Opened.ANOTHER if is_another else Opened.ANEW
+        return Opened.REPLACED if is_replaced else Opened.REOPENED
 
     def is_at_rest(self, *, caught_up: bool, sweeping: bool) -> bool:
-        """Say whether nothing is to be done and the files are as they were, at the cost of a few stats."""
+        """Return whether no work is pending and the file times are unchanged, which costs a few stats."""
         now = self._clock.monotonic()
         times = file_times(self.path)
         rested = caught_up and not sweeping and times == self._times and now < self._ask_again
@@ -108,31 +109,31 @@ class LocalDatabase:
         return rested
 
     async def version(self) -> int:
-        """Return SQLite's own number, which changes when someone else has written.
+        """Return SQLite's data version, which changes when another connection has written.
 
         Raises:
-            UnavailableError: as :meth:`fetch`.
+            UnavailableError: As :meth:`fetch`.
         """
         rows = await self.fetch("PRAGMA data_version")
         return int(rows[0][0])
 
     async def fetch(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        """Return all rows of a statement that reads.
+        """Return all rows of a SELECT.
 
         Raises:
-            UnavailableError: the file is busy or damaged; TooSlowError if it took too long.
+            UnavailableError: The file is busy or damaged; TooSlowError if it took too long.
         """
         try:
             return await self._execute(sql, values)
         except sqlite3.Error as error:
             raise self._unavailable(error) from error
 
-    async def try_out(self, sql: str, values: Sequence[Any]) -> None:
-        """See whether SQLite can evaluate a SELECT.
+    async def validate(self, sql: str, values: Sequence[Any]) -> None:
+        """Validate a SELECT without reading its rows.
 
         Raises:
-            StatementError: it cannot.
-            UnavailableError: it cannot be asked now.
+            StatementError: SQLite rejects it.
+            UnavailableError: The file cannot be read now.
         """
         try:
             await self._execute(f"EXPLAIN {sql}", values)
@@ -166,30 +167,30 @@ class LocalDatabase:
         return UnavailableError(op, place, str(error), hint)
 
     def column(self, expression: str) -> str:
-        """Return the column as it is."""
+        """Return the column unchanged."""
         return expression
 
     def value(self, value: Any) -> Any:
-        """Return the value as it is."""
+        """Return the value unchanged."""
         return value
 
-    def pause(self, interval: float, *, news: bool) -> float:
-        """Return the seconds until the next poll: a file that is at rest is looked at less often.
+    def pause(self, interval: float, *, found_new: bool) -> float:
+        """Return the seconds until the next poll: a quiet file is polled less often.
 
-        Where changes are notified the next one is polled at once, however long the pause.
+        A notified change ends the pause early.
         """
-        self._quiet = 0 if news else self._quiet + 1
+        self._quiet = 0 if found_new else self._quiet + 1
         return interval if self._quiet < _QUIET_POLLS else interval * _SLOWER
 
     def pause_after_failure(self, pause: float) -> float:
-        """Return the pause that all troubles have."""
+        """Return the usual backoff."""
         return pause
 
     def hurry(self) -> None:
-        """Do nothing: it is never slow."""
+        """Do nothing: polls of a file are always frequent."""
 
-    def forget(self) -> None:
-        """Have the next poll open it again."""
+    def invalidate(self) -> None:
+        """Make the next poll reopen it."""
         self._file = None
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What stands where a daemon has no outcomes, no rollouts, or nobody to deliver to: it never has anything to do."""
+"""Null objects for a daemon without outcomes, rollouts or an uplink: they never have work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streamer.sources.reader import Budget
 
 
 class NoOutcomes:
-    """Outcomes of a writer: its records have met theirs at the collectors. ``path`` is where they come from."""
+    """Outcomes of a writer: collectors have joined its records already. ``path`` names their origin."""
 
     is_waiting = False
     caught_up = True
@@ -26,7 +26,7 @@ class NoOutcomes:
         self.set_where(where)
 
     def set_where(self, where: str, _turns: TurnRules | None = None, keys: Sequence[str] = ()) -> None:
-        """Take note of a condition that nobody is asked."""
+        """Set the name of the condition, which is never evaluated."""
         self.rule = rule_name(where, keys)
 
     async def poll(self) -> Sequence[Outcome]:
@@ -34,21 +34,21 @@ class NoOutcomes:
         return ()
 
     def pause(self, _interval: float) -> float:
-        """Return when to poll next: never."""
+        """Return infinity: never poll."""
         return float("inf")
 
     def pause_after_failure(self, pause: float) -> float:
-        """Return when to poll next after a failure, of which there are none."""
+        """Return ``pause``; polls never fail."""
         return pause
 
     def hurry(self) -> None:
-        """Do nothing: there is nothing to hurry to."""
+        """Do nothing."""
 
     async def check(self, _where: str, _turns: TurnRules | None = None) -> None:
-        """Let any condition pass."""
+        """Accept any condition."""
 
     async def close(self) -> None:
-        """Let go of nothing."""
+        """Do nothing."""
 
 
 class NoRollouts:
@@ -59,42 +59,42 @@ class NoRollouts:
     is_open = True
 
     def configure(self, rule: str, join: JoinRule) -> None:
-        """Look for nothing."""
+        """Do nothing."""
 
     def look(self, outcomes: Iterable[Outcome]) -> None:
-        """Look at nothing."""
+        """Ignore the outcomes."""
 
     def wait_no_longer(self) -> None:
-        """Wait for nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Let go of nothing."""
+        """Do nothing."""
 
     async def due(self, _spans: Sequence[tuple[Span, Cursor]], _budget: Budget) -> Work | None:
-        """Return no line."""
+        """Return None: there are no lines."""
         return None
 
     async def new(self, _budget: Budget) -> Work | None:
-        """Return no line."""
+        """Return None: there are no lines."""
         return None
 
 
 class NoUplink:
-    """The sink of a dataset that goes nowhere from here."""
+    """The uplink of a dataset that is not delivered to a fleet."""
 
     error: UnavailableError | None = None
     is_at_rest = True
 
     async def undelivered(self) -> int | None:
-        """Return how many records were not delivered: there is nobody to deliver them to."""
+        """Return None: the daemon delivers no records."""
         return None
 
     async def keep_from(self) -> int | None:
-        """Return the place from which on the dataset has to be kept: none."""
+        """Return None: delivery needs no part of the dataset."""
         return None
 
     def committed(self, length: int) -> None:
-        """Take note of nothing."""
+        """Ignore the new length of the dataset."""
 
     async def run(self) -> None:
-        """Deliver nothing."""
+        """Return at once."""

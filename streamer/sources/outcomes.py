@@ -1,14 +1,14 @@
-"""Poll ``outcome_rewards``: new rows at once, every row again in slow sweeps, as rows are corrected.
+"""Poll ``outcome_rewards``: new rows at once, and every row again in slow sweeps, as rows may be corrected.
 
-Event rewards are read with them, where they are asked for: those of the sessions of a page, right after it, so that
-whatever the producer wrote before an outcome is seen with it. What comes later is found by the sweeps.
+If event rewards are configured, the poller reads those of a page's sessions right after the page, so that it sees
+all that the producer wrote before an outcome. The sweeps find later ones.
 
 Invariants
 - Each read is one page, fetched whole, and no lock outlives it.
-- Nothing is read while the database says that it is as it was.
-- No position in a file outlives the connection: after a reopen (restart, replaced file, error) every row is read
-  again, and the ledger says which are new. A position on a server outlives errors, but only while the row it
-  stands on is the one that was read. Either way it moves by rows that were returned, and can never pass one.
+- Nothing is read while the database reports no change.
+- A position in a file ends with its connection: after a reopen (restart, replaced file, error) every row is read
+  again, and the ledger knows which are new. A position on a server outlives errors, but only while its row is the
+  one that was read. Either way it advances by rows that were returned, and never skips one.
 """
 
 from __future__ import annotations
@@ -38,22 +38,21 @@ from streamer.sources.remote_database import RemoteDatabase
 from streamer.sources.trace_database import Opened, StatementError, TooSlowError, TraceDatabase
 
 PAGE = 500
-"""Rows in one read, at most: a condition that is slow to evaluate makes it fewer."""
+"""Maximum number of rows in one read; a slow condition reduces it."""
 
 _PAGE_WITH_REWARDS = 100
-"""The same where the event rewards of their sessions are read with them."""
+"""The same maximum if the event rewards of their sessions are read with them."""
 
 _OPTIONAL = ("achievements_count", "total_steps", "created_at")
 _NOT_CODE = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
-"""What may hold any character: texts, quoted names, comments."""
+"""SQL that may hold any character: strings, quoted names, comments."""
 
-
-_LONGEST_METADATA = 1 << 16
-"""Characters of ``reward_metadata`` up to which it is read: the task app writes some hundred."""
+_MAX_METADATA = 1 << 16
+"""Maximum length of ``reward_metadata`` in characters; the task app writes some hundred."""
 
 
 def rule_name(where: str, keys: Sequence[str] = ()) -> str:
-    """Return the name under which the ledger remembers a condition, and which keys of the metadata it has seen."""
+    """Return the ledger's name for a condition and the metadata keys that are read with it."""
     return blake3("\0".join([where.strip(), *keys]).encode()).hexdigest(8)
 
 
@@ -66,12 +65,12 @@ CREATE TABLE session_traces (session_id, created_at, num_timesteps, num_events, 
 
 
 def check_condition(where: str) -> None:
-    """Find what is wrong with a condition without a trace database, as far as that can be said.
+    """Validate a condition as far as possible without a trace database.
 
     Raises:
-        ConfigError: it is no SQL condition. Names that the producer's tables do not have are let pass.
+        ConfigError: It is no SQL condition. Columns that are missing in the producer's tables are accepted.
     """
-    _refuse_several_statements(where)
+    _reject_several_statements(where)
     with closing(sqlite3.connect(":memory:")) as db:
         db.executescript(_PRODUCER_SCHEMA)
         try:
@@ -84,15 +83,15 @@ def check_condition(where: str) -> None:
 
 
 class OutcomePoller:
-    """Reads the rows of one trace database, page by page, for as long as the daemon lives.
+    """Reads the rows of one trace database, page by page.
 
     Args:
-        database: a path or a URL.
-        where: the condition that is asked of each row.
-        clock: what time it is.
-        token: what a server is to be shown.
-        turns: which event rewards are read with the rows of sessions that qualify; None reads none.
-        random: returns a number from 0 to 1, for the pauses after failures of a server.
+        database: A path or a URL.
+        where: The condition to evaluate for each row.
+        clock: The current time.
+        token: The token to show to a server.
+        turns: The event rewards to read with rows that qualify; None reads none.
+        random: Returns a number from 0 to 1, for the pauses after failures of a server.
     """
 
     def __init__(
@@ -108,43 +107,43 @@ class OutcomePoller:
         server = server_of(database, token)
         self._db: TraceDatabase = RemoteDatabase(server, clock, random) if server else LocalDatabase(database, clock)
         self._clock = clock
-        self._going_on: asyncio.Task[Sequence[Outcome]] | None = None
-        self._news = False
+        self._background_poll: asyncio.Task[Sequence[Outcome]] | None = None
+        self._found_new = False
         self.replaced = False
         self.set_where(where, turns)
 
     @property
     def path(self) -> Path | Server:
-        """Where the database is: its file (sqld's appears with its directory), or its server."""
+        """The database's file (sqld's appears with its directory), or its server."""
         return self._db.path
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the last poll goes on in the background, as a server has not answered yet."""
-        return self._going_on is not None
+        """Whether the last poll still runs in the background, waiting for a server."""
+        return self._background_poll is not None
 
     def set_where(self, where: str, turns: TurnRules | None = None, keys: Sequence[str] = ()) -> None:
-        """Ask another condition of the rows, and for other event rewards; every row is read again under it.
+        """Set the condition and the event rewards; every row is read again under them.
 
         Args:
-            where: the condition.
-            turns: which event rewards are read.
-            keys: what is wanted of the rows' ``reward_metadata``.
+            where: The condition.
+            turns: The event rewards to read.
+            keys: The keys of ``reward_metadata`` to read.
         """
-        self._break_off()
+        self._cancel_poll()
         self.where = where
         self.rule = rule_name(where, keys)
         self._keys = keys
         self._events = self._event_rewards(turns)
-        self._most_rows = self._page_rows = _PAGE_WITH_REWARDS if self._events else PAGE
+        self._max_rows = self._page_rows = _PAGE_WITH_REWARDS if self._events else PAGE
         self.rewards: Sequence[SessionRewards] = ()
-        # The next poll opens the database again, and prepares for the condition.
-        self._db.forget()
-        self._start_over()
+        # The next poll reopens the database, and prepares the statement for the condition.
+        self._db.invalidate()
+        self._reset()
 
-    def _start_over(self) -> None:
+    def _reset(self) -> None:
         self._version: int | None = None
-        self._last = 0
+        self._last_id = 0
         self._last_row: Outcome | None = None
         self._sweep_at: int | None = None
         self._swept_version: int | None = None
@@ -152,34 +151,34 @@ class OutcomePoller:
         self.caught_up = False
 
     async def poll(self) -> Sequence[Outcome]:
-        """Return one page of rows that may be new or changed; empty when there is nothing to see.
+        """Return one page of rows that may be new or changed; empty if there are none.
 
-        ``rewards`` are afterwards the event rewards of those of their sessions that qualify, where they are asked for.
-        ``caught_up`` says afterwards whether every row that is there now has been returned once. A poll of a server
-        that is slow to answer returns nothing, and goes on: ``is_waiting``, and a later poll has its rows.
+        Afterwards ``rewards`` holds the event rewards of those sessions of the page that qualify, if they are
+        configured, and ``caught_up`` says whether each present row has been returned once. If a server is slow to
+        answer, the poll returns nothing and continues in the background (``is_waiting``): a later one has its rows.
 
         Raises:
-            UnavailableError: the database is not there, is busy, or is damaged; poll again later.
-            ConfigError: the condition cannot be evaluated on this database.
+            UnavailableError: The database is missing, busy or damaged; poll again later.
+            ConfigError: The condition cannot be evaluated on this database.
         """
-        if self._db.patience is None:
+        if self._db.poll_timeout is None:
             return await self._poll()
-        if self._going_on is None:
-            self._going_on = asyncio.ensure_future(self._poll())
-        await asyncio.wait([self._going_on], timeout=self._db.patience)
-        if not self._going_on.done():
+        if self._background_poll is None:
+            self._background_poll = asyncio.ensure_future(self._poll())
+        await asyncio.wait([self._background_poll], timeout=self._db.poll_timeout)
+        if not self._background_poll.done():
             return ()
-        done, self._going_on = self._going_on, None
+        done, self._background_poll = self._background_poll, None
         return done.result()
 
     async def _poll(self) -> Sequence[Outcome]:
-        self._news = False
+        self._found_new = False
         self.rewards = ()
         try:
             opened = await self._db.open(self._prepare)
-            if opened is not Opened.AS_BEFORE:
-                self._start_over()
-                self.replaced |= opened is Opened.ANOTHER
+            if opened is not Opened.UNCHANGED:
+                self._reset()
+                self.replaced |= opened is Opened.REPLACED
             if self._db.is_at_rest(caught_up=self.caught_up, sweeping=self.sweeping):
                 return ()
             return await self._page()
@@ -189,27 +188,27 @@ class OutcomePoller:
             self.caught_up = False
             if not self._db.keeps_positions:
                 await self._db.close()
-                self._start_over()
+                self._reset()
             raise
 
     def pause(self, interval: float) -> float:
-        """Return the seconds until the next poll, after one that worked; ``interval`` is the shortest of them."""
-        return self._db.pause(interval, news=self._news)
+        """Return the seconds until the next poll after a successful one, at least ``interval``."""
+        return self._db.pause(interval, found_new=self._found_new)
 
     def pause_after_failure(self, pause: float) -> float:
-        """Return the seconds until the next poll, after one that failed; ``pause`` is what others would wait."""
+        """Return the seconds until the next poll after a failed one; ``pause`` is the usual backoff."""
         return self._db.pause_after_failure(pause)
 
     def hurry(self) -> None:
-        """Take note of a sign that there may be new rows."""
+        """Poll soon: there may be new rows."""
         self._db.hurry()
 
     async def check(self, where: str, turns: TurnRules | None = None) -> None:
-        """See that the database that is open, if one is, can evaluate a condition, and has the event rewards.
+        """Validate a condition and the event rewards on the open database, if one is open.
 
         Raises:
-            ConfigError: it cannot, or has none.
-            UnavailableError: the database cannot be asked now.
+            ConfigError: It cannot evaluate the condition, or has no event rewards.
+            UnavailableError: The database cannot be read now.
         """
         if self._db.is_open:
             await self._statement(where)
@@ -218,20 +217,20 @@ class OutcomePoller:
                 await events.prepare()
 
     async def close(self) -> None:
-        """Close the connection; the next poll opens it again and starts over."""
-        going_on = self._break_off()
-        if going_on is not None:
+        """Close the connection; the next poll reopens it and reads every row again."""
+        poll = self._cancel_poll()
+        if poll is not None:
             with suppress(asyncio.CancelledError, StreamerError):
-                await going_on
-        self._start_over()
+                await poll
+        self._reset()
         await self._db.close()
 
-    def _break_off(self) -> asyncio.Task[Sequence[Outcome]] | None:
-        """Cancel the poll that goes on in the background, and return it, if there is one."""
-        going_on, self._going_on = self._going_on, None
-        if going_on is not None and not going_on.cancel():
-            going_on.exception()  # it was over; what it says is of no interest any more
-        return going_on
+    def _cancel_poll(self) -> asyncio.Task[Sequence[Outcome]] | None:
+        """Cancel the poll in the background, if there is one, and return it."""
+        poll, self._background_poll = self._background_poll, None
+        if poll is not None and not poll.cancel():
+            poll.exception()  # it has ended, and its error no longer matters
+        return poll
 
     async def _prepare(self) -> None:
         self._sql = await self._statement(self.where)
@@ -244,12 +243,12 @@ class OutcomePoller:
     async def _page(self) -> Sequence[Outcome]:
         version = await self._db.version()
         if self._swept_version is None:
-            self._swept_version = version  # the first pass reads every row as of now, or later
+            self._swept_version = version  # the first pass reads every row in this version or a later one
             if self._db.keeps_positions:
                 self._next_sweep = self._clock.monotonic() + self._db.sweep_pause
         if version != self._version or not self.caught_up:
             rows, self.caught_up = await self._new_rows()
-            self._news = bool(rows)
+            self._found_new = bool(rows)
             if self.caught_up:
                 self._version = version
             if rows:
@@ -257,34 +256,34 @@ class OutcomePoller:
         return await self._sweep_page()
 
     async def _new_rows(self) -> tuple[list[Outcome], bool]:
-        """Return one page of rows that are new, and whether it was the last one.
+        """Return one page of new rows, and whether it was the last one.
 
-        Where positions outlive failures, the last row that is known is read again with them: if another one has
-        its id, or none, the database is not what it was, and is read from its start.
+        If positions outlive failures, the last known row is read again with them. If it is missing or another row
+        has its id, the database was replaced, and is read from its start.
         """
         known = self._last_row if self._db.keeps_positions else None
         if known is None:
-            rows, is_last = await self._rows_after(self._last)
+            rows, is_last = await self._rows_after(self._last_id)
         else:
             rows, is_last = await self._rows_after(known.id - 1, more=1)
             if not rows or _identity(rows[0]) != _identity(known):
                 self.replaced |= bool(rows) and rows[0].id == known.id
-                self._start_over()
+                self._reset()
                 return [], False
             if rows[0] == known:
                 del rows[0]
         await self._read_rewards(rows)
         if rows:
-            self._last, self._last_row = rows[-1].id, rows[-1]
+            self._last_id, self._last_row = rows[-1].id, rows[-1]
         return rows, is_last
 
     async def _read_rewards(self, rows: Sequence[Outcome]) -> None:
-        """Read the event rewards that go with rows. No position moves before: a failure leaves the rows to be read."""
+        """Read the event rewards of rows, before any position advances: after a failure the rows are read again."""
         if self._events is not None:
             self.rewards = await self._events.of(row.session for row in rows if row.qualifies)
 
     async def _sweep_page(self) -> Sequence[Outcome]:
-        """Read one page of known rows again, if the file changed since they were last read."""
+        """Read one page of known rows again if the database changed since the last sweep."""
         if self._sweep_at is None:
             if self._swept_version == self._version:
                 return ()
@@ -299,16 +298,16 @@ class OutcomePoller:
 
     @property
     def sweeping(self) -> bool:
-        """Say whether known rows are still to be read again."""
+        """Whether a sweep is running or pending."""
         return self._sweep_at is not None or self._swept_version != self._version
 
     async def _rows_after(self, last: int, more: int = 0) -> tuple[list[Outcome], bool]:
-        """Return one page of rows, ``more`` longer than others, and whether it was the last one."""
-        asked = self._page_rows + more
-        rows = await self._db.fetch(self._sql, (last, asked))
-        self._page_rows = min(self._most_rows, 2 * self._page_rows)  # what was slow may have been a busy machine
-        # One row each, even if session_traces holds a session twice.
-        return list({row[0]: self._outcome(row) for row in rows}.values()), len(rows) < asked
+        """Return one page of rows, ``more`` rows longer than usual, and whether it was the last one."""
+        limit = self._page_rows + more
+        rows = await self._db.fetch(self._sql, (last, limit))
+        self._page_rows = min(self._max_rows, 2 * self._page_rows)  # the slow read may have been due to a busy machine
+        # One row per id, even if session_traces has a session twice.
+        return list({row[0]: self._outcome(row) for row in rows}.values()), len(rows) < limit
 
     def _outcome(self, row: Sequence[Any]) -> Outcome:
         number, *values, qualifies = row
@@ -323,11 +322,11 @@ class OutcomePoller:
             created_us=time_us(created_at),
             qualifies=bool(qualifies),
             rule=self.rule,
-            metadata=_picked(metadata, self._keys),
+            metadata=_metadata_keys(metadata, self._keys),
         )
 
     async def _statement(self, where: str) -> str:
-        _refuse_several_statements(where)
+        _reject_several_statements(where)
         columns = await self._columns("outcome_rewards")
         missing = {"session_id", "total_reward"} - columns
         if missing:
@@ -339,15 +338,15 @@ class OutcomePoller:
                 else "no table outcome_rewards yet",
                 "the producer makes it with its first rollout; is tracing on, and is this the right database?",
             )
-        number = "outcome_rewards.rowid"  # which id is another name of, where the producer made the table
+        number = "outcome_rewards.rowid"  # the same as id in tables that the producer made
         names = ["session_id", "total_reward", *(name if name in columns else None for name in _OPTIONAL)]
         read = [self._db.column(f"outcome_rewards.{name}") if name else "NULL" for name in names]
         read.append(self._db.column(_METADATA) if self._keys and "reward_metadata" in columns else "NULL")
         sessions = "LEFT JOIN session_traces USING (session_id)" if await self._columns("session_traces") else ""
         source = f"FROM outcome_rewards {sessions} WHERE {number} > ?"
-        # Where rows are chosen an aggregate is an error; where columns are listed it would fold all rows into one.
+        # In the WHERE clause an aggregate is an error; in the column list it would merge all rows into one.
         try:
-            await self._db.try_out(f"SELECT 1 {source} AND ({where}\n)", (0,))
+            await self._db.validate(f"SELECT 1 {source} AND ({where}\n)", (0,))
         except StatementError as error:
             if sessions or "no such" not in str(error):
                 raise _bad_where(where, error) from error
@@ -363,23 +362,23 @@ class OutcomePoller:
 
 
 _METADATA = (
-    f"CASE WHEN length(outcome_rewards.reward_metadata) <= {_LONGEST_METADATA} THEN outcome_rewards.reward_metadata END"
+    f"CASE WHEN length(outcome_rewards.reward_metadata) <= {_MAX_METADATA} THEN outcome_rewards.reward_metadata END"
 )
 
 
-def _picked(metadata: object, keys: Sequence[str]) -> str:
-    """Return some keys of a JSON object as one, with what is a plain value or a list of them; empty for none."""
+def _metadata_keys(metadata: object, keys: Sequence[str]) -> str:
+    """Return some keys of a JSON object as JSON, if they hold scalars or lists of them; empty if there are none."""
     if not keys or not isinstance(metadata, str | bytes):
         return ""
     try:
         found = msgspec.json.decode(metadata, type=dict[str, Any])
-        picked = {key: found[key] for key in keys if _is_plain(found.get(key))}
-        return msgspec.json.encode(picked).decode() if picked else ""
+        selected = {key: found[key] for key in keys if _is_scalar(found.get(key))}
+        return msgspec.json.encode(selected).decode() if selected else ""
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return ""
 
 
-def _is_plain(value: object) -> bool:
+def _is_scalar(value: object) -> bool:
     several = value if isinstance(value, list) else [value]
     return value is not None and all(isinstance(one, str | int | float) for one in several)
 
@@ -388,11 +387,11 @@ def _identity(row: Outcome) -> tuple[int, str, str]:
     return row.id, row.session, row.created_at
 
 
-def _refuse_several_statements(where: str) -> None:
-    """Refuse a condition that ends the statement it stands in.
+def _reject_several_statements(where: str) -> None:
+    """Reject a condition that ends its statement.
 
     Raises:
-        ConfigError: it does.
+        ConfigError: It does.
     """
     if ";" in _NOT_CODE.sub("", where):
         raise _bad_where(where, "it has a ; and is more than a condition")

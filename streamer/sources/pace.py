@@ -1,4 +1,4 @@
-"""How often a server is asked: at once while rows come, rarely while none do, ever more rarely while it is away."""
+"""Polling intervals of a server: short while rows arrive, longer while none do, with backoff while it is down."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Callable
 from streamer.base.files import Clock
 
 LONGEST_PAUSE = 5.0
-"""Seconds between two polls that bring nothing: twelve requests a minute."""
+"""Maximum seconds between two polls without new rows: twelve requests a minute."""
 
 _SLOWER = 1.5
 _FIRST_RETRY = 0.5
 _LONGEST_RETRY = 30.0
-"""Seconds between two tries while a server is away, however long that is."""
+"""Maximum seconds between two retries while a server is down."""
 
 
 class Pace:
-    """The pauses between requests to one server.
+    """Computes the pauses between requests to one server.
 
     Args:
-        clock: what time it is.
-        random: returns a number from 0 to 1, for pauses that differ: not all readers come back in one moment.
+        clock: The current time.
+        random: Returns a number from 0 to 1, the jitter that keeps readers from returning at the same moment.
     """
 
     def __init__(self, clock: Clock, random: Callable[[], float]) -> None:
@@ -33,7 +33,7 @@ class Pace:
         self._retry_at = float("-inf")
 
     def asked(self) -> None:
-        """Note that a poll begins."""
+        """Record the start of a poll."""
         self._asked = self._clock.monotonic()
 
     @property
@@ -42,27 +42,27 @@ class Pace:
         return self._clock.monotonic() < self._asked + self._shortest
 
     def hurry(self) -> None:
-        """Go on from the shortest pause."""
+        """Restart from the shortest pause."""
         self._pause = 0.0
 
-    def next(self, shortest: float, *, news: bool) -> float:
-        """Return the seconds until the next poll, after one that worked."""
+    def next(self, shortest: float, *, found_new: bool) -> float:
+        """Return the seconds until the next poll after a successful one."""
         self._shortest = shortest
         slower = min(LONGEST_PAUSE, self._pause * _SLOWER)
-        self._pause = shortest if news else max(shortest, slower)
+        self._pause = shortest if found_new else max(shortest, slower)
         return self._pause
 
     def worked(self) -> None:
-        """Note that the server answers."""
+        """Record that the server answered."""
         self._failures = 0
 
     def failed(self) -> None:
-        """Note that it does not: each pause is up to twice as long as the one before."""
+        """Record a failure: each pause is up to twice as long as the one before."""
         longest = min(_LONGEST_RETRY, _FIRST_RETRY * 2.0 ** min(self._failures, 16))
         self._failures += 1
         self._retry_at = self._clock.monotonic() + longest * (1 + self._random()) / 2
 
     @property
     def retry_in(self) -> float:
-        """Seconds until the next try; 0 when it is time."""
+        """Seconds until the next retry; 0 if it may happen now."""
         return max(0.0, self._retry_at - self._clock.monotonic()) if self._failures else 0.0

@@ -1,14 +1,14 @@
-"""Read the finished lines of shards, and know a shard again by the bytes that were read of it.
+"""Read the finished lines of shards, and recognise a shard by the bytes already read.
 
 Invariants
-- A cursor is a saving, never a proof: before bytes after it are read, the bytes before it are compared
+- A cursor is a saving, never a proof: before the reader goes on from it, it compares the bytes before it
   with the cursor's fingerprint. If they differ, the shard was overwritten and is read from its start.
-- A fingerprint is made of the bytes that were taken, not of those that stand there by then; and what was
-  taken while the producer could still be writing is compared with the file once more.
-- A shard is passed over unopened only when its (dev, ino, size, mtime, ctime) are those under which it
-  was read to its end, and its last change lay further back than the clock of the file system is coarse.
+- A fingerprint covers the bytes that were read, not those in the file by then. Bytes that were read while
+  the producer could still be writing are compared with the file once more.
+- A shard is skipped unopened only when its (dev, ino, size, mtime, ctime) are those under which it was read
+  to its end, and its last change is older than the resolution of the file system's clock.
 
-Everything here is plain blocking code: the pipeline calls it in a worker thread.
+All of this is blocking code: the pipeline calls it in a worker thread.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from streamer.sources.shards import Stat, stat_of
 
 _BLOCK = 1 << 20
 _WHOLE = 8 << 20
-"""Shards up to this many bytes are read at once and compared whole, longer ones in evenly spaced windows."""
+"""Shards up to this size in bytes are read and compared whole, longer ones in evenly spaced windows."""
 
 _WINDOWS = 16
 _WINDOW = 64 << 10
-_COVERS = 8
-"""Bytes at the start of a fingerprint that say how many bytes of the shard it is of."""
+_LENGTH_BYTES = 8
+"""Length of the head of a fingerprint, which holds the number of bytes that it covers."""
 
 _COARSE_NS = 1_000_000_000
-"""A change this recent may be followed by another one with the same times."""
+"""A change this recent may be followed by another one with the same file times."""
 
 
 class Budget(msgspec.Struct):
-    """How much one batch may still read: lines, bytes, time. A single line may overdraw it."""
+    """Lines, bytes and time that one batch may still use. A single line may overdraw it."""
 
     lines: int
     size: int
     late: Callable[[], bool] = lambda: False
 
     def spend(self, line: Line) -> bool:
-        """Count a line; say whether the batch is full."""
+        """Charge a line; return whether the batch is full."""
         self.lines -= 1
         if line.data is not None:
             self.size -= len(line.data)
@@ -56,14 +56,14 @@ class Budget(msgspec.Struct):
 
     @property
     def spent(self) -> bool:
-        """Say whether the batch is full."""
+        """Whether the batch is full."""
         return self.lines <= 0 or self.size <= 0 or self.late()
 
 
 class ShardRead(msgspec.Struct, frozen=True):
     """Finished lines of one shard and the cursor after them.
 
-    ``more`` when the budget ended the read, which it never does before the first line.
+    ``more`` says that the budget ended the read, never before the first line.
     """
 
     cursor: Cursor
@@ -72,13 +72,13 @@ class ShardRead(msgspec.Struct, frozen=True):
 
 
 class Overwritten(msgspec.Struct, frozen=True):
-    """The shard at this cursor holds other bytes now than those that were read."""
+    """The shard no longer holds the bytes that were read before this cursor."""
 
     cursor: Cursor
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """The shard cannot be read now; ``gone`` when nothing stands at its path."""
+    """The shard cannot be read now; ``gone`` says that its path does not exist."""
 
     path: str
     cause: str
@@ -86,7 +86,7 @@ class Unreadable(msgspec.Struct, frozen=True):
 
 
 class _Content(msgspec.Struct, frozen=True):
-    """The bytes of an open shard: of a small one as a single call found them, else as they are when asked for."""
+    """The bytes of an open shard: a small one is read in one call, a long one on demand."""
 
     size: int
     read: Callable[[int, int], bytes]
@@ -94,7 +94,7 @@ class _Content(msgspec.Struct, frozen=True):
 
 
 class ShardReader:
-    """Lines of the shards below ``root``; none longer than ``max_line`` bytes is ever taken whole."""
+    """Reads lines of the shards below ``root``; of one longer than ``max_line`` bytes only the head."""
 
     def __init__(self, root: Path, max_line: int, files: Files, clock: Clock, *, follow_symlinks: bool = False) -> None:
         self._root = root
@@ -120,7 +120,7 @@ class ShardReader:
             return _unreadable(cursor.path, error)
 
     def recognises(self, cursor: Cursor, path: str) -> bool:
-        """Say whether the shard at ``path`` begins with the very bytes that ``cursor`` has read."""
+        """Return whether the shard at ``path`` begins with the bytes that ``cursor`` covers."""
         try:
             with self._opened(path) as fd:
                 content = self._content(fd, self._files.fstat(fd).st_size)
@@ -155,16 +155,16 @@ class ShardReader:
         content = self._content(fd, before.st_size)
         if not _is_same(content, state, cursor):
             return Overwritten(cursor)
-        searched = max(cursor.offset, _covers(cursor.fingerprint))
-        lines = self._lines(content, cursor, searched, content.size, budget)
+        search_from = max(cursor.offset, _covered_bytes(cursor.fingerprint))
+        lines = self._lines(content, cursor, search_from, content.size, budget)
         more = bool(lines) and budget.spent
         offset = lines[-1].stop if lines else cursor.offset
         scanned = offset if more else content.size
-        # A tail that is too long to be taken is not searched again, so it has to be known again.
+        # A tail above the maximum length is not search_from again, so the fingerprint must cover it.
         fingerprint = _fingerprint(content, scanned if scanned - offset > self._max_line else offset)
         is_quiet = stat_of(self._files.fstat(fd)) == state and not self._is_recent(before)
         if not (is_quiet or self._is_still_there(fd, cursor, lines)):
-            return ShardRead(cursor, [], more=False)  # being overwritten: its next change brings us back
+            return ShardRead(cursor, [], more=False)  # being overwritten: read again after its next change
         return ShardRead(
             Cursor(
                 path=cursor.path,
@@ -190,10 +190,10 @@ class ShardReader:
         is_quiet = stat_of(self._files.fstat(fd)) == state and not self._is_recent(before)
         if not (is_quiet or self._is_still_there(fd, cursor, lines)):
             return Overwritten(cursor)
-        return lines or Overwritten(cursor)  # no line where there were some: the fingerprint missed it
+        return lines or Overwritten(cursor)  # the lines are gone: the fingerprint missed the change
 
     def _is_still_there(self, fd: int, cursor: Cursor, lines: Sequence[Line]) -> bool:
-        """Compare the cursor and what was read after it with the shard as it is by now."""
+        """Compare the cursor and the lines read after it with the shard once more."""
         state = stat_of(self._files.fstat(fd))
         content = self._content(fd, state[2])
         return _is_same(content, state, cursor) and all(
@@ -203,10 +203,10 @@ class ShardReader:
     def _is_recent(self, state: os.stat_result) -> bool:
         return abs(int(self._clock.now() * 1e9) - max(state.st_mtime_ns, state.st_ctime_ns)) < _COARSE_NS
 
-    def _lines(self, content: _Content, cursor: Cursor, searched: int, end: int, budget: Budget) -> list[Line]:
-        """Return finished lines from the cursor on, before ``end``; bytes before ``searched`` hold no newline."""
+    def _lines(self, content: _Content, cursor: Cursor, search_from: int, end: int, budget: Budget) -> list[Line]:
+        """Return finished lines from the cursor to ``end``; no newline lies between the cursor and ``search_from``."""
         lines: list[Line] = []
-        shard, start, number, position = path_text(cursor.path), cursor.offset, cursor.lines + 1, searched
+        shard, start, number, position = path_text(cursor.path), cursor.offset, cursor.lines + 1, search_from
         while position < end:
             block = content.read(min(content.block, end - position), position)
             if not block:
@@ -218,7 +218,7 @@ class ShardReader:
                     line = Line(shard, number, start, stop, None, content.read(HEAD_BYTES, start))
                 elif start == position + at:
                     line = Line(shard, number, start, stop, block[at:found])
-                else:  # it lies across blocks
+                else:  # it spans several blocks
                     line = Line(shard, number, start, stop, content.read(stop - start - 1, start))
                 lines.append(line)
                 if budget.spend(line):
@@ -229,12 +229,12 @@ class ShardReader:
 
 
 def _is_same(content: _Content, state: Stat, cursor: Cursor) -> bool:
-    """Say whether the shard still begins with the bytes that ``cursor`` has read.
+    """Return whether the shard still begins with the bytes that ``cursor`` covers.
 
-    Windows prove that nothing was put in place of the whole, not that no byte changed. So a long shard is
-    the same only if it did nothing but grow: another file, or one written to without growing, is read again.
+    Windows prove that the file was not replaced, not that no byte changed. So a long shard counts as the same
+    only if it just grew: another file, or one that was written to without growing, is read again.
     """
-    if _covers(cursor.fingerprint) > _WHOLE:
+    if _covered_bytes(cursor.fingerprint) > _WHOLE:
         dev_ino, size, mtime_ns = cursor.stat[:2], cursor.stat[2], cursor.stat[3]
         if state[:2] != dev_ino or (state[2] <= size and state[3] != mtime_ns):
             return False
@@ -242,13 +242,13 @@ def _is_same(content: _Content, state: Stat, cursor: Cursor) -> bool:
 
 
 def _has_fingerprint(content: _Content, fingerprint: bytes) -> bool:
-    covers = _covers(fingerprint)
+    covers = _covered_bytes(fingerprint)
     return not covers or (covers <= content.size and _fingerprint(content, covers) == fingerprint)
 
 
-def _covers(fingerprint: bytes) -> int:
-    """Return how many bytes of the shard a fingerprint is of."""
-    return int.from_bytes(fingerprint[:_COVERS], "big")
+def _covered_bytes(fingerprint: bytes) -> int:
+    """Return the number of bytes of the shard that a fingerprint covers."""
+    return int.from_bytes(fingerprint[:_LENGTH_BYTES], "big")
 
 
 def _fingerprint(content: _Content, length: int) -> bytes:
@@ -258,7 +258,7 @@ def _fingerprint(content: _Content, length: int) -> bytes:
     else:
         for i in range(_WINDOWS):
             digest.update(content.read(_WINDOW, i * (length - _WINDOW) // (_WINDOWS - 1)))
-    return length.to_bytes(_COVERS, "big") + digest.digest(16)
+    return length.to_bytes(_LENGTH_BYTES, "big") + digest.digest(16)
 
 
 def _unreadable(path: str, error: OSError) -> Unreadable:

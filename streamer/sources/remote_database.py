@@ -1,11 +1,11 @@
 """A trace database on a server, read through libsql.
 
 Invariants
-- All that is sent are SELECTs of our own, one for each request. The user's condition stands in parentheses in them,
-  and cannot end the statement.
-- After any failure the connection is given up, and is made anew after a pause that grows. Nobody waits for it: a
-  poll that comes earlier gets the same error at once.
-- The token is in no error, whatever the server or libsql says.
+- All requests are SELECTs of our own, one per request. They contain the user's condition in parentheses, so that it
+  cannot end the statement.
+- After any failure the connection is closed, and reopened with backoff. A poll that comes earlier fails at once with
+  the same error.
+- The token appears in no error, whatever the server or libsql reports.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from streamer.config.database_url import Server
 from streamer.sources.libsql_process import LibsqlProcess
 from streamer.sources.pace import Pace
 from streamer.sources.trace_database import Opened, StatementError
-from streamer.sources.wire import is_refusal
+from streamer.sources.wire import is_rejection
 
 _STATEMENT_SECONDS = 10.0
-"""How long one statement may take."""
+"""Timeout of one statement."""
 
 _OP = "read outcomes"
 _SWEEP_PAUSE = 30.0
-"""Seconds between two pages of known rows: a server is paid for each row it reads."""
+"""Seconds between two pages of known rows: servers charge for each row that they read."""
 
-_PATIENCE = 0.1
-_LONGEST_CAUSE = 300
+_POLL_TIMEOUT = 0.1
+_MAX_CAUSE = 300
 _WRAPPING = re.compile(r"\bHrana: |\b(?:api|http|stream|cursor|json) error: |Error \{ message: |error at step 0: ")
-_CUT = re.compile(
+_CONNECTION_LOST = re.compile(
     r"channel closed|operation was canceled|connection (?:closed|error)|reading a body|reset by peer|broken pipe",
     re.IGNORECASE,
 )
-"""What libsql says of a connection that broke depends on the moment; it is one trouble, and is said once."""
+"""libsql has many messages for a broken connection; all are reported as one failure."""
 
 _QUOTES = re.compile(r"`+")
 
 
 class RemoteDatabase:
-    """One server, asked in short pages, and ever more rarely while it has nothing new.
+    """One server, polled in short pages, and less often while it has nothing new.
 
     Args:
-        server: which one.
-        clock: what time it is.
-        random: returns a number from 0 to 1, for the pauses after failures.
-        seconds: how long one statement may take.
+        server: The server.
+        clock: The current time.
+        random: Returns a number from 0 to 1, for the pauses after failures.
+        seconds: Timeout of one statement, in seconds.
     """
 
     sweep_pause = _SWEEP_PAUSE
-    patience: float | None = _PATIENCE
+    poll_timeout: float | None = _POLL_TIMEOUT
     keeps_positions = True
 
     def __init__(
@@ -64,35 +64,35 @@ class RemoteDatabase:
         self.path = server
         self._process = LibsqlProcess(server, seconds, _OP)
         self._pace = Pace(clock, random)
-        self._one = anyio.Lock()
+        self._lock = anyio.Lock()
         self._prepared = False
         self._failure: UnavailableError | None = None
         self._polls = 0
 
     @property
     def is_open(self) -> bool:
-        """Whether it can be asked."""
+        """Whether the statements are prepared."""
         return self._prepared
 
     async def open(self, prepare: Callable[[], Awaitable[None]]) -> Opened:
-        """Prepare unless that was done since the last failure.
+        """Call ``prepare`` unless that succeeded since the last failure.
 
         Raises:
-            UnavailableError: the server cannot be asked, or it is too early to try again.
+            UnavailableError: The server cannot be reached, or it is too early to retry.
         """
         if self._failure is not None and self._pace.retry_in:
             raise self._failure
         if not self._prepared:
             await prepare()
             self._prepared = True
-        return Opened.AS_BEFORE
+        return Opened.UNCHANGED
 
     def is_at_rest(self, *, caught_up: bool, sweeping: bool) -> bool:  # noqa: ARG002 - a sweep has its own pauses
-        """Say whether all was read a moment ago."""
+        """Return whether all rows were read a moment ago."""
         return caught_up and self._pace.is_too_soon
 
     async def version(self) -> int:
-        """Return another number at each poll: only reading rows tells whether there are new ones."""
+        """Return a new number for each poll: only reading rows shows whether there are new ones."""
         self._pace.asked()
         self._polls += 1
         return self._polls
@@ -101,7 +101,7 @@ class RemoteDatabase:
         """Return all rows of a SELECT.
 
         Raises:
-            UnavailableError: the server cannot be asked now; TooSlowError if it takes too long.
+            UnavailableError: The server cannot be read now; TooSlowError if it takes too long.
         """
         try:
             return await self._ask(sql, values)
@@ -109,17 +109,17 @@ class RemoteDatabase:
             hint = "it is tried again; if a row makes the condition fail, guard it (json_valid(...) AND ...)"
             raise self._failed(UnavailableError(_OP, str(self.path), str(error), hint)) from error
 
-    async def try_out(self, sql: str, values: Sequence[Any]) -> None:
-        """See whether the server can evaluate a SELECT.
+    async def validate(self, sql: str, values: Sequence[Any]) -> None:
+        """Validate a SELECT without reading its rows.
 
         Raises:
-            StatementError: it cannot.
-            UnavailableError: it cannot be asked now.
+            StatementError: The server rejects it.
+            UnavailableError: The server cannot be read now.
         """
         await self._ask(f"EXPLAIN {sql}", values)
 
     async def _ask(self, sql: str, values: Sequence[Any]) -> list[Any]:
-        async with self._one:
+        async with self._lock:
             try:
                 answer = await self._process.ask(sql, values)
             except UnavailableError as error:
@@ -129,7 +129,7 @@ class RemoteDatabase:
             self._failure = None
             return answer.rows
         cause = plain(answer.error, self.path)
-        if is_refusal(answer.error):
+        if is_rejection(answer.error):
             raise StatementError(cause)
         raise self._failed(unavailable(_OP, self.path, cause))
 
@@ -140,50 +140,50 @@ class RemoteDatabase:
         return error
 
     def column(self, expression: str) -> str:
-        """Return the column as libsql can carry it: a text that is no UTF-8 or an infinity would end all answers."""
+        """Return the column as libsql can transfer it: invalid UTF-8 or an infinity would fail the whole answer."""
         return (
             f"CASE typeof({expression}) WHEN 'text' THEN CAST({expression} AS BLOB)"
             f" WHEN 'real' THEN printf('%!.17g', {expression}) ELSE {expression} END"
         )
 
     def value(self, value: Any) -> Any:
-        """Return the text or the number that was carried."""
+        """Return the text or the number that was transferred."""
         if isinstance(value, bytes):
             return value.decode("utf-8", "backslashreplace")
         return float(value) if isinstance(value, str) else value
 
-    def pause(self, interval: float, *, news: bool) -> float:
-        """Return the seconds until the next poll, more and more while nothing comes."""
-        return self._pace.next(interval, news=news)
+    def pause(self, interval: float, *, found_new: bool) -> float:
+        """Return the seconds until the next poll, which grow while there are no new rows."""
+        return self._pace.next(interval, found_new=found_new)
 
     def pause_after_failure(self, pause: float) -> float:
-        """Return the seconds until the server may be asked again."""
+        """Return the seconds until the next retry."""
         return self._pace.retry_in or pause
 
     def hurry(self) -> None:
-        """Ask often again: a shard was written, and its outcome is there by then."""
+        """Poll often again: a shard was written, and its outcome is there by then."""
         self._pace.hurry()
 
-    def forget(self) -> None:
-        """Prepare anew before the next poll."""
+    def invalidate(self) -> None:
+        """Prepare again before the next poll."""
         self._prepared = False
 
     async def close(self) -> None:
-        """End the process that asks."""
+        """Stop the process that queries the server."""
         self._prepared = False
         self._process.close()
 
 
 def plain(error: str, server: Server) -> str:
-    """Return what libsql says, without its wrapping and without the token."""
-    if "error trying to connect" not in error and _CUT.search(error):
+    """Return an error message of libsql without its wrapping and without the token."""
+    if "error trying to connect" not in error and _CONNECTION_LOST.search(error):
         return "the connection was cut"
     text = _QUOTES.sub("", _WRAPPING.sub("", server.token.hidden_in(error)))
-    return printable(text)[:_LONGEST_CAUSE]
+    return printable(text)[:_MAX_CAUSE]
 
 
 def unavailable(op: str, server: Server, cause: str) -> UnavailableError:
-    """Return the error for a server that did not answer, with what helps."""
+    """Return the error for a server that did not answer, with a hint."""
     if "status=401" in cause or "status=403" in cause:
         said = "does not accept the token" if server.token else "wants a token, and none is set"
         hint = "set TURSO_AUTH_TOKEN to a token of this database (turso db tokens create NAME)"

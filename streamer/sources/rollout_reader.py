@@ -1,14 +1,14 @@
-"""Decisions of sessions in the trace database, from where the ledger's cursor stands.
+"""Read decisions of sessions in the trace database, from the ledger's cursor on.
 
 The cursor of a session is that of a shard, with ids of ``messages`` for offsets (``session_path``): ``offset`` is one
-above the last row that was taken, and the fingerprint is that row's. Id 0 stands for prompt and completion of the
-session's metadata.
+above the last row that was read, and the fingerprint is that row's. Id 0 means prompt and completion of the session's
+metadata.
 
-The last decision has no end but the end of the rollout: while its time lies after every outcome of the session, more
-rows may follow. It is left where it is, as a line without its newline.
+The last decision ends only with the rollout: while its time lies after every outcome of the session, more rows may
+follow. So it stays unread, like a line without its newline.
 
-Everything here is plain blocking code: the inbox calls it in a worker thread, and each call opens the database anew,
-so that no connection passes from one thread to another and none outlives a file that was replaced.
+All of this is blocking code: the inbox calls it in a worker thread. Each call reopens the database, so that no
+connection passes from one thread to another, and none outlives a replaced file.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ import msgspec
 from blake3 import blake3
 
 from streamer.base.secret import NO_SECRET, Secret
-from streamer.config.database_url import Server
+from streamer.config.database_url import Server, locate
 from streamer.core.records.layouts import MalformedError
 from streamer.core.records.model import Cursor, SourceRecord, Span
 from streamer.core.records.trace_messages import Decision, from_completion
 from streamer.core.verdicts.join import JoinRule
-from streamer.sources.conversations import Conversations, Pages
+from streamer.sources.conversations import Conversations
+from streamer.sources.database_file import file_times, open_for_batch
+from streamer.sources.pages import FilePages, RemotePages
 from streamer.sources.reader import Budget, Overwritten
-from streamer.sources.remote_pages import RemotePages
-from streamer.sources.trace_db import file_times, locate, open_for_batch
 from streamer.store.ledger.paths import session_at
 
 _BUSY_SECONDS = 0.25
-"""How long one read waits for the producer's commit; then it is tried again later."""
+"""Busy timeout of one read during a commit of the producer; a later read retries."""
 
 FIRST_ROW = 1
-"""Ids of rows begin with it."""
+"""The smallest id of a row."""
 
-_MARK_BYTES = 16
+_FINGERPRINT_BYTES = 16
 _NO_FILE = (-1, -1, 0, 0, 0)
-"""Stands for a file's state: no file has it, so none is taken for a session that was renamed."""
+"""A file state that no file has, so that no shard is taken for a renamed session."""
 
 
 class ToRead(NamedTuple):
-    """A session to read on, and when the newest of its outcomes was created, in microseconds since 1970."""
+    """A session to read, and the creation time of its newest outcome in microseconds since 1970."""
 
     cursor: Cursor
     newest_us: int
 
 
 class SessionRead(NamedTuple):
-    """Decisions of one session and the cursor after them; ``more`` when the budget ended the read."""
+    """Decisions of one session and the cursor after them; ``more`` says that the budget ended the read."""
 
     cursor: Cursor
     decisions: Sequence[Decision] = ()
@@ -64,17 +64,17 @@ class RolloutReader:
     """Reads sessions of one trace database.
 
     Args:
-        database: a path or a URL, as configured.
-        token: what a server is shown.
-        max_characters: longer decisions cannot be taken.
-        pages: makes the reader of the database that is open.
+        database: A path or a URL, as configured.
+        max_characters: Maximum length of a decision.
+        pages: Creates the page reader of an open database.
+        token: The token to show to a server.
     """
 
     def __init__(
         self,
         database: str,
         max_characters: int,
-        pages: Callable[[sqlite3.Connection, Path], Pages] = Pages,
+        pages: Callable[[sqlite3.Connection, Path], FilePages] = FilePages,
         *,
         token: Secret = NO_SECRET,
     ) -> None:
@@ -85,21 +85,21 @@ class RolloutReader:
         self._remote: RemotePages | None = None
 
     def times(self) -> object:
-        """Return what changes when the database does: of a file, its times; a server tells nothing of the kind."""
+        """Return the file times, which change with the database; None for a server."""
         place = self._place()
         return file_times(place) if isinstance(place, Path) else None
 
     def close(self) -> None:
-        """Let go of the server, if the database is on one."""
+        """Close the connection to the server, if there is one."""
         if self._remote is not None:
             self._remote.close()
             self._remote = None
 
     def read(self, todo: Sequence[ToRead], join: JoinRule, budget: Budget) -> list[SessionRead | Overwritten]:
-        """Read sessions on, in order, until the budget is spent; the last ones may be left out.
+        """Read sessions in order until the budget is spent; the last ones may be left out.
 
         Raises:
-            UnavailableError: the database cannot be read now.
+            UnavailableError: The database cannot be read now.
         """
         results: list[SessionRead | Overwritten] = []
         with self._opened() as conversations:
@@ -112,10 +112,10 @@ class RolloutReader:
     def read_spans(
         self, spans: Sequence[tuple[Span, Cursor]], budget: Budget
     ) -> list[tuple[Span, list[Decision] | Overwritten]]:
-        """Read the decisions of spans again, in order, as many as the budget allows.
+        """Read the decisions of spans again, in order, within the budget.
 
         Raises:
-            UnavailableError: the database cannot be read now.
+            UnavailableError: The database cannot be read now.
         """
         results: list[tuple[Span, list[Decision] | Overwritten]] = []
         with self._opened() as conversations:
@@ -126,7 +126,7 @@ class RolloutReader:
         return results
 
     def _place(self) -> Path | Server:
-        return locate(self._database, self._token)  # anew: sqld's file appears with its directory
+        return locate(self._database, self._token)  # each time, as sqld's file appears with its directory
 
     @contextmanager
     def _opened(self) -> Iterator[Conversations]:
@@ -140,7 +140,7 @@ class RolloutReader:
 
 
 class _Session:
-    """One session in a database that is open, as its cursor knows it."""
+    """Reads one session of an open database from its cursor on."""
 
     def __init__(self, conversations: Conversations, cursor: Cursor) -> None:
         self._conversations = conversations
@@ -160,7 +160,7 @@ class _Session:
                 if _spend(budget, held):
                     return self._after(taken, more=True)
             held = decision
-        if held is not None and not _may_go_on(held, newest_us, join):
+        if held is not None and not _may_continue(held, newest_us, join):
             taken.append(held)
             _spend(budget, held)
         return self._after(taken, more=False)
@@ -174,7 +174,7 @@ class _Session:
             if _spend(budget, decision):
                 break
         is_whole = len(found) == span.lines and found[-1].last + 1 == span.stop
-        # Fewer decisions than there were, and not for lack of budget: rows are gone, or belong together now.
+        # Fewer decisions than before, though the budget is left: rows were deleted, or form one decision now.
         return found if is_whole or (found and len(found) < span.lines and budget.spent) else Overwritten(self._cursor)
 
     def _unread(self) -> Iterator[Decision]:
@@ -194,7 +194,7 @@ class _Session:
             yield from self._conversations.decisions(self._id, self._metadata.get("model"), start - 1, **before)
 
     def _completion(self) -> Iterator[Decision]:
-        """Yield what metadata says of a session without messages, if it says anything."""
+        """Yield the completion in the metadata of a session without messages, if there is one."""
         if not (self._metadata.get("prompt") or self._metadata.get("completion")):
             return
         found: SourceRecord | MalformedError
@@ -211,15 +211,15 @@ class _Session:
         return self._known_metadata
 
     def _is_same(self) -> bool:
-        """Say whether the database still holds the last row that was taken: else it is another one."""
+        """Return whether the database still holds the last row that was read; otherwise it was replaced."""
         cursor = self._cursor
-        return not cursor.offset or self._mark(cursor.offset - 1) == cursor.fingerprint
+        return not cursor.offset or self._row_fingerprint(cursor.offset - 1) == cursor.fingerprint
 
-    def _mark(self, last: int) -> bytes | None:
+    def _row_fingerprint(self, last: int) -> bytes | None:
         if last >= FIRST_ROW:
-            return self._conversations.mark(last)
-        told = [self._metadata.get(key) for key in ("prompt", "completion")]
-        return blake3(msgspec.json.encode(told)).digest(_MARK_BYTES)
+            return self._conversations.row_fingerprint(last)
+        values = [self._metadata.get(key) for key in ("prompt", "completion")]
+        return blake3(msgspec.json.encode(values)).digest(_FINGERPRINT_BYTES)
 
     def _after(self, taken: list[Decision], *, more: bool) -> SessionRead:
         if not taken:
@@ -230,7 +230,7 @@ class _Session:
             offset=offset,
             scanned=offset,
             lines=cursor.lines + len(taken),
-            fingerprint=self._mark(offset - 1) or b"",
+            fingerprint=self._row_fingerprint(offset - 1) or b"",
             stat=_NO_FILE,
         )
         return SessionRead(after, taken, more)
@@ -243,10 +243,10 @@ def _spend(budget: Budget, decision: Decision) -> bool:
     return budget.spent
 
 
-def _may_go_on(decision: Decision, newest_us: int, join: JoinRule) -> bool:
-    """Say whether the last decision of a session may belong to a rollout that goes on.
+def _may_continue(decision: Decision, newest_us: int, join: JoinRule) -> bool:
+    """Return whether the last decision of a session may belong to an unfinished rollout.
 
-    Who does not join by time does not trust the times: then a reply is the end.
+    Join rules other than as-of do not rely on times: for them, a reply ends the rollout.
     """
     if decision.time_us is None or decision.time_us <= newest_us:
         return False

@@ -1,12 +1,12 @@
-"""Which rollouts are to be read from the trace database, and their decisions, batch by batch.
+"""Select rollouts in the trace database, and read their decisions batch by batch.
 
 Invariants
-- A session is looked at when one of its outcome rows is new or changed, and in sweeps over all outcomes that the
-  ledger holds: at the start, when too many were new at once to be held, and slowly after each change of the database.
-  What is held in memory is a saving, the sweep is the truth.
-- Where a session was read to is in the ledger, committed with the verdicts of what was read.
-- With ``both``, a session of which the ledger has a line of a shard is not read. How long a shard is waited for decides
-  where a record is read, never whether: the same record has the same key.
+- A session is checked when one of its outcome rows is new or changed, and in sweeps over all outcomes of the ledger:
+  at the start, after too many new ones to hold in memory, and slowly after each change of the database. The sessions
+  held in memory are a saving, the sweep is the truth.
+- The cursor of a session is in the ledger, committed with the verdicts of its decisions.
+- With ``both``, a session is not read if the ledger has a line of its shard. The time to wait for a shard decides where
+  a record is read, never whether: the same record has the same key.
 """
 
 from __future__ import annotations
@@ -32,90 +32,90 @@ from streamer.store.ledger.ledger import Ledger
 from streamer.store.ledger.paths import session_at, session_path
 
 _CHUNK = 100
-"""Sessions or outcomes that are looked at together."""
+"""Sessions or outcomes that are checked together."""
 
-_HELD = 10_000
-"""Sessions that are held at once; beyond them, a sweep finds the others."""
+_MAX_HELD = 10_000
+"""Sessions held in memory; a sweep finds further ones."""
 
 _NO_INODE = -1
 _SWEEP_PAUSE = 0.5
-"""Seconds between two steps of a sweep over sessions that were read before."""
+"""Seconds between two steps of a sweep over known sessions."""
 
 _LAST_US = 1 << 62
-"""Stands for a created_at that is no time: after all others, as in the join."""
+"""Replaces a created_at that is no time: the latest of all, as in the join."""
 
 
 class RolloutInbox:
-    """Decisions of rollouts that qualify, each once, as far as the ledger's cursors say."""
+    """Reads each decision of rollouts that qualify once, by the cursors of the ledger."""
 
     def __init__(self, source: Source, ledger: Ledger, clock: Clock, emit: Emit, failures: ActiveFailures) -> None:
         self._from = source.conversations
-        self._patience = source.database_after if self._from is From.BOTH else 0.0
+        self._shard_wait = source.database_after if self._from is From.BOTH else 0.0
         self._reader = RolloutReader(source.database, source.max_line_bytes, token=source.token)
         self._ledger = ledger
         self._clock = clock
         self._emit = emit
         self._failures = failures
-        self._try_again = 0.0
+        self._retry_at = 0.0
         self.error: UnavailableError | None = None
         self._rule = ""
         self._join = JoinRule.AS_OF
-        self._wanted: dict[str, bool] = {}  # whether its shard was waited for
-        self._waits: dict[str, float] = {}  # for its shard, until when
+        self._pending: dict[str, bool] = {}  # session -> whether the wait for its shard has ended
+        self._waits: dict[str, float] = {}  # session -> end of the wait for its shard
         self._times = self._reader.times()
         self._sweep_all()
 
     def _sweep_all(self) -> None:
-        """Begin a sweep that does not pause: it has to find what is not held."""
+        """Start a sweep without pauses, to find sessions that are not held in memory."""
         self._swept_to: int | None = 0
-        self._behind = True
+        self._catching_up = True
         self._next_sweep = 0.0
 
     def configure(self, rule: str, join: JoinRule) -> None:
-        """Look for outcomes that qualify under the condition of this name from now on."""
+        """Set the ledger's name of the condition, and the join rule."""
         self._rule = rule
         self._join = join
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the database."""
         self._reader.close()
 
     def wait_no_longer(self) -> None:
-        """Take every rollout without a shard at once: nothing more is to come."""
-        self._patience = 0.0
+        """Read every rollout without a shard now: no further shards are expected."""
+        self._shard_wait = 0.0
         self._waits = dict.fromkeys(self._waits, 0.0)
 
     def look(self, outcomes: Iterable[Outcome]) -> None:
-        """Look at the sessions of outcome rows that are new or changed."""
+        """Check the sessions of new or changed outcome rows."""
         if self._from is From.SHARDS:
             return
         for row in outcomes:
-            self._want(row.session)
+            self._add(row.session)
 
-    def _want(self, session: str) -> None:
-        if len(self._wanted) < _HELD:
-            self._wanted.setdefault(session, False)
+    def _add(self, session: str) -> None:
+        if len(self._pending) < _MAX_HELD:
+            self._pending.setdefault(session, False)
         else:
             self._sweep_all()
 
     @property
     def has_news(self) -> bool:
-        """Say whether rollouts are known that are still to be looked at, or whose shard is waited for."""
-        return bool(self._wanted or self._waits) or (self._behind and self._from is not From.SHARDS)
+        """Whether some sessions are still to be checked, or wait for their shard."""
+        return bool(self._pending or self._waits) or (self._catching_up and self._from is not From.SHARDS)
 
     @property
     def is_open(self) -> bool:
-        """Say whether the database may be read now: after a failure there is a pause."""
-        return self._clock.monotonic() >= self._try_again
+        """Whether the database may be read now; False during the backoff after a failure."""
+        return self._clock.monotonic() >= self._retry_at
 
     async def due(self, spans: Sequence[tuple[Span, Cursor]], budget: Budget) -> Work | None:
-        """Return the decisions of spans that have to be judged again; None while the database cannot be read."""
+        """Read the decisions of spans pending re-evaluation; None while the database cannot be read."""
         try:
             results = await to_thread.run_sync(self._reader.read_spans, spans, budget)
         except UnavailableError as error:
             self._failed(error)
             return None
-        self._works()
+        self._succeeded()
         cursors = {cursor.id: cursor for _, cursor in spans}
         gone = {span.shard_id for span, result in results if isinstance(result, Overwritten)}
         for number in gone:
@@ -133,17 +133,17 @@ class RolloutInbox:
         return Work(items, (), taken, (), due)
 
     async def new(self, budget: Budget) -> Work | None:
-        """Return decisions that were not read before; None when there is nothing to look at, or it cannot be read.
+        """Read new decisions; None if no session is pending, or the database cannot be read.
 
-        Each call takes at least one decision, or takes at least one session or outcome out of the inbox.
+        Each call reads at least one decision, or removes at least one session or outcome from the inbox.
         """
         if self._from is From.SHARDS or not self.is_open:
             return None
         self.error = None
         self._end_waits()
-        if not self._wanted and not await self._sweep():
+        if not self._pending and not await self._sweep():
             return None
-        todo = await self._look_up(list(islice(self._wanted, _CHUNK)))
+        todo = await self._cursors_for(list(islice(self._pending, _CHUNK)))
         if not todo:
             return Work(())
         try:
@@ -151,14 +151,14 @@ class RolloutInbox:
         except UnavailableError as error:
             self._failed(error)
             return None
-        self._works()
+        self._succeeded()
         return await self._new_work(todo, results)
 
     def _failed(self, error: UnavailableError) -> None:
         self.error = error
-        self._try_again = self._clock.monotonic() + self._failures.begin(error)
+        self._retry_at = self._clock.monotonic() + self._failures.begin(error)
 
-    def _works(self) -> None:
+    def _succeeded(self) -> None:
         self.error = None
         self._failures.all_over()
 
@@ -166,10 +166,10 @@ class RolloutInbox:
         now = self._clock.monotonic()
         for session in [session for session, until in self._waits.items() if until <= now]:
             del self._waits[session]
-            self._wanted[session] = True
+            self._pending[session] = True
 
     async def _sweep(self) -> bool:
-        """Want the sessions of the next outcomes of a sweep; say whether it is time for that."""
+        """Add the sessions of the next outcomes of a sweep; return False if no step is pending."""
         now = self._clock.monotonic()
         if now < self._next_sweep:
             return False
@@ -179,23 +179,23 @@ class RolloutInbox:
                 return False
             self._times, self._swept_to = times, 0
         sessions, self._swept_to = await self._ledger.qualifying(self._swept_to, self._rule, _CHUNK)
-        self._behind = self._behind and self._swept_to is not None
-        self._next_sweep = 0.0 if self._behind else now + _SWEEP_PAUSE
+        self._catching_up = self._catching_up and self._swept_to is not None
+        self._next_sweep = 0.0 if self._catching_up else now + _SWEEP_PAUSE
         for session in sessions:
-            self._want(session)
+            self._add(session)
         return True
 
-    async def _look_up(self, sessions: Sequence[str]) -> list[ToRead]:
-        """Return the cursors from which to read; sessions that are not to be read leave the inbox."""
+    async def _cursors_for(self, sessions: Sequence[str]) -> list[ToRead]:
+        """Return the cursors to read from; sessions that must not be read leave the inbox."""
         outcomes = await self._ledger.outcomes(sessions)
-        told = await self._ledger.sessions_in_shards(sessions) if self._from is From.BOTH else set()
+        in_shards = await self._ledger.sessions_in_shards(sessions) if self._from is From.BOTH else set()
         cursors, _ = await self._ledger.cursors({session_path(session): _NO_INODE for session in sessions})
         todo: list[ToRead] = []
         for session in sessions:
             rows = outcomes.get(session, ())
             qualifying = [row for row in rows if row.qualifies and row.rule == self._rule]
-            if not qualifying or session in told or self._waits_for_shard(session, qualifying):
-                self._leave(session)
+            if not qualifying or session in in_shards or self._waits_for_shard(session, qualifying):
+                self._finish(session)
                 continue
             path = session_path(session)
             cursor = cursors.get(path) or Cursor(path, id=self._ledger.new_shard_id())
@@ -203,13 +203,13 @@ class RolloutInbox:
         return todo
 
     def _waits_for_shard(self, session: str, qualifying: Sequence[Outcome]) -> bool:
-        """Say whether the session's shard may still come, and remember until when it is waited for."""
-        if self._wanted[session] or not self._patience or len(self._waits) >= _HELD:
+        """Return whether to wait for the session's shard, and set the end of the wait."""
+        if self._pending[session] or not self._shard_wait or len(self._waits) >= _MAX_HELD:
             return False
         age = self._clock.now() - max(map(_created, qualifying)) / 1e6
-        if age >= self._patience:
+        if age >= self._shard_wait:
             return False
-        left = self._patience - max(0.0, age)  # a time in the future is none to believe
+        left = self._shard_wait - max(0.0, age)  # a time in the future is not credible
         self._waits.setdefault(session, self._clock.monotonic() + left)
         return True
 
@@ -223,27 +223,27 @@ class RolloutInbox:
                 await self._overwritten(before)
                 continue
             if not result.more:
-                self._leave(session_at(before.path))
+                self._finish(session_at(before.path))
             if result.decisions:
                 cursors.append(result.cursor)
                 start, line = before.offset, before.lines + 1
                 items += _items(before.path, before.id, start, line, result.decisions, since)
         return Work(items, cursors)
 
-    def _leave(self, session: str) -> None:
-        self._wanted.pop(session, None)
+    def _finish(self, session: str) -> None:
+        self._pending.pop(session, None)
 
     async def _overwritten(self, cursor: Cursor) -> None:
-        """Another database stands in the place of the one that was read: read the session from its start."""
+        """Read the session from its start: its database was replaced."""
         lost = await self._ledger.overwritten(cursor.id)
         self._emit(ShardOverwritten(cursor.path, lost))
-        self._want(session_at(cursor.path))
+        self._add(session_at(cursor.path))
 
 
 def _items(
     path: str, shard_id: int, start: int, number: int, decisions: Iterable[Decision], since: float
 ) -> list[Item]:
-    """Return decisions as lines that follow each other without a gap, the first of them from ``start`` on."""
+    """Return decisions as consecutive lines without gaps, the first one beginning at ``start``."""
     items: list[Item] = []
     shard = path_text(path)
     for decision in decisions:

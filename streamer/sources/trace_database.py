@@ -1,4 +1,4 @@
-"""What a poller needs of a trace database, be it a file or on a server."""
+"""The interface of a trace database for the poller: a file or a server."""
 
 from __future__ import annotations
 
@@ -12,103 +12,103 @@ from streamer.config.database_url import Server
 
 
 class Opened(Enum):
-    """What opening a database found: what was open; a new connection; a database that is another one than before.
+    """Result of opening a database: the open connection, a new one, or one to a database that replaced the last.
 
-    Positions hold on what was open, and only there.
+    Positions are valid only on an unchanged connection.
     """
 
-    AS_BEFORE = auto()
-    ANEW = auto()
-    ANOTHER = auto()
+    UNCHANGED = auto()
+    REOPENED = auto()
+    REPLACED = auto()
 
 
 class TooSlowError(UnavailableError):
-    """A read was broken off, as it took too long. Fewer rows may do."""
+    """A read was aborted because it took too long. Fewer rows may succeed."""
 
 
 class StatementError(Exception):
-    """The database has read a statement, and cannot evaluate it."""
+    """The database rejected a statement."""
 
 
 class TraceDatabase(Protocol):
-    """One trace database, which is only ever read.
+    """One trace database, opened read-only.
 
-    ``sweep_pause`` is the seconds between two pages of rows that are known already. ``patience`` is the seconds that
-    a poll waits before it goes on in the background; None where every read is short. ``keeps_positions`` says that
-    positions outlive a failure, as a look at the last row tells whether they still hold.
+    ``sweep_pause`` is the pause between two pages of known rows, in seconds. ``poll_timeout`` is the time that a poll
+    waits before it continues in the background, in seconds; None if every read is short. ``keeps_positions`` says
+    that positions outlive a failure, as reading the last row again shows whether they are valid.
     """
 
     sweep_pause: float
-    patience: float | None
+    poll_timeout: float | None
     keeps_positions: bool
 
     @property
     def path(self) -> Path | Server:
-        """Where it is; as a text, it is fit for errors and the log."""
+        """Its file or server; the text form is safe for errors and the log."""
 
     @property
     def is_open(self) -> bool:
-        """Whether it can be asked."""
+        """Whether it can be read."""
 
     async def open(self, prepare: Callable[[], Awaitable[None]]) -> Opened:
-        """Open it unless it is, then call ``prepare``; it counts as open when that has returned.
+        """Open it if it is not open, then call ``prepare``; it counts as open once that has returned.
 
         Raises:
-            UnavailableError: it is not there, or it is too early to try again.
+            UnavailableError: It is missing, or it is too early to retry.
         """
 
     def is_at_rest(self, *, caught_up: bool, sweeping: bool) -> bool:
-        """Say whether there is nothing to be asked just now.
+        """Return whether a poll would find nothing now.
 
         Args:
-            caught_up: every row that was there has been read.
-            sweeping: known rows are still to be read again.
+            caught_up: Every row has been read.
+            sweeping: A sweep over known rows is running or pending.
         """
 
     async def version(self) -> int:
-        """Return a number that is another one when rows may have changed.
+        """Return a number that differs after each possible change of rows.
 
         Raises:
-            UnavailableError: as :meth:`fetch`.
+            UnavailableError: As :meth:`fetch`.
         """
 
     async def fetch(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return all rows of a SELECT.
 
         Raises:
-            UnavailableError: it cannot be read now; TooSlowError if that took too long.
+            UnavailableError: It cannot be read now; TooSlowError if that took too long.
         """
 
-    async def try_out(self, sql: str, values: Sequence[Any]) -> None:
-        """See whether the database can evaluate a SELECT, without its rows.
+    async def validate(self, sql: str, values: Sequence[Any]) -> None:
+        """Validate a SELECT without reading its rows.
 
         Raises:
-            StatementError: it cannot.
-            UnavailableError: it cannot be asked now.
+            StatementError: The database rejects it.
+            UnavailableError: The database cannot be read now.
         """
 
     def column(self, expression: str) -> str:
-        """Return the SQL that brings a column here as it is, whatever it holds."""
+        """Return the SQL that transfers a column unchanged, whatever it holds."""
 
     def value(self, value: Any) -> Any:
-        """Return what stands in a column that was read by :meth:`column`."""
+        """Return the value of a column that was read with :meth:`column`."""
 
-    def pause(self, interval: float, *, news: bool) -> float:
+    def pause(self, interval: float, *, found_new: bool) -> float:
         """Return the seconds until the next poll.
 
         Args:
-            interval: the shortest one, in seconds.
-            news: the last one has brought something.
+            interval: The minimum, in seconds.
+            found_new: Whether the last poll found new rows.
         """
 
     def pause_after_failure(self, pause: float) -> float:
-        """Return the seconds until the next poll after one that failed, instead of ``pause``."""
+        """Return the seconds until the next poll after a failed one, instead of ``pause``."""
 
     def hurry(self) -> None:
-        """Take note of a sign that there may be new rows."""
+        """Poll soon: there may be new rows."""
 
-    def forget(self) -> None:
-        """Have the next :meth:`open` open it anew."""
+    def invalidate(self) -> None:
+        """Make the next :meth:`open` reopen it."""
 
     async def close(self) -> None:
-        """Close it; the next :meth:`open` opens it again."""
+        """Close it; the next :meth:`open` reopens it."""

@@ -1,4 +1,4 @@
-"""Notifications of the file system, as hints: they make things quick, nothing depends on them."""
+"""File system notifications as wake-ups: they reduce latency, correctness never depends on them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from watchfiles._rust_notify import RustNotify
 
 from streamer.base.events import Emit, NotificationsLost
 
-_STEPS = ((1.0, 2), (60.0, 40))
+_STEPS_AFTER_CHANGE = ((1.0, 2), (60.0, 40))
 _RESTING_STEP_MS = 200
-"""The watcher looks every so many milliseconds whether something came, and returns one step later: a small step costs
-a process that wakes up all the time. So steps are small only for so many seconds after a change."""
+"""The watcher checks for changes once per step, and returns one step later. A small step (milliseconds) wakes the
+process all the time, so it is used only until some seconds have passed since the last change."""
 
 _DEBOUNCE_MS = 1
 _TIMEOUT_MS = 5_000
 _POLL_DELAY_MS = 300
 _RETRY_SECONDS = 5.0
-_MANY = 10_000
-"""More paths than this are not kept: the whole folder is looked at instead."""
+_MAX_PATHS = 10_000
+"""Maximum number of paths kept; beyond it the whole folder is scanned."""
 
 
 class PendingChanges(NamedTuple):
-    """What has changed: paths below the shard folder, the whole of it (``scan``), the trace database."""
+    """Changes since the last call: paths below the shard folder, all of it (``scan``), the trace database."""
 
     paths: AbstractSet[str] = frozenset()
     scan: bool = False
@@ -36,12 +36,12 @@ class PendingChanges(NamedTuple):
 
 
 class WakeUps:
-    """What has changed since it was last asked, and a bell that rings at every change.
+    """Collects pending changes, and wakes the daemon at every change.
 
     Args:
-        shards: the shard folder.
-        database_name: the name of the trace database's file. None if it is on a server, which notifies nobody: there
-            a new shard is the sign of a new outcome, as a rollout that ends writes both.
+        shards: The shard folder.
+        database_name: The file name of the trace database. None if it is on a server, which sends no notifications:
+            then a new shard implies a new outcome, as a rollout writes both when it ends.
     """
 
     def __init__(self, shards: Path, database_name: str | None) -> None:
@@ -53,8 +53,8 @@ class WakeUps:
         self._bell = anyio.Event()
 
     def shard(self, path: str) -> None:
-        """Note a change below the shard folder; "" stands for anything."""
-        if not path or os.path.isdir(path) or len(self._paths) >= _MANY:
+        """Record a change below the shard folder; "" means the whole folder."""
+        if not path or os.path.isdir(path) or len(self._paths) >= _MAX_PATHS:
             self._scan = True
         else:
             self._paths.add(os.path.relpath(path, self._shards))
@@ -62,20 +62,20 @@ class WakeUps:
         self.ring()
 
     def database(self, path: str) -> None:
-        """Note a change beside the trace database; its journals bear its name. "" stands for anything."""
+        """Record a change beside the trace database, whose journals share its name; "" means any file."""
         if not path or os.path.basename(path).startswith(self._database_name or ""):
             self._database = True
             self.ring()
 
     def ring(self) -> None:
-        """End the wait that is under way, or the next one."""
+        """End the current wait, or the next one."""
         self._bell.set()
 
     def take(self) -> PendingChanges:
-        """Return what has changed, and forget it."""
-        news = PendingChanges(self._paths, self._scan, self._database)
+        """Return the pending changes, and reset them."""
+        pending = PendingChanges(self._paths, self._scan, self._database)
         self._paths, self._scan, self._database = set(), False, False
-        return news
+        return pending
 
     async def wait(self, seconds: float) -> None:
         """Return at the next change, or after ``seconds``."""
@@ -93,19 +93,19 @@ async def watch(
     recursive: bool,
     force_polling: bool,
 ) -> None:
-    """Call ``on_change`` with the path of everything that changes in ``folder``, until ``stop`` is set.
+    """Call ``on_change`` with each path that changes in ``folder``, until ``stop`` is set.
 
-    When watching fails (no such folder, watch limit, a name that cannot be decoded, a folder that was
-    replaced), ``on_change`` is called with "" and watching starts anew: whatever was missed, a scan finds.
+    When watching fails (missing folder, watch limit, a name that cannot be decoded, a replaced folder),
+    ``on_change`` is called with "" and watching restarts: a scan finds the changes that were missed.
     """
-    told = False
+    reported = False
     while not stop.is_set():
         cause = await _watch_once(folder, on_change, stop, recursive=recursive, force_polling=force_polling)
         if stop.is_set():
             return
-        if not told:
+        if not reported:
             emit(NotificationsLost(str(folder), cause))
-        told = True
+        reported = True
         on_change("")
         with anyio.move_on_after(_RETRY_SECONDS):
             await stop.wait()
@@ -117,10 +117,10 @@ async def _watch_once(
     identity = _identity(folder)
     try:
         with RustNotify([str(folder)], False, force_polling, _POLL_DELAY_MS, recursive, False) as watcher:  # noqa: FBT003
-            last = anyio.current_time() - _STEPS[0][0]
+            last = anyio.current_time() - _STEPS_AFTER_CHANGE[0][0]
             while True:
                 step, timeout = _pace(anyio.current_time() - last)
-                # Its thread cannot be cancelled; it looks at the event instead.
+                # The watcher's thread cannot be cancelled; it checks the event instead.
                 changes = await to_thread.run_sync(watcher.watch, _DEBOUNCE_MS, step, timeout, stop)
                 if _identity(folder) != identity:
                     return "the folder was replaced"
@@ -135,12 +135,12 @@ async def _watch_once(
 
 
 def _pace(quiet: float) -> tuple[int, int]:
-    """Return the step, and after how many milliseconds without a change the watcher comes back to ask again.
+    """Return the step and the timeout of the watcher, both in milliseconds.
 
     Args:
-        quiet: seconds since the last change.
+        quiet: Seconds since the last change.
     """
-    for until, step in _STEPS:
+    for until, step in _STEPS_AFTER_CHANGE:
         if quiet < until:
             return step, min(_TIMEOUT_MS, max(step, int((until - quiet) * 1000)))
     return _RESTING_STEP_MS, _TIMEOUT_MS

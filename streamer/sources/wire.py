@@ -1,6 +1,6 @@
-"""What is said between streamer and the process that asks a remote trace database: frames of msgpack.
+"""The protocol between streamer and the process that queries a remote trace database: frames of msgpack.
 
-A frame is four bytes with the length of what follows, big-endian, and as many bytes.
+A frame is the length of its message in four bytes, big-endian, and the message.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 import msgspec
 
 HEAD = 4
-"""Bytes of a frame's length."""
+"""Bytes of the length field of a frame."""
 
-_REFUSED = re.compile(r"(?:code: \"|error code: )(?:SQLITE_|SQL_)|unsupported statement")
-_PASSING = re.compile(r"SQLITE_(?:BUSY|LOCKED|IOERR|INTERRUPT|NOMEM|FULL)|is locked|interrupted")
+_REJECTED = re.compile(r"(?:code: \"|error code: )(?:SQLITE_|SQL_)|unsupported statement")
+_TEMPORARY = re.compile(r"SQLITE_(?:BUSY|LOCKED|IOERR|INTERRUPT|NOMEM|FULL)|is locked|interrupted")
 
 
 class Greeting(msgspec.Struct, array_like=True):
-    """The first frame: whom to ask, and the seconds that one statement may take."""
+    """The first frame: the server, its token, and the timeout of one statement in seconds."""
 
     url: str
     token: str
@@ -26,7 +26,7 @@ class Greeting(msgspec.Struct, array_like=True):
 
 
 class Query(msgspec.Struct, array_like=True):
-    """One SELECT. With ``characters``, its rows are broken off soon after so many characters of them."""
+    """One SELECT. With ``characters``, the rows are cut off soon after that size."""
 
     sql: str
     values: list[Any]
@@ -34,7 +34,7 @@ class Query(msgspec.Struct, array_like=True):
 
 
 class Answer(msgspec.Struct, array_like=True):
-    """All rows of a statement, or its first ones (``full``); or the error, as libsql says it."""
+    """All rows of a statement, or its first ones (``full``); or the error message of libsql."""
 
     rows: list[list[Any]] = []
     full: bool = False
@@ -47,6 +47,6 @@ def frame(message: msgspec.Struct) -> bytes:
     return len(data).to_bytes(HEAD, "big") + data
 
 
-def is_refusal(error: str) -> bool:
-    """Say whether an error of libsql is the database's answer to a statement, and not the network's."""
-    return bool(_REFUSED.search(error)) and not _PASSING.search(error)
+def is_rejection(error: str) -> bool:
+    """Return whether the database rejected a statement, rather than the network failed."""
+    return bool(_REJECTED.search(error)) and not _TEMPORARY.search(error)

@@ -1,1 +1,1 @@
-"""The page: what a running daemon shows of its dataset. Needs the extra `web`, so nothing here is imported before."""
+"""The web UI of a running daemon. It needs the extra `web`, so import it only where the web UI is on."""

@@ -1,7 +1,7 @@
-"""The endpoints of the page: each reads something in a worker thread and answers it as JSON, an image or a file.
+"""The endpoints of the web UI: each reads in a worker thread, and answers with JSON, an image or a file.
 
-Nothing runs on the event loop but the passing on of requests and answers. At most a few readings run at a time; the
-rest wait, so that a page that asks too much slows itself down, and not the daemon.
+The event loop only passes requests and answers on. At most a few reads run at a time and the rest wait, so that too
+many requests slow down the web UI, and not the daemon.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from streamer.web import records, rollouts
 from streamer.web.distributions import DistributionReader
 from streamer.web.encoding import encode
 from streamer.web.errors import RefusedRequestError, not_found
-from streamer.web.files import StaticFile, static_files
 from streamer.web.pictures import Picture
 from streamer.web.state import StateReader
+from streamer.web.static_files import StaticFile, static_files
 from streamer.web.stream import Publisher
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
-_READINGS = 2
-"""Readings that run at the same time: what they hold in memory, so many times."""
+_READS = 2
+"""Concurrent reads, which limits the memory that they use."""
 
-_LISTED = 20
-_LONGEST_NUMBER = 18
+_DEFAULT_LIMIT = 20
+_MAX_DIGITS = 18
 _JSON = "application/json"
 _PICTURE = {
     "content-security-policy": "default-src 'none'; sandbox",
@@ -48,94 +48,94 @@ _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Api:
-    """What the endpoints answer.
+    """The endpoints of one dataset.
 
     Args:
-        config: the present configuration.
-        state: reads the state.
-        distributions: reads the distributions.
+        config: The current configuration.
+        state: Reads the state.
+        distributions: Reads the distributions.
     """
 
     def __init__(self, config: Config, state: StateReader, distributions: DistributionReader) -> None:
         self.config = config
         self._state = state
         self._distributions = distributions
-        self._limiter = CapacityLimiter(_READINGS)
+        self._limiter = CapacityLimiter(_READS)
         self.publisher = Publisher(lambda: self._thread(state.read))
 
     async def _thread(self, work: Callable[_P, _T], *args: _P.args, **more: _P.kwargs) -> _T:
         return await to_thread.run_sync(partial(work, *args, **more), limiter=self._limiter, abandon_on_cancel=True)
 
     async def _json(self, work: Callable[_P, Any], *args: _P.args, **more: _P.kwargs) -> Response:
-        """Read and encode off the event loop: a record may be megabytes."""
+        """Read and encode off the event loop: a record may have megabytes."""
         body = await self._thread(lambda: encode(work(*args, **more)))
         return Response(body, media_type=_JSON)
 
     async def state(self, _request: Request) -> Response:
-        """Answer how everything stands."""
+        """Answer with the state."""
         return Response(encode(await self.publisher.current()), media_type=_JSON)
 
     async def events(self, request: Request) -> Response:
-        """Answer the state now and whenever it changes."""
+        """Answer with the current state, then with each change."""
         headers = {"content-type": "text/event-stream"}
         if request.method == "HEAD":
             return Response(headers=headers)
         return StreamingResponse(self.publisher.subscribe(), headers=headers)
 
     async def history(self, request: Request) -> Response:
-        """Answer how the dataset grew."""
+        """Answer with the growth of the dataset."""
         return await self._json(self._state.history, _time(request.query_params.get("since", "0")))
 
     async def distributions(self, _request: Request) -> Response:
-        """Answer how rewards are distributed."""
+        """Answer with the distributions of rewards."""
         return await self._json(self._distributions.read)
 
     async def records(self, request: Request) -> Response:
-        """Answer the newest records."""
+        """Answer with the newest records."""
         before = request.query_params.get("before")
-        limit = _number(request.query_params.get("limit", str(_LISTED)), "limit")
+        limit = _number(request.query_params.get("limit", str(_DEFAULT_LIMIT)), "limit")
         if not 1 <= limit <= records.MOST_LISTED:
             raise RefusedRequestError(400, f"limit is a number from 1 to {records.MOST_LISTED}")
         offset = None if before is None else _number(before, "before")
         return await self._json(records.newest, self.config.dataset, offset, limit)
 
     async def record(self, request: Request) -> Response:
-        """Answer one whole record."""
+        """Answer with one whole record."""
         return await self._json(records.at, self.config.dataset, _path_number(request, "offset"))
 
     async def record_image(self, request: Request) -> Response:
-        """Answer an image of a record."""
+        """Answer with an image of a record."""
         offset, image = _path_number(request, "offset"), _path_number(request, "image")
         return _picture(await self._thread(records.image_of, self.config.dataset, offset, image))
 
     async def rollouts(self, request: Request) -> Response:
-        """Answer a rollout by its exact id, or those whose id begins with a text."""
+        """Answer with the rollout of an exact id, or with those whose id begins with a prefix."""
         session = request.query_params.get("session")
         if session is not None:
             return await self._rollout(session)
         return await self._json(rollouts.search, self.config, _subject(request.query_params.get("prefix", "")))
 
     async def rollout(self, request: Request) -> Response:
-        """Answer a rollout by its exact id."""
+        """Answer with the rollout of an exact id."""
         return await self._rollout(request.path_params["session"])
 
     async def _rollout(self, subject: str) -> Response:
-        if not subject:  # so the lines that cannot be taken call themselves
+        if not subject:  # the session id of dead letters
             raise RefusedRequestError(400, "name a session, a shard or SHARD:LINE")
         return await self._json(rollouts.rollout, self.config, _subject(subject))
 
     async def line(self, request: Request) -> Response:
-        """Answer the record of a line of a shard."""
+        """Answer with the record of a line of a shard."""
         shard_id, number = _path_number(request, "shard"), _path_number(request, "line")
         return await self._json(rollouts.line, self.config, shard_id, number)
 
     async def line_image(self, request: Request) -> Response:
-        """Answer an image of a line of a shard."""
+        """Answer with an image of a line of a shard."""
         numbers = [_path_number(request, name) for name in ("shard", "line", "image")]
         return _picture(await self._thread(rollouts.line_image, self.config, *numbers))
 
     async def examples(self, request: Request) -> Response:
-        """Answer examples of lines in one state."""
+        """Answer with examples of lines in one state."""
         state = request.query_params.get("state", "")
         if state not in tuple(State):
             raise RefusedRequestError(400, f"state is one of {', '.join(State)}")
@@ -146,9 +146,9 @@ def create_app(apis: Mapping[str, Api], emit: Emit, more: Sequence[BaseRoute] = 
     """Return the application.
 
     Args:
-        apis: by the address below which each is found: "" and, where there are several datasets, one for each.
-        emit: told of errors that nobody expects.
-        more: routes that are served beside them.
+        apis: The endpoints by URL prefix: "" and, if there are several datasets, one for each.
+        emit: Called with unexpected errors.
+        more: Further routes.
     """
     routes = [route for prefix, api in apis.items() for route in _api_routes(prefix, api, emit)]
     return Starlette(routes=[*routes, *more, *_static_routes(apis)], exception_handlers={HTTPException: _http_error})
@@ -169,11 +169,11 @@ def _api_routes(prefix: str, api: Api, emit: Emit) -> list[Route]:
         "/api/lines/{shard}/{line}/images/{image}": api.line_image,
         "/api/examples": api.examples,
     }
-    return [Route(f"{prefix}{path}", _answered(path, endpoint, emit)) for path, endpoint in endpoints.items()]
+    return [Route(f"{prefix}{path}", _with_errors(path, endpoint, emit)) for path, endpoint in endpoints.items()]
 
 
-def _answered(path: str, endpoint: _Endpoint, emit: Emit) -> _Endpoint:
-    """Return an endpoint whose errors are answered in words."""
+def _with_errors(path: str, endpoint: _Endpoint, emit: Emit) -> _Endpoint:
+    """Return an endpoint that answers errors with a message."""
 
     async def answer(request: Request) -> Response:
         try:
@@ -182,7 +182,7 @@ def _answered(path: str, endpoint: _Endpoint, emit: Emit) -> _Endpoint:
             return _error(error.status, error.words)
         except StreamerError as error:
             return _error(503, f"cannot {error.op}: {error.cause}")
-        except Exception as error:  # noqa: BLE001 - a fault of ours must end neither the page nor the daemon
+        except Exception as error:  # noqa: BLE001 - a bug must end neither the web UI nor the daemon
             emit(PageFault(path, type(error).__name__))
             return _error(500, "this could not be answered; the daemon's log names the fault")
 
@@ -208,7 +208,7 @@ def _static_routes(prefixes: Iterable[str]) -> list[Route]:
     index = files.get("index.html")
     if index is None:
         return routes
-    # The page finds out by itself what an address that can be kept means.
+    # The script of the page resolves these addresses.
     pages = ("/", "/rollouts/{rest:path}", "/records/{rest:path}")
     return [*routes, *(Route(f"{prefix}{path}", _static(index)) for prefix in prefixes for path in pages)]
 
@@ -238,7 +238,7 @@ def _number(text: str, name: str) -> int:
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= _LONGEST_NUMBER
+    return text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS
 
 
 def _time(text: str) -> float:

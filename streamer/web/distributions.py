@@ -1,7 +1,7 @@
-"""How rewards and achievements are distributed over rollouts that qualify and those that do not.
+"""Distributions of rewards and achievements over rollouts that qualify and those that do not.
 
-Everything is counted from the ledger's outcome rows; the trace database is not asked. They do not say which model
-played, so for the newest outcomes that is read from a line of each rollout's shard: a few of them at a time, each once.
+All counts come from the ledger's outcome rows, not from the trace database. These rows do not name the model, so for
+the newest outcomes it is read from a line of each rollout's shard: a few at a time, each once.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from streamer.core.records import layouts
 from streamer.core.records.layouts import MalformedError
 from streamer.store.ledger.paths import IS_APART
 from streamer.store.views.snapshot import open_ledger
-from streamer.web.condition import Bar, bars
+from streamer.web.comparisons import Comparison, comparisons
 from streamer.web.errors import RefusedRequestError
 from streamer.web.lines import file_stretch, line_at
-from streamer.web.seldom import Seldom
+from streamer.web.throttled import Throttled
 
 _MODELS_COVER = 2000
-"""Newest outcomes of which the model is told."""
+"""Number of newest outcomes whose model is shown."""
 
 _LOOKED_UP = 100
 _LOOKED_UP_BYTES = 16 << 20
 _LONGEST_LINE = 8 << 20
-"""At most so many lines and bytes are read in one go, and no line that is longer."""
+"""Limits of one read: lines, bytes, and bytes of one line."""
 
 _DISTINCT = 40
-"""With more different values than that, they are put into as many bins of equal width."""
+"""Maximum number of distinct values; more of them are grouped into this number of bins of equal width."""
 
 _MODELS_SHOWN = 20
 _LONGEST_NAME = 200
 
 _Row = tuple[Any, Any, int, int]
-"""total_reward, achievements_count, whether it qualifies, how many rollouts."""
+"""(total_reward, achievements_count, whether it qualifies, number of rollouts)"""
 
 
 class _Bin(msgspec.Struct, frozen=True):
@@ -54,13 +54,13 @@ class _Bin(msgspec.Struct, frozen=True):
 
 
 class _Histogram(msgspec.Struct, frozen=True):
-    """Bins in order. Values that are no numbers are in none."""
+    """Bins in ascending order, without values that are no numbers."""
 
     bins: list[_Bin]
 
 
 class _ModelHistograms(msgspec.Struct, frozen=True):
-    """The histograms of one model; None for rollouts whose model is not known."""
+    """The histograms of one model; None stands for an unknown model."""
 
     model: str | None
     rollouts: int
@@ -78,27 +78,27 @@ class _Distributions(msgspec.Struct, frozen=True):
     models: list[_ModelHistograms]
     models_cover: int
     models_unknown: int
-    bars: list[Bar]
+    bars: list[Comparison]
     where: str
 
 
 class DistributionReader:
-    """Reads the distributions, and remembers which model played the newest rollouts.
+    """Reads the distributions, and caches the models of the newest rollouts.
 
     Args:
-        config: the present configuration.
+        config: The current configuration.
     """
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self._models: OrderedDict[str, str | None] = OrderedDict()
-        self._found = Seldom(self._find, time.monotonic, pause=2.0)
+        self._found = Throttled(self._find, time.monotonic, pause=2.0)
 
     def read(self) -> _Distributions:
-        """Return them as they are, or were a short while ago.
+        """Return the distributions, at most a short while old.
 
         Raises:
-            StreamerError: the ledger cannot be read.
+            StreamerError: The ledger cannot be read.
         """
         return self._found.get()
 
@@ -115,7 +115,7 @@ class DistributionReader:
             models=[_of_model(model, by_model[model]) for model in models[:_MODELS_SHOWN]],
             models_cover=_MODELS_COVER,
             models_unknown=len(by_model.get(None, ())),
-            bars=bars(where),
+            bars=comparisons(where),
             where=where,
         )
 
@@ -147,7 +147,7 @@ class DistributionReader:
 
 
 def histogram(values: Iterable[tuple[Any, int, int]]) -> _Histogram:
-    """Return the bins of (value, whether it qualifies, how many)."""
+    """Return the bins of (value, whether it qualifies, number of rollouts)."""
     counts: dict[float, list[int]] = {}
     for value, qualifies, rollouts in values:
         if isinstance(value, int | float) and abs(value) < float("inf"):

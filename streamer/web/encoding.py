@@ -1,4 +1,4 @@
-"""Values as JSON that a browser can read, whatever texts they hold."""
+"""Encode values as JSON that a browser can read, whatever texts they contain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _encode = msgspec.json.Encoder().encode
 def encode(value: Any) -> bytes:
     """Return a value as JSON in UTF-8.
 
-    Undecodable bytes of a file name are lone surrogates here, which UTF-8 does not have; JSON can escape them.
+    Undecodable bytes of a file name are lone surrogates here, which UTF-8 cannot encode, but JSON can escape.
     """
     try:
         return _encode(value)

@@ -1,10 +1,10 @@
-"""What a request may end with instead of an answer."""
+"""The error that ends a request."""
 
 from __future__ import annotations
 
 
 class RefusedRequestError(Exception):
-    """A request that is not answered. ``words`` are for the person who asked; they say nothing of our insides."""
+    """A rejected request. ``words`` is the message to the user, without internals."""
 
     def __init__(self, status: int, words: str) -> None:
         super().__init__(status, words)
@@ -13,5 +13,5 @@ class RefusedRequestError(Exception):
 
 
 def not_found(words: str) -> RefusedRequestError:
-    """Return the error for something that is not there."""
+    """Return the error for something that does not exist."""
     return RefusedRequestError(404, words)

@@ -22,7 +22,7 @@ from streamer.fleet.connection import CONNECT, LOOK_UP, USE
 from streamer.fleet.intake import TAKE
 from streamer.fleet.uplink import SEND
 from streamer.store.views.snapshot import LedgerStatus, open_ledger
-from streamer.web.seldom import Seldom
+from streamer.web.throttled import Throttled
 
 HOSTS_SHOWN = 50
 SILENT_AFTER = 300.0
@@ -104,7 +104,7 @@ class FleetReader:
     ) -> None:
         self._config = config
         self._now = now
-        self._writer: Seldom[_Writer] = Seldom(self._find_writer, monotonic)
+        self._writer: Throttled[_Writer] = Throttled(self._find_writer, monotonic)
 
     def read(self, stand: LedgerStatus, failures: Iterable[str]) -> FleetNow | None:
         """Return how it stands; None where this daemon is no part of a fleet.

@@ -1,7 +1,7 @@
-"""Who may ask what, before any of it is answered: methods, hosts, the token; and the headers of every answer.
+"""Access control of the web UI (methods, hosts, the token), and the headers of every response.
 
-A page of another site cannot read us: there is no CORS, its requests bear no cookie of ours (SameSite=Strict), and a
-name of its own that it lets point to our address is no host of ours (DNS rebinding).
+A page of another site cannot read the web UI: there is no CORS, its requests carry no cookie of ours
+(SameSite=Strict), and a name that it points to our address (DNS rebinding) is not one of our hosts.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from streamer.base.address import Address, ip_address
 from streamer.base.secret import Secret
 
 _COOKIE = "streamer-token"
-_OPEN = frozenset({"/healthz", "/readyz"})
-"""Paths that need no token: whoever asks them has nothing to keep it in, and they tell nothing of the data."""
+_PUBLIC = frozenset({"/healthz", "/readyz"})
+"""Paths without a token: probes cannot hold one, and the answers contain no data."""
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -37,16 +37,16 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
-"""What an answer has unless it says something else."""
+"""Default headers of every response."""
 
 
 class Guard:
-    """Stands before the application.
+    """Middleware that rejects requests without access.
 
     Args:
-        app: what answers.
-        address: where it is listened.
-        token: what has to be shown; nothing where it is empty.
+        app: The application.
+        address: The address that it listens on.
+        token: The required token; if empty, none is required.
     """
 
     def __init__(self, app: ASGIApp, address: Address, token: Secret) -> None:
@@ -59,28 +59,28 @@ class Guard:
         """Answer one request."""
         if scope["type"] != "http":
             return
-        refusal = self._refusal(scope)
-        await (refusal or self._app)(scope, receive, _with_headers(send))
+        rejection = self._rejection(scope)
+        await (rejection or self._app)(scope, receive, _with_headers(send))
 
-    def _refusal(self, scope: Scope) -> Response | None:
+    def _rejection(self, scope: Scope) -> Response | None:
         if scope["method"] not in ("GET", "HEAD"):
             return _error(405, "only GET and HEAD are answered: nothing can be changed here", {"allow": "GET, HEAD"})
         headers = Headers(scope=scope)
         if not self._is_ours(headers.getlist("host")):
             return _error(421, "this address is not served here: open the one that the daemon has logged")
-        if not self._token or scope["path"] in _OPEN:
+        if not self._token or scope["path"] in _PUBLIC:
             return None
-        return self._unlocked(scope) or self._locked(headers)
+        return self._login(scope) or self._unauthorized(headers)
 
     def _is_ours(self, hosts: list[str]) -> bool:
         if len(hosts) != 1:
             return False
         name = _without_port(hosts[0]).lower()
-        # An IP address cannot be made to point elsewhere.
+        # DNS cannot redirect an IP address.
         return name in self._hosts or (self._any_ip and ip_address(name) is not None)
 
-    def _unlocked(self, scope: Scope) -> Response | None:
-        """Return the answer to ``/?token=``, which leaves the proof in a cookie and the token out of the address."""
+    def _login(self, scope: Scope) -> Response | None:
+        """Return the response to ``/?token=``: a redirect that sets the cookie and drops the token from the URL."""
         shown = parse_qs(scope["query_string"].decode("latin-1")).get("token") if scope["path"] == "/" else None
         if not shown or not self._is_token(shown[0]):
             return None
@@ -88,7 +88,7 @@ class Guard:
         answer.set_cookie(_COOKIE, self._proof(), httponly=True, samesite="strict", path="/")
         return answer
 
-    def _locked(self, headers: Headers) -> Response | None:
+    def _unauthorized(self, headers: Headers) -> Response | None:
         scheme, _, shown = headers.get("authorization", "").partition(" ")
         if (scheme.lower() == "bearer" and self._is_token(shown.strip())) or self._has_proof(headers.get("cookie", "")):
             return None
@@ -106,7 +106,7 @@ class Guard:
         return found is not None and _same(found.value, self._proof())
 
     def _proof(self) -> str:
-        """Return what the cookie holds: not the token itself, and the same after a restart."""
+        """Return the value of the cookie: not the token itself, and the same after a restart."""
         return hashlib.sha256(f"streamer page\n{self._token.reveal()}".encode()).hexdigest()
 
 

@@ -1,10 +1,10 @@
-"""What Prometheus is told: counts and durations of this process, and the accounts as the ledger has them.
+"""Metrics for Prometheus: counts and durations of this process, and the line counts of the ledger.
 
-The accounts are read from the ledger at each scrape, with a connection of their own that only reads. So they are
-those of ``streamer status``, at any moment and across restarts, and nothing is counted twice. What costs more as
-the dataset grows (the shard folder is looked through for it) is measured seldom.
+Each scrape reads the line counts from the ledger, over a read-only connection of its own. So they equal those of
+``streamer status``, at any moment and across restarts, and nothing is counted twice. Figures whose cost grows with
+the dataset (they need a scan of the shard folder) are measured rarely.
 
-No label holds anything but phrases of the code: states, reasons, operations, names of events.
+Labels contain only phrases of the code: states, reasons, operations, names of events.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from streamer.daemon.observers.health import Health
 from streamer.sources.lag import Lag, measure
 from streamer.store.ledger.delivery import Delivery
 from streamer.store.views.snapshot import Snapshot, ledger_status, snapshot
-from streamer.web.seldom import Seldom
+from streamer.web.throttled import Throttled
 
 _DISK_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LATENCY_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600, 21600, 86400)
 _BATCH_LINES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 _BATCH_BYTES = tuple(1 << bits for bits in range(10, 28, 2))
 
-_ALARMING = frozenset({"warning", "error"})
+_WARNING_LEVELS = frozenset({"warning", "error"})
 
 
 class Metrics:
-    """An observer that counts what happens, and the registry that all of it can be collected from.
+    """An observer that counts events, and the registry of all metrics.
 
     Args:
-        dataset: the dataset file.
-        ledger: its ledger, which is read at each scrape.
-        health: knows the troubles of the present, and when the loop came round.
-        monotonic: returns seconds that never go back.
-        others: datasets whose files may lie in the shard folder, too.
+        dataset: The dataset file.
+        ledger: Its ledger, which is read at each scrape.
+        health: The active failures, and the time of the loop's last pass.
+        monotonic: Returns seconds that never go back.
+        others: Further datasets whose files may lie in the shard folder.
     """
 
     def __init__(
@@ -104,9 +104,9 @@ class Metrics:
             "Time from the creation of an outcome until a batch with records of its rollout was durable.",
             _LATENCY_SECONDS,
         )
-        self.registry.register(_Accounts(ledger))
-        self.registry.register(_Survey(dataset, ledger, monotonic, others))
-        self.registry.register(_Present(dataset, ledger, health))
+        self.registry.register(_LineCounts(ledger))
+        self.registry.register(_SlowMetrics(dataset, ledger, monotonic, others))
+        self.registry.register(_DaemonState(dataset, ledger, health))
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
 
@@ -114,7 +114,7 @@ class Metrics:
         return Histogram(name, text, registry=self.registry, buckets=tuple(buckets))
 
     def __call__(self, event: Event) -> None:
-        """Count an event; a batch costs some ten microseconds, whatever its size."""
+        """Count an event; a batch of any size costs some ten microseconds."""
         if isinstance(event, Committed):
             self._count_batch(event)
         elif isinstance(event, Failure):
@@ -124,7 +124,7 @@ class Metrics:
             self._outcomes.labels("false").inc(event.rows - event.qualifying)
         elif isinstance(event, NeverScored):
             self._judged.labels(State.EXPIRED).inc(event.lines)
-        if event.level in _ALARMING:
+        if event.level in _WARNING_LEVELS:
             self._warnings.labels(event.name).inc()
 
     def _count_batch(self, batch: Committed) -> None:
@@ -142,14 +142,14 @@ class Metrics:
             self._latency.observe(seconds)
 
 
-class _Accounts(Collector):
-    """Where every line stands, read from the ledger at each scrape."""
+class _LineCounts(Collector):
+    """Line counts by state, read from the ledger at each scrape."""
 
     def __init__(self, ledger: Path) -> None:
         self._ledger = ledger
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the accounts; where the ledger cannot be read now, only that."""
+        """Yield the line counts; if the ledger cannot be read now, only that metric."""
         readable = "streamer_ledger_readable", "Whether the ledger could be read for this scrape."
         try:
             stand = ledger_status(self._ledger)
@@ -190,7 +190,7 @@ class _Accounts(Collector):
 
 
 def _delivery(stand: Delivery | None) -> Iterator[Metric]:
-    """Yield what became of a collector's records; of another daemon's nothing but the names."""
+    """Yield the delivery counts of a collector; for other daemons, families without samples."""
     delivered = CounterMetricFamily("streamer_delivered_lines", "Lines of a collector that a writer's ledger holds.")
     waiting = GaugeMetricFamily(
         "streamer_undelivered_lines", "Lines of a collector that no writer has said to hold yet."
@@ -213,18 +213,18 @@ def _delivery(stand: Delivery | None) -> Iterator[Metric]:
     yield from (delivered, waiting, aside, messages)
 
 
-class _Survey(Collector):
-    """What costs more as the dataset grows: measured for a small share of the time."""
+class _SlowMetrics(Collector):
+    """Metrics whose cost grows with the dataset: measured for a small share of the time."""
 
     def __init__(self, dataset: Path, ledger: Path, monotonic: Callable[[], float], others: Sequence[Dataset]) -> None:
         def find() -> tuple[Snapshot, Lag]:
             seen = snapshot(dataset, ledger)
             return seen, measure(ledger, seen, others)
 
-        self._found = Seldom(find, monotonic)
+        self._found = Throttled(find, monotonic)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield what was measured last; nothing where the ledger cannot be read."""
+        """Yield the last measurement; nothing if the ledger cannot be read."""
         try:
             seen, lag = self._found.get()
         except StreamerError:
@@ -244,8 +244,8 @@ class _Survey(Collector):
         )
 
 
-class _Present(Collector):
-    """How the daemon, its files and its disks are at this moment."""
+class _DaemonState(Collector):
+    """The current state of the daemon, its files and its disks."""
 
     def __init__(self, dataset: Path, ledger: Path, health: Health) -> None:
         self._dataset = dataset
@@ -253,7 +253,7 @@ class _Present(Collector):
         self._health = health
 
     def collect(self) -> Iterator[Metric]:
-        """Yield it."""
+        """Yield the current metrics."""
         yield InfoMetricFamily("streamer_build", "The streamer that runs.", {"version": __version__})
         yield GaugeMetricFamily(
             "streamer_loop_silence_seconds", "Time since the loop came round; at rest at most 10.", self._health.silence

@@ -1,6 +1,6 @@
-"""``/metrics`` for Prometheus, ``/healthz`` and ``/readyz`` for whoever restarts things.
+"""The routes ``/metrics`` for Prometheus, and ``/healthz`` and ``/readyz`` for health probes.
 
-Nothing here waits for the daemon: metrics are collected in a worker thread, health is a look at a few values.
+No request waits for the daemon: a worker thread collects metrics, and the probes read a few values.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from streamer.daemon.observers.health import Health, Healths
-from streamer.web.together import Together
+from streamer.web.merged import MergedRegistry
 
-_Collected = CollectorRegistry | Together
+_Collected = CollectorRegistry | MergedRegistry
 
 
 def routes(metrics: _Collected, health: Health | Healths) -> list[Route]:
-    """Return the three routes; all of them GET and HEAD."""
+    """Return the three routes, each for GET and HEAD."""
 
     async def expose(request: Request) -> Response:
         encode, media_type = choose_encoder(request.headers.get("accept", ""))

@@ -1,4 +1,4 @@
-"""Images of a record: what they are by their bytes. Nothing is decoded, and nothing is ever fetched."""
+"""Extract the images of a record, and detect their type. Images are never decoded or fetched."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from streamer.core.records.images import image_url
 
 
 class Picture(msgspec.Struct, frozen=True):
-    """An image that a browser may be given."""
+    """An image that is safe to send to a browser."""
 
     media: str
     data: bytes
 
 
 class NoPictureError(Exception):
-    """A part that holds no image that is shown; ``why`` is for people."""
+    """A part without an image that can be shown; ``why`` is the message to the user."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
@@ -26,7 +26,7 @@ class NoPictureError(Exception):
 
 
 def media_type(data: bytes) -> str | None:
-    """Return the media type of an image by its first bytes; None for all but PNG, JPEG, GIF and WebP."""
+    """Detect the media type of a PNG, JPEG, GIF or WebP by its first bytes; None for other data."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if data.startswith(b"\xff\xd8\xff"):
@@ -42,7 +42,7 @@ def picture(part: dict[str, Any]) -> Picture:
     """Return the image of an image part.
 
     Raises:
-        NoPictureError: it is not shown.
+        NoPictureError: It has none that can be shown.
     """
     data = _decoded(_payload(part))
     media = media_type(data)
@@ -52,7 +52,7 @@ def picture(part: dict[str, Any]) -> Picture:
 
 
 def remote_url(part: dict[str, Any]) -> str | None:
-    """Return the URL of an image that lies elsewhere, None if it does not."""
+    """Return the http(s) URL of an image part; None if it has none."""
     url = image_url(part)
     return url if url is not None and url[:8].lower().startswith(("http://", "https://")) else None
 

@@ -1,6 +1,7 @@
-"""Lines of the dataset and of shards, made ready to be shown: plain texts, with images as places to get them from.
+"""Views of lines of the dataset and of shards: plain texts, with URLs for images.
 
-What models wrote stays text here, whole or cut; it becomes neither markup nor a request. The page sets it as text.
+The output of models stays text, whole or truncated, and the page inserts it as text: it becomes neither markup nor a
+request.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from streamer.web.pictures import NoPictureError, Picture, picture, remote_url
 
 MOST_LISTED = 50
 _LISTED_TEXT = 2_000
-"""Characters of a text that a list shows."""
+"""Maximum length of a text in a list, in characters."""
 
 _PREVIEWED_TEXT = 400
 _LISTED_MESSAGES = 40
 _LISTED_PARTS = 100
-_OWN_KEYS = ("run_id", "turn", "model", "provider", "total_reward", "achievements_count", "timestamp", "shard")
+_SHOWN_KEYS = ("run_id", "turn", "model", "provider", "total_reward", "achievements_count", "timestamp", "shard")
 _WHOLE = 1 << 62
 
 
 class _Text(msgspec.Struct, frozen=True):
-    """A text, or its beginning; ``length`` is that of the whole, in characters."""
+    """A text, or its beginning if ``cut``; ``length`` is the length of the whole in characters."""
 
     text: str
     length: int
@@ -41,15 +42,15 @@ class _Text(msgspec.Struct, frozen=True):
 
 
 class _TextPart(_Text, frozen=True, tag="text"):
-    """A part of a message that is text."""
+    """A text part of a message."""
 
 
 class _OtherPart(_Text, frozen=True, tag="other"):
-    """A part of a message of a kind that is not known, as JSON."""
+    """A part of an unknown type, as JSON."""
 
 
 class _ImagePart(msgspec.Struct, frozen=True, tag="image"):
-    """An image that ``src`` gives, the so manyth of its record."""
+    """An image, its number within the record, and its URL ``src``."""
 
     image: int
     src: str
@@ -57,13 +58,13 @@ class _ImagePart(msgspec.Struct, frozen=True, tag="image"):
 
 
 class _RemoteImagePart(msgspec.Struct, frozen=True, tag="remote_image"):
-    """An image that lies elsewhere. It is never fetched."""
+    """An image with an http(s) URL, which is never fetched."""
 
     url: str
 
 
 class _RefusedImagePart(msgspec.Struct, frozen=True, tag="refused_image"):
-    """An image that is not shown, and why; ``length`` is that of what stands in its place, in characters."""
+    """An image that cannot be shown, and the reason; ``length`` is that of its part in characters."""
 
     why: str
     length: int
@@ -73,7 +74,7 @@ _Part = _TextPart | _OtherPart | _ImagePart | _RemoteImagePart | _RefusedImagePa
 
 
 class _ToolCall(msgspec.Struct, frozen=True):
-    """A call of a function; ``arguments`` as they stand, which need not be JSON."""
+    """A call of a function; ``arguments`` is the unparsed text, which may not be JSON."""
 
     id: str
     name: str
@@ -93,7 +94,7 @@ class _Message(msgspec.Struct, frozen=True):
 
 
 class _Entry(msgspec.Struct, frozen=True):
-    """One key of a record's metadata; what is no text is JSON."""
+    """One key of a record's metadata; a value other than text is shown as JSON."""
 
     key: str
     text: str
@@ -102,9 +103,10 @@ class _Entry(msgspec.Struct, frozen=True):
 
 
 class RecordView(msgspec.Struct, frozen=True):
-    """A record as the page shows it. ``offset`` is its place in the dataset, None for a line of a shard.
+    """A record as the web UI shows it. ``offset`` is its log offset, None for a line of a shard.
 
-    ``messages_before`` are left out at its beginning. ``whole`` says that nothing was left out or cut.
+    ``messages_before`` is the number of messages left out at its beginning. ``whole`` says that nothing is left out
+    or truncated.
     """
 
     offset: int | None
@@ -124,7 +126,7 @@ class RecordView(msgspec.Struct, frozen=True):
 
 
 class _TooLong(msgspec.Struct, frozen=True):
-    """A line that is too long for a list."""
+    """A line that exceeds the maximum length in a list."""
 
     offset: int
     bytes: int
@@ -132,7 +134,7 @@ class _TooLong(msgspec.Struct, frozen=True):
 
 
 class _Unreadable(msgspec.Struct, frozen=True):
-    """A line that holds no record, and why."""
+    """A line without a record, and the reason."""
 
     offset: int
     bytes: int
@@ -140,24 +142,24 @@ class _Unreadable(msgspec.Struct, frozen=True):
 
 
 class _Page(msgspec.Struct, frozen=True):
-    """Records of the dataset, the newest first; ``next`` is where the older ones end, None if there are none."""
+    """Records of the dataset, newest first; ``next`` is the log offset to continue from, None at the end."""
 
     records: list[RecordView | _TooLong | _Unreadable]
     next: int | None
 
 
 class _NoRecordError(Exception):
-    """A line that holds no record; the argument says why, for people."""
+    """A line without a record; the argument is the reason for the user."""
 
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def newest(dataset: Dataset, before: int | None, limit: int) -> _Page:
-    """Return the newest records before a place in the dataset.
+    """Return the newest records before a log offset.
 
     Raises:
-        RefusedRequestError: no record begins there.
+        RefusedRequestError: No record begins there.
     """
     try:
         with dataset_stretch(dataset) as stretch:
@@ -169,29 +171,22 @@ def newest(dataset: Dataset, before: int | None, limit: int) -> _Page:
 
 
 def at(dataset: Dataset, offset: int) -> RecordView:
-    """Return the whole record at a place in the dataset.
+    """Return the whole record at a log offset.
 
     Raises:
-        RefusedRequestError: there is none.
+        RefusedRequestError: There is none.
     """
-    data = _line_of(dataset, offset)
-    try:
-        return _view(_parsed(data), offset, len(data), _Cut(_WHOLE, _WHOLE, _WHOLE), _of_dataset(offset))
-    except _NoRecordError as error:
-        raise not_found(f"the line at byte {offset} holds no record: {error}") from error
+    line, length = _record(dataset, offset)
+    return _view(line, offset, length, _Limits(_WHOLE, _WHOLE, _WHOLE), _of_dataset(offset))
 
 
 def image_of(dataset: Dataset, offset: int, number: int) -> Picture:
     """Return one image of a record.
 
     Raises:
-        RefusedRequestError: there is no such record or image, or it is not shown.
+        RefusedRequestError: The record or the image does not exist, or cannot be shown.
     """
-    data = _line_of(dataset, offset)
-    try:
-        line = _parsed(data)
-    except _NoRecordError as error:
-        raise not_found(f"the line at byte {offset} holds no record: {error}") from error
+    line, _ = _record(dataset, offset)
     return _image(_messages(line), number)
 
 
@@ -199,28 +194,28 @@ def of_shard(data: bytes, shard: str, src: str) -> RecordView:
     """Return the whole record of a line of a shard.
 
     Args:
-        data: the line, without its newline.
-        shard: the shard's path, as the ledger has it.
-        src: what the place of an image begins with.
+        data: The line, without its newline.
+        shard: The shard's path in the ledger.
+        src: The prefix of its image URLs.
 
     Raises:
-        RefusedRequestError: the line holds no record.
+        RefusedRequestError: The line holds no record.
     """
     line = _from_shard(data, shard)
-    return _view(line, None, len(data), _Cut(_WHOLE, _WHOLE, _WHOLE), lambda number: f"{src}/images/{number}")
+    return _view(line, None, len(data), _Limits(_WHOLE, _WHOLE, _WHOLE), lambda number: f"{src}/images/{number}")
 
 
 def image_of_shard(data: bytes, shard: str, number: int) -> Picture:
     """Return one image of a line of a shard.
 
     Raises:
-        RefusedRequestError: there is none, or it is not shown.
+        RefusedRequestError: There is none, or it cannot be shown.
     """
     return _image(_messages(_from_shard(data, shard)), number)
 
 
 def of_session(dataset: Dataset, session: str, most: int) -> list[tuple[int, Any, Preview | None]]:
-    """Return offset, turn and reply of the records of a session, among the newest ``most`` bytes of the dataset."""
+    """Return (log offset, turn, reply) of a session's records in the newest ``most`` bytes of the dataset."""
     found: list[tuple[int, Any, Preview | None]] = []
     with suppress(FileNotFoundError), dataset_stretch(dataset) as stretch:
         for offset, data in lines_with(stretch, _json(session).encode(), most):
@@ -235,7 +230,7 @@ def of_session(dataset: Dataset, session: str, most: int) -> list[tuple[int, Any
 
 
 class Preview(msgspec.Struct, frozen=True):
-    """The reply of a record: its last message, in short."""
+    """The reply of a record (its last message), truncated."""
 
     role: str
     text: str
@@ -244,18 +239,18 @@ class Preview(msgspec.Struct, frozen=True):
 
 
 def preview(messages: list[dict[str, Any]]) -> Preview | None:
-    """Return the last message in short, None where there is none."""
+    """Return the last message, truncated; None if there is none."""
     if not messages:
         return None
-    cut = _Cut(_PREVIEWED_TEXT, 1, 8)
+    limits = _Limits(_PREVIEWED_TEXT, 1, 8)
     content = messages[-1].get("content")
-    texts = [content] if isinstance(content, str) else [_in_short(part) for part in _list(content)]
-    text = cut.text("\n".join(text for text in texts if text))
-    return Preview(_text(messages[-1].get("role")), text.text, text.cut, _calls(messages[-1], cut))
+    texts = [content] if isinstance(content, str) else [_short(part) for part in _list(content)]
+    text = limits.text("\n".join(text for text in texts if text))
+    return Preview(_text(messages[-1].get("role")), text.text, text.cut, _calls(messages[-1], limits))
 
 
-class _Cut(msgspec.Struct, frozen=True):
-    """How much of a record is shown: characters of a text, messages, parts or calls of a message."""
+class _Limits(msgspec.Struct, frozen=True):
+    """Limits of a view: characters of a text, messages, and parts or calls of a message."""
 
     characters: int
     messages: int
@@ -265,20 +260,24 @@ class _Cut(msgspec.Struct, frozen=True):
         return _Text(text[: self.characters], len(text), len(text) > self.characters)
 
 
-def _line_of(dataset: Dataset, offset: int) -> bytes:
+def _record(dataset: Dataset, offset: int) -> tuple[dict[str, Any], int]:
+    """Return the record that begins at a log offset, and the bytes of its line."""
     try:
         with dataset_stretch(dataset) as stretch:
-            return line_at(stretch, offset)
+            data = line_at(stretch, offset)
+        return _parsed(data), len(data)
     except FileNotFoundError:
         raise not_found("the dataset is not there") from None
+    except _NoRecordError as error:
+        raise not_found(f"the line at byte {offset} holds no record: {error}") from error
 
 
 def _listed(offset: int, length: int, data: bytes | None) -> RecordView | _TooLong | _Unreadable:
     if data is None:
         return _TooLong(offset, length)
-    cut = _Cut(_LISTED_TEXT, _LISTED_MESSAGES, _LISTED_PARTS)
+    limits = _Limits(_LISTED_TEXT, _LISTED_MESSAGES, _LISTED_PARTS)
     try:
-        return _view(_parsed(data), offset, length, cut, _of_dataset(offset))
+        return _view(_parsed(data), offset, length, limits, _of_dataset(offset))
     except _NoRecordError as error:
         return _Unreadable(offset, length, str(error))
 
@@ -310,18 +309,20 @@ def _from_shard(data: bytes, shard: str) -> dict[str, Any]:
     return {"messages": record.messages, "metadata": {**record.metadata, **own}}
 
 
-def _view(line: dict[str, Any], offset: int | None, length: int, cut: _Cut, src: Callable[[int], str]) -> RecordView:
+def _view(
+    line: dict[str, Any], offset: int | None, length: int, limits: _Limits, src: Callable[[int], str]
+) -> RecordView:
     messages = _messages(line)
     metadata = line.get("metadata")
     about = metadata if isinstance(metadata, dict) else {}
-    before = max(0, len(messages) - cut.messages)
+    before = max(0, len(messages) - limits.messages)
     hidden = sum(1 for _ in image_parts(messages[:before]))
     numbers = iter(range(hidden, 1 << 62))
-    shown = [_message(message, cut, numbers, src) for message in messages[before:]]
+    shown = [_message(message, limits, numbers, src) for message in messages[before:]]
     return RecordView(
         offset=offset,
         bytes=length,
-        whole=cut.characters == _WHOLE,
+        whole=limits.characters == _WHOLE,
         session=_text(about.get("run_id")),
         turn=_scalar(about.get("turn")),
         model=_name(about.get("model")),
@@ -330,73 +331,73 @@ def _view(line: dict[str, Any], offset: int | None, length: int, cut: _Cut, src:
         achievements=_scalar(about.get("achievements_count")),
         timestamp=_scalar(about.get("timestamp")),
         shard=_name(about.get("shard")),
-        metadata=[_entry(key, value, cut) for key, value in about.items() if key not in _OWN_KEYS][: cut.parts],
+        metadata=[_entry(key, value, limits) for key, value in about.items() if key not in _SHOWN_KEYS][: limits.parts],
         messages_before=before,
         messages=shown,
     )
 
 
-def _entry(key: str, value: Any, cut: _Cut) -> _Entry:
-    text = cut.text(value if isinstance(value, str) else _json(value))
+def _entry(key: str, value: Any, limits: _Limits) -> _Entry:
+    text = limits.text(value if isinstance(value, str) else _json(value))
     return _Entry(key, text.text, text.length, text.cut)
 
 
-def _message(message: dict[str, Any], cut: _Cut, numbers: Iterator[int], src: Callable[[int], str]) -> _Message:
+def _message(message: dict[str, Any], limits: _Limits, numbers: Iterator[int], src: Callable[[int], str]) -> _Message:
     content = message.get("content")
     if isinstance(content, str):
-        parts: list[_Part] = [_text_part(content, cut)] if content else []
+        parts: list[_Part] = [_text_part(content, limits)] if content else []
     elif isinstance(content, list):
-        parts = [_part(part, cut, numbers, src) for part in content][: cut.parts]
+        parts = [_part(part, limits, numbers, src) for part in content][: limits.parts]
     else:
-        parts = [] if content is None else [_other(content, cut)]
+        parts = [] if content is None else [_other(content, limits)]
     return _Message(
         role=_text(message.get("role")),
         parts=parts,
-        tool_calls=_calls(message, cut),
+        tool_calls=_calls(message, limits),
         name=_name(message.get("name")),
         tool_call_id=_name(message.get("tool_call_id")),
     )
 
 
-def _part(part: Any, cut: _Cut, numbers: Iterator[int], src: Callable[[int], str]) -> _Part:
+def _part(part: Any, limits: _Limits, numbers: Iterator[int], src: Callable[[int], str]) -> _Part:
     if not isinstance(part, dict):
-        return _text_part(part, cut) if isinstance(part, str) else _other(part, cut)
+        return _text_part(part, limits) if isinstance(part, str) else _other(part, limits)
     if _is_image(part):
-        return _image_part(part, next(numbers), src, cut)
+        return _image_part(part, next(numbers), src, limits)
     if isinstance(part.get("text"), str):
-        return _text_part(part["text"], cut)
-    return _other(part, cut)
+        return _text_part(part["text"], limits)
+    return _other(part, limits)
 
 
-def _image_part(part: dict[str, Any], number: int, src: Callable[[int], str], cut: _Cut) -> _Part:
+def _image_part(part: dict[str, Any], number: int, src: Callable[[int], str], limits: _Limits) -> _Part:
     url = remote_url(part)
     if url is not None:
-        return _RemoteImagePart(cut.text(url).text)
+        return _RemoteImagePart(limits.text(url).text)
     try:
         return _ImagePart(number, src(number), picture(part).media)
     except NoPictureError as error:
         return _RefusedImagePart(error.why, len(_json(part)))
 
 
-def _text_part(text: str, cut: _Cut) -> _TextPart:
-    shown = cut.text(text)
+def _text_part(text: str, limits: _Limits) -> _TextPart:
+    shown = limits.text(text)
     return _TextPart(shown.text, shown.length, shown.cut)
 
 
-def _other(value: Any, cut: _Cut) -> _OtherPart:
-    shown = cut.text(_json(value))
+def _other(value: Any, limits: _Limits) -> _OtherPart:
+    shown = limits.text(_json(value))
     return _OtherPart(shown.text, shown.length, shown.cut)
 
 
-def _calls(message: dict[str, Any], cut: _Cut) -> list[_ToolCall]:
-    return [_call(call, cut) for call in _list(message.get("tool_calls"))[: cut.parts] if isinstance(call, dict)]
+def _calls(message: dict[str, Any], limits: _Limits) -> list[_ToolCall]:
+    return [_call(call, limits) for call in _list(message.get("tool_calls"))[: limits.parts] if isinstance(call, dict)]
 
 
-def _call(call: dict[str, Any], cut: _Cut) -> _ToolCall:
+def _call(call: dict[str, Any], limits: _Limits) -> _ToolCall:
     function = call.get("function")
     about = function if isinstance(function, dict) else {}
     raw = about.get("arguments")
-    shown = cut.text(raw if isinstance(raw, str) else "" if raw is None else _json(raw))
+    shown = limits.text(raw if isinstance(raw, str) else "" if raw is None else _json(raw))
     return _ToolCall(_text(call.get("id")), _text(about.get("name")), shown.text, shown.length, shown.cut)
 
 
@@ -415,7 +416,7 @@ def _is_image(part: dict[str, Any]) -> bool:
     return isinstance(kind, str) and kind in IMAGE_PARTS
 
 
-def _in_short(part: Any) -> str:
+def _short(part: Any) -> str:
     if not isinstance(part, dict):
         return part if isinstance(part, str) else ""
     return "[image]" if _is_image(part) else _text(part.get("text"))
@@ -438,7 +439,7 @@ def _name(value: Any) -> str | None:
 
 
 def _scalar(value: Any) -> Any:
-    """Return a value that stands for one thing, as it is; a list or an object as text."""
+    """Return a scalar unchanged, a list or an object as JSON text; texts are truncated."""
     if isinstance(value, str):
         return value[:_LISTED_TEXT]
     return _json(value)[:_LISTED_TEXT] if isinstance(value, list | dict) else value

@@ -1,4 +1,4 @@
-"""One rollout: its turns in order, its outcomes and rewards, and why each of its lines is in the dataset or not."""
+"""View of one rollout: its turns in order, its outcomes and rewards, and the verdict on each line."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import msgspec
 
 from streamer.base.errors import StreamerError
 from streamer.config import Config, Dataset
+from streamer.config.database_url import locate
 from streamer.core.records import layouts
 from streamer.core.records.layouts import MalformedError
 from streamer.core.records.model import State
-from streamer.sources.trace_db import locate, open_for_batch
+from streamer.sources.database_file import open_for_batch
 from streamer.store.ledger.paths import is_apart
 from streamer.store.views.explain import Explainer, LineFound, Reason
 from streamer.store.views.explain_subjects import OutcomeRow
@@ -27,31 +28,31 @@ from streamer.web.pictures import Picture
 from streamer.web.records import Preview, RecordView, image_of_shard, of_session, of_shard, preview
 
 LONGEST_SUBJECT = 4096
-"""Characters of an id or of the name of a shard."""
+"""Maximum length of an id or of a shard name, in characters."""
 
 _TURNS_SHOWN = 200
 _REASONS_SHOWN = 500
 _EVENTS_SHOWN = 200
 _FOUND_SHOWN = 20
-_SHARDS_LOOKED_AT = 10_000
+_SHARDS_SEARCHED = 10_000
 _EXAMPLES_SHOWN = 20
-_EXAMPLES_AMONG = 200_000
-"""Newest spans among which examples are looked for: some hundredths of a second."""
+_SPANS_SEARCHED = 200_000
+"""Newest spans to search for examples: some hundredths of a second."""
 
-_BYTES_READ = 64 << 20
-_LONGEST_READ = 0.1
-"""Seconds after which a read of the trace database is broken off, as it would hold up the producer."""
+_MAX_BYTES = 64 << 20
+_READ_SECONDS = 0.1
+"""Timeout of a read of the trace database in seconds: a longer one would delay the producer."""
 
 _BUSY_SECONDS = 0.25
 _STEPS = 10_000
 _LEDGER_SECONDS = 2.0
-"""Seconds after which a search in the ledger is broken off."""
+"""Timeout of a search in the ledger, in seconds."""
 
-_LAST = "\U0010ffff"
+_HIGHEST = "\U0010ffff"
 
 
 class _Turn(msgspec.Struct, frozen=True):
-    """One line of a rollout. ``src`` gives its whole conversation, None where it cannot be read any more."""
+    """One line of a rollout. ``src`` is the URL of its conversation; None if it cannot be read any more."""
 
     shard_id: int
     shard: str
@@ -78,7 +79,7 @@ class _EventReward(msgspec.Struct, frozen=True):
 
 
 class _RolloutView(msgspec.Struct, frozen=True):
-    """All that is known of a rollout, or of a shard or a line that was asked for."""
+    """All data on a rollout, a shard, or a line of one."""
 
     session: str
     outcomes: list[OutcomeRow]
@@ -91,7 +92,7 @@ class _RolloutView(msgspec.Struct, frozen=True):
 
 
 class _SessionFound(msgspec.Struct, frozen=True):
-    """A session that a search found, and how many of its lines stand where."""
+    """A session that a search found, and the number of its lines by state."""
 
     session: str
     lines: int
@@ -99,7 +100,7 @@ class _SessionFound(msgspec.Struct, frozen=True):
 
 
 class _ShardFound(msgspec.Struct, frozen=True):
-    """A shard that a search found, and how many of its lines that are of no session stand where."""
+    """A shard that a search found, and the number of its lines without a session by state."""
 
     shard: str
     lines: int
@@ -107,9 +108,9 @@ class _ShardFound(msgspec.Struct, frozen=True):
 
 
 class _Search(msgspec.Struct, frozen=True):
-    """Sessions in order of their ids; ``more`` says that there are others.
+    """Sessions in order of their ids; ``more`` says that the list is cut off.
 
-    ``shards`` are the newest ones with lines that could not be taken, which say no session of their own.
+    ``shards`` are the newest ones with lines that name no session.
     """
 
     sessions: list[_SessionFound]
@@ -118,7 +119,7 @@ class _Search(msgspec.Struct, frozen=True):
 
 
 class _Example(msgspec.Struct, frozen=True):
-    """Consecutive lines with one verdict, read first at ``since``."""
+    """Consecutive lines with one verdict, first read at ``since``."""
 
     shard_id: int
     shard: str
@@ -132,7 +133,7 @@ class _Example(msgspec.Struct, frozen=True):
 
 
 class _Examples(msgspec.Struct, frozen=True):
-    """Newest examples of one state; not ``complete`` where older ones were not looked for."""
+    """Newest examples of one state; not ``complete`` if older spans were not searched."""
 
     state: str
     reason: str | None
@@ -141,12 +142,12 @@ class _Examples(msgspec.Struct, frozen=True):
 
 
 def search(config: Config, prefix: str) -> _Search:
-    """Return sessions whose id begins with a text, and shards whose name does and that hold lines of no session.
+    """Return sessions whose id begins with a prefix, and shards with such a name and lines without a session.
 
     Raises:
-        StreamerError: the ledger cannot be read, or not within two seconds.
+        StreamerError: The ledger cannot be read, or not within two seconds.
     """
-    with _reading(config) as db:
+    with _open_ledger(config) as db:
         if db is None:
             return _Search([], [], more=False)
         found = sorted({*_sessions(db, "span", prefix), *_sessions(db, "outcome", prefix)})
@@ -156,13 +157,13 @@ def search(config: Config, prefix: str) -> _Search:
 
 
 def rollout(config: Config, subject: str) -> _RolloutView:
-    """Return all that is known of a session, a shard, or ``SHARD:LINE``.
+    """Return all data on a session, a shard, or ``SHARD:LINE``.
 
     Raises:
-        RefusedRequestError: nothing is known of it.
-        StreamerError: the ledger cannot be read.
+        RefusedRequestError: It is unknown.
+        StreamerError: The ledger cannot be read.
     """
-    with _reading(config) as db:
+    with _open_ledger(config) as db:
         explainer = Explainer(db, config.dataset.path, _REASONS_SHOWN) if db is not None else None
         found = explainer.explain(subject, details=False) if explainer is not None else None
         if explainer is None or found is None:
@@ -185,10 +186,10 @@ def rollout(config: Config, subject: str) -> _RolloutView:
 
 
 def line(config: Config, shard_id: int, number: int) -> RecordView:
-    """Return the record of one line of a shard, by the numbers that a rollout's turns have.
+    """Return the record of one line of a shard, by shard id and line number.
 
     Raises:
-        RefusedRequestError: there is no such line, or it cannot be read any more.
+        RefusedRequestError: There is no such line, or it cannot be read any more.
     """
     data, shard = _line(config, shard_id, number)
     return of_shard(data, shard, f"/api/lines/{shard_id}/{number}")
@@ -198,23 +199,23 @@ def line_image(config: Config, shard_id: int, number: int, image: int) -> Pictur
     """Return an image of one line of a shard.
 
     Raises:
-        RefusedRequestError: there is none, or it is not shown.
+        RefusedRequestError: There is none, or it cannot be shown.
     """
     data, shard = _line(config, shard_id, number)
     return image_of_shard(data, shard, image)
 
 
 def examples(config: Config, state: State, reason: str | None) -> _Examples:
-    """Return newest examples of lines in a state, if wanted for one reason.
+    """Return the newest examples of lines in a state, of one reason or of any.
 
     Raises:
-        StreamerError: the ledger cannot be read.
+        StreamerError: The ledger cannot be read.
     """
-    with _reading(config) as db:
+    with _open_ledger(config) as db:
         if db is None:
             return _Examples(state, reason, complete=True, examples=[])
         (last,) = db.execute("SELECT coalesce(max(id), 0) FROM span").fetchone()
-        among, values = "span.state = ? AND span.id > ?", [state, last - _EXAMPLES_AMONG]
+        among, values = "span.state = ? AND span.id > ?", [state, last - _SPANS_SEARCHED]
         if reason is not None:
             among, values = f"{among} AND span.reason = ?", [*values, reason]
         explainer = Explainer(db, config.dataset.path, _EXAMPLES_SHOWN)
@@ -224,32 +225,33 @@ def examples(config: Config, state: State, reason: str | None) -> _Examples:
             )
             for shard_id, at, why in explainer.examples(among, values)
         ]
-    complete = len(found) == _EXAMPLES_SHOWN or last <= _EXAMPLES_AMONG
+    complete = len(found) == _EXAMPLES_SHOWN or last <= _SPANS_SEARCHED
     return _Examples(state, reason, complete=complete, examples=found)
 
 
 def _sessions(db: sqlite3.Connection, table: str, prefix: str) -> list[str]:
-    """Return the first sessions of a table, each found by one step into its index."""
+    """Return the first sessions of a table with a prefix, each by one index lookup."""
     found: list[str] = []
     after, includes = prefix, ">="
     while len(found) <= _FOUND_SHOWN:
         row = db.execute(
-            f"SELECT min(session) FROM {table} WHERE session {includes} ? AND session < ?", (after, prefix + _LAST)
+            f"SELECT min(session) FROM {table} WHERE session {includes} ? AND session < ?",
+            (after, prefix + _HIGHEST),
         ).fetchone()
         if row[0] is None:
             break
         after, includes = row[0], ">"
-        if after:  # what cannot be taken says no session of its own
+        if after:  # dead letters name no session
             found.append(after)
     return found
 
 
 def _shards(db: sqlite3.Connection, prefix: str) -> list[_ShardFound]:
-    """Return the newest shards with lines of no session whose path or name begins with a text."""
+    """Return the newest shards with lines without a session whose path or name has a prefix."""
     rows = db.execute(
         "SELECT shard.path, span.state, sum(span.lines) FROM span JOIN shard ON shard.id = span.shard"
         " WHERE span.session = '' AND NOT shard.replaced GROUP BY shard.id, span.state ORDER BY shard.id DESC LIMIT ?",
-        (_SHARDS_LOOKED_AT,),
+        (_SHARDS_SEARCHED,),
     )
     found: dict[str, dict[str, int]] = {}
     for path, state, lines in rows:
@@ -269,7 +271,7 @@ def _turns(explainer: Explainer, subject: str) -> Iterator[_Turn]:
     read = 0
     for shown, found in enumerate(explainer.lines(subject)):
         read += len(found.data or b"")
-        if shown == _TURNS_SHOWN or read > _BYTES_READ:
+        if shown == _TURNS_SHOWN or read > _MAX_BYTES:
             return
         yield _turn(found)
 
@@ -293,26 +295,26 @@ def _turn(found: LineFound) -> _Turn:
 
 
 def _with_records(turns: list[_Turn], dataset: Dataset, session: str) -> list[_Turn]:
-    """Return turns of a session that was read from the database with their records: the dataset alone has those here.
+    """Add records of the dataset to the accepted turns of a session that was read from the trace database.
 
-    They were appended in order, so if there are as many of them, each is that of its turn.
+    Records were appended in the order of turns, so equal counts assign each one to its turn.
     """
     missing = [i for i, turn in enumerate(turns) if turn.state == State.ACCEPTED and is_apart(turn.shard)]
     if not missing:
         return turns
-    found = of_session(dataset, session, _BYTES_READ)
+    found = of_session(dataset, session, _MAX_BYTES)
     if len(found) != len(missing):
         return turns
-    told = list(turns)
+    completed = list(turns)
     for i, (offset, number, short) in zip(missing, found, strict=True):
-        told[i] = msgspec.structs.replace(
+        completed[i] = msgspec.structs.replace(
             turns[i], turn=number, offset=offset, src=f"/api/records/{offset}", preview=short
         )
-    return told
+    return completed
 
 
 def _line(config: Config, shard_id: int, number: int) -> tuple[bytes, str]:
-    with _reading(config) as db:
+    with _open_ledger(config) as db:
         found = Explainer(db, config.dataset.path).line(shard_id, number) if db is not None else None
     if found is None:
         raise not_found("no such line was read")
@@ -322,13 +324,13 @@ def _line(config: Config, shard_id: int, number: int) -> tuple[bytes, str]:
 
 
 def _events(config: Config, session: str) -> tuple[list[_EventReward], str]:
-    """Return rows of ``event_rewards``, by one short read; or none, and why."""
+    """Return rows of ``event_rewards`` from one short read; or none, and the reason."""
     place = locate(config.source.database, config.source.token)
     if not isinstance(place, Path):
         return [], "the trace database is on a server, which is not asked for single rollouts"
     try:
         with open_for_batch(place, _BUSY_SECONDS) as db:
-            deadline = time.monotonic() + _BUSY_SECONDS + _LONGEST_READ
+            deadline = time.monotonic() + _BUSY_SECONDS + _READ_SECONDS
             db.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
             if not db.execute("SELECT 1 FROM pragma_table_info('event_rewards')").fetchone():
                 return [], "the trace database has no event rewards"
@@ -349,8 +351,8 @@ def _plain(value: Any) -> Any:
 
 
 @contextmanager
-def _reading(config: Config) -> Iterator[sqlite3.Connection | None]:
-    """Open the ledger for one look that does not take long."""
+def _open_ledger(config: Config) -> Iterator[sqlite3.Connection | None]:
+    """Open the ledger for short reads, with a timeout."""
     with open_ledger(config.dataset.ledger) as db:
         if db is not None:
             deadline = time.monotonic() + _LEDGER_SECONDS

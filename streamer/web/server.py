@@ -1,8 +1,7 @@
-"""The page of one daemon, served from a thread with an event loop of its own.
+"""The web UI of one daemon, served from a thread with its own event loop.
 
-So nothing that is asked holds up the daemon's loop, and the page answers even while that is stuck. What cannot be
-served (a port that is in use) is a trouble like any other: it is told, and tried again; records are collected all the
-same.
+So no request delays the daemon's loop, and the web UI answers even while that loop is stuck. If the port is in use,
+streamer logs it and retries, and collects records all the same.
 """
 
 from __future__ import annotations
@@ -27,50 +26,50 @@ from streamer.config import Config
 from streamer.daemon.observers.health import Health, Healths
 from streamer.web import monitoring
 from streamer.web.app import Api, create_app
-from streamer.web.board import Board
 from streamer.web.distributions import DistributionReader
 from streamer.web.guard import Guard
+from streamer.web.merged import MergedRegistry, distinct
 from streamer.web.metrics import Metrics
+from streamer.web.recent import RecentActivity
 from streamer.web.state import DatasetLink, StateReader
-from streamer.web.together import Together, distinct
 
 _OP = "serve the page"
 _CONNECTIONS = 64
 _BACKLOG = 64
 _HEADER_BYTES = 16 << 10
-_UNFIT = re.compile(r"[^A-Za-z0-9._-]")
-"""What an address does not take of the name of a dataset."""
+_NOT_IN_URL = re.compile(r"[^A-Za-z0-9._-]")
+"""Characters of a dataset's name that its URL cannot contain."""
 
-_LAST_ANSWERS = 1
-"""Seconds that answers under way have when the daemon ends."""
+_SHUTDOWN_SECONDS = 1
+"""Seconds that running requests have when the daemon stops."""
 
 
-class _One:
-    """What observes and shows one dataset."""
+class _DatasetUi:
+    """The observers and endpoints of one dataset."""
 
     def __init__(self, config: Config, health: Health, links: Sequence[DatasetLink]) -> None:
         self.metrics = Metrics(config.dataset.path, config.dataset.ledger, health, others=config.others)
-        board = Board(self._poke)
-        self.observe = fan_out(self.metrics, board)
-        self._state = StateReader(config, board, health, links)
+        activity = RecentActivity(self._notify)
+        self.observe = fan_out(self.metrics, activity)
+        self._state = StateReader(config, activity, health, links)
         self._distributions = DistributionReader(config)
         self.api = Api(config, self._state, self._distributions)
 
     def configure(self, config: Config) -> None:
-        """Show what is in force from now on."""
+        """Apply a new configuration."""
         self.api.config = self._state.config = self._distributions.config = config
 
-    def _poke(self) -> None:
-        self.api.publisher.poke()
+    def _notify(self) -> None:
+        self.api.publisher.notify()
 
 
-class Page:
-    """An observer, and what shows what it observed: each dataset below an address of its own if there are several.
+class WebUi:
+    """The web UI, and its observer of events: each of several datasets has a URL prefix of its own.
 
     Args:
-        configs: the configuration for each dataset, with an address to listen at. The first one is shown at "/".
-        healths: how the life of each is, by its path.
-        emit: told of where the page is, and of what keeps it from being served; from a thread of the page.
+        configs: The configuration of each dataset, with an address to listen on. The first one is shown at "/".
+        healths: The health of each dataset, by its path.
+        emit: Called from the web UI's thread with its address, and with failures to serve it.
     """
 
     def __init__(self, configs: Sequence[Config], healths: Mapping[Path, Health], emit: Emit) -> None:
@@ -79,58 +78,60 @@ class Page:
             raise AssertionError("the page is off")
         self._address: Address = web.listen
         names = distinct(config.dataset.path.name for config in configs)
-        slugs = distinct(_UNFIT.sub("-", name) for name in names)
+        slugs = distinct(_NOT_IN_URL.sub("-", name) for name in names)
         links = [
             DatasetLink(name, str(config.dataset.path.absolute()), f"/datasets/{slug}", here=False)
             for name, slug, config in zip(names, slugs, configs, strict=True)
             if len(configs) > 1
         ]
-        self._each = {config.dataset.path: _One(config, healths[config.dataset.path], links) for config in configs}
-        all_of_them = list(self._each.values())
-        self._observe = fan_out(*(one.observe for one in all_of_them))
-        self._emit = fan_out(emit, *(one.metrics for one in all_of_them))
-        self._publishers = [one.api.publisher for one in all_of_them]
-        apis = {
-            "": all_of_them[0].api,
-            **{link.address: one.api for link, one in zip(links, all_of_them, strict=False)},
+        self._datasets = {
+            config.dataset.path: _DatasetUi(config, healths[config.dataset.path], links) for config in configs
         }
-        registries = {name: one.metrics.registry for name, one in zip(names, all_of_them, strict=True)}
+        datasets = list(self._datasets.values())
+        self._observe = fan_out(*(one.observe for one in datasets))
+        self._emit = fan_out(emit, *(one.metrics for one in datasets))
+        self._publishers = [one.api.publisher for one in datasets]
+        apis = {
+            "": datasets[0].api,
+            **{link.address: one.api for link, one in zip(links, datasets, strict=False)},
+        }
+        registries = {name: one.metrics.registry for name, one in zip(names, datasets, strict=True)}
         routes = (
-            monitoring.routes(Together(registries), Healths(list(healths.values())))
+            monitoring.routes(MergedRegistry(registries), Healths(list(healths.values())))
             if links
-            else monitoring.routes(all_of_them[0].metrics.registry, *healths.values())
+            else monitoring.routes(datasets[0].metrics.registry, *healths.values())
         )
         self._app = Guard(create_app(apis, self._emit, routes), self._address, web.token)
 
     def __call__(self, event: Event) -> None:
-        """Take note of an event that is about no single dataset."""
+        """Record an event that concerns no single dataset."""
         self._observe(event)
 
     def of(self, dataset: Path) -> Emit:
-        """Return who takes note of the events of one dataset."""
-        return self._each[dataset].observe
+        """Return the observer of one dataset."""
+        return self._datasets[dataset].observe
 
     def configure(self, config: Config) -> None:
-        """Show what is in force from now on; the address and the token stay."""
-        self._each[config.dataset.path].configure(config)
+        """Apply a new configuration; the address and the token stay."""
+        self._datasets[config.dataset.path].configure(config)
 
     @contextmanager
     def served(self) -> Iterator[None]:
-        """Serve the page from a thread, until the block ends."""
+        """Serve the web UI from a thread until the block ends."""
         with start_blocking_portal(name="page") as portal:
             stop = portal.call(anyio.Event)
-            served = portal.start_task_soon(self._live, stop)
+            served = portal.start_task_soon(self._run, stop)
             try:
                 yield
             finally:
                 portal.call(stop.set)
                 served.result()
 
-    async def _live(self, stop: anyio.Event) -> None:
-        """Serve until told to stop. A fault of the page ends it, and nothing else."""
+    async def _run(self, stop: anyio.Event) -> None:
+        """Serve until ``stop`` is set. A bug in the web UI ends only the web UI."""
         try:
             await self._serve(stop)
-        except Exception as error:  # noqa: BLE001 - whatever it is, records go on
+        except Exception as error:  # noqa: BLE001 - no error may end the collection of records
             self._emit(PageFault("any more requests", repr(error)))
 
     async def _serve(self, stop: anyio.Event) -> None:
@@ -139,11 +140,11 @@ class Page:
                 tasks.start_soon(publisher.run)
             listener = await self._listener(stop)
             if listener is not None:
-                await self._answer(listener, stop)
+                await self._serve_requests(listener, stop)
             tasks.cancel_scope.cancel()
 
     async def _listener(self, stop: anyio.Event) -> socket.socket | None:
-        """Return the socket, as soon as it can be had; None if the daemon ends before."""
+        """Return the socket, with retries until it can be opened; None if the daemon stops before."""
         failures = ActiveFailures(self._emit)
         while not stop.is_set():
             try:
@@ -157,8 +158,8 @@ class Page:
                 return listener
         return None
 
-    async def _answer(self, listener: socket.socket, stop: anyio.Event) -> None:
-        logging.getLogger("uvicorn").addHandler(logging.NullHandler())  # what it has to say is not for a log of ours
+    async def _serve_requests(self, listener: socket.socket, stop: anyio.Event) -> None:
+        logging.getLogger("uvicorn").addHandler(logging.NullHandler())  # keeps its messages out of the daemon's log
         logging.getLogger("uvicorn").propagate = False
         config = uvicorn.Config(
             self._app,
@@ -171,12 +172,12 @@ class Page:
             server_header=False,
             date_header=False,
             limit_concurrency=_CONNECTIONS,
-            timeout_graceful_shutdown=_LAST_ANSWERS,
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
             h11_max_incomplete_event_size=_HEADER_BYTES,
         )
         config.load()
         server = uvicorn.Server(config)
-        # Not serve(): that takes the signals, which are the daemon's, and wakes ten times a second.
+        # Not serve(): that takes over the daemon's signals, and wakes up ten times a second.
         server.lifespan = config.lifespan_class(config)
         await server.startup(sockets=[listener])
         await stop.wait()

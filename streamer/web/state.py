@@ -1,4 +1,4 @@
-"""What the page shows at its top: how all lines stand, how fast they come, what does not work."""
+"""The state at the top of the web UI: line counts, rates, active failures."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import msgspec
 from streamer import __version__
 from streamer.base.events import Failure
 from streamer.config import Config
+from streamer.config.database_url import locate
 from streamer.core.records.model import State
 from streamer.daemon.observers.health import Health
 from streamer.sources.lag import Lag, measure
-from streamer.sources.trace_db import locate
 from streamer.store.ledger.history import Point, held_at, points
 from streamer.store.views.snapshot import LedgerStatus, Snapshot, ledger_status, open_ledger, snapshot
-from streamer.web.board import Board, Latency
-from streamer.web.condition import Bar, bars
+from streamer.web.comparisons import Comparison, comparisons
 from streamer.web.fleet import FleetNow, FleetReader
-from streamer.web.seldom import Seldom
+from streamer.web.recent import Latency, RecentActivity
+from streamer.web.throttled import Throttled
 
 _WAITING_SHOWN = 20
 _RATE_SECONDS = 60
-_OUTCOMES = "read outcomes"
-"""What the daemon is doing when its trace database fails it."""
+_READ_OUTCOMES = "read outcomes"
+"""The daemon's operation that fails if the trace database does."""
 
 _ORDER = (
     State.ACCEPTED,
@@ -41,7 +41,7 @@ _ORDER = (
 
 
 class _Daemon(msgspec.Struct, frozen=True):
-    """The process. Here as everywhere in the page, times are seconds since 1970."""
+    """The process. All times of the web UI are seconds since 1970."""
 
     pid: int
     version: str
@@ -50,7 +50,7 @@ class _Daemon(msgspec.Struct, frozen=True):
 
 
 class _DatasetNow(msgspec.Struct, frozen=True):
-    """The dataset as last committed."""
+    """The dataset at the last commit."""
 
     path: str
     name: str
@@ -84,7 +84,7 @@ class _FlowState(msgspec.Struct, frozen=True):
 
 
 class _Sources(msgspec.Struct, frozen=True):
-    """What is read, and how many shards, sessions of the trace database, and buckets of a fleet that were."""
+    """The sources, and the numbers of shards, of trace database sessions and of fleet partitions read."""
 
     shards: int
     sessions: int
@@ -95,14 +95,14 @@ class _Sources(msgspec.Struct, frozen=True):
 
 
 class _LagNow(msgspec.Struct, frozen=True):
-    """Bytes that lie in the shard folder and were not read."""
+    """Unread bytes in the shard folder."""
 
     bytes: int
     shards: int
 
 
 class _WaitingRollout(msgspec.Struct, frozen=True):
-    """A rollout whose outcome is still to come."""
+    """A rollout without an outcome yet."""
 
     session: str
     lines: int
@@ -110,7 +110,7 @@ class _WaitingRollout(msgspec.Struct, frozen=True):
 
 
 class _Waiting(msgspec.Struct, frozen=True):
-    """Rollouts that wait, and those that have waited longest."""
+    """Waiting rollouts: their number, and the oldest ones."""
 
     rollouts: int
     oldest_since: float | None
@@ -118,21 +118,21 @@ class _Waiting(msgspec.Struct, frozen=True):
 
 
 class _Outcomes(msgspec.Struct, frozen=True):
-    """Outcome rows seen, and those that were corrected after their records had been written."""
+    """Outcome rows seen, and rollouts that were retracted after their records had been written."""
 
     rows: int
     withdrawn: int
 
 
 class _Condition(msgspec.Struct, frozen=True):
-    """What an outcome has to meet."""
+    """The condition on outcomes."""
 
     where: str
-    bars: list[Bar]
+    bars: list[Comparison]
 
 
-class _TroubleNow(msgspec.Struct, frozen=True):
-    """Something that does not work at present."""
+class _ActiveFailure(msgspec.Struct, frozen=True):
+    """An active failure."""
 
     op: str
     where: str
@@ -149,7 +149,7 @@ class _TraceDatabaseNow(msgspec.Struct, frozen=True):
 
 
 class DatasetLink(msgspec.Struct, frozen=True):
-    """Where another dataset of the same daemon is shown; ``here`` for this one."""
+    """The URL of a dataset of the same daemon; ``here`` marks the current one."""
 
     name: str
     path: str
@@ -157,11 +157,11 @@ class DatasetLink(msgspec.Struct, frozen=True):
     here: bool
 
 
-class PageState(msgspec.Struct, frozen=True):
-    """Everything that the top of the page shows, at one moment.
+class WebState(msgspec.Struct, frozen=True):
+    """All data at the top of the web UI, at one moment.
 
-    ``revision`` is another text whenever anything but the moment differs. ``datasets`` are all that the daemon writes,
-    empty if that is one. ``fleet`` is how a collector or a writer stands, None for any other daemon.
+    ``revision`` changes with any value but ``at``. ``datasets`` are all datasets of the daemon, empty if there is only
+    one. ``fleet`` is the status of a collector or a writer, None for any other daemon.
     """
 
     at: float
@@ -176,14 +176,14 @@ class PageState(msgspec.Struct, frozen=True):
     waiting: _Waiting
     outcomes: _Outcomes
     condition: _Condition
-    failures: list[_TroubleNow]
+    failures: list[_ActiveFailure] = msgspec.field(name="troubles")
     trace_database: _TraceDatabaseNow
     datasets: list[DatasetLink] = []
     fleet: FleetNow | None = None
 
 
 class _Columns(msgspec.Struct, frozen=True):
-    """History as columns, as plots take it; every value holds until the next one."""
+    """History as columns for plots; every value holds until the next one."""
 
     at: list[float]
     records: list[int]
@@ -198,20 +198,20 @@ class _Columns(msgspec.Struct, frozen=True):
 
 
 class StateReader:
-    """Reads the state; from the threads of the page, never from the daemon's.
+    """Reads the state, in threads of the web UI, never in the daemon's.
 
     Args:
-        config: the present configuration.
-        board: what the daemon's events said.
-        health: the troubles of the present.
-        links: to all datasets of the daemon, if there are several.
-        now: returns seconds since 1970.
+        config: The current configuration.
+        activity: The recent activity of the daemon.
+        health: The active failures.
+        links: The links to all datasets of the daemon, if there are several.
+        now: Returns seconds since 1970.
     """
 
     def __init__(
         self,
         config: Config,
-        board: Board,
+        activity: RecentActivity,
         health: Health,
         links: Sequence[DatasetLink] = (),
         now: Callable[[], float] = time.time,
@@ -220,51 +220,51 @@ class StateReader:
         self._links = [
             msgspec.structs.replace(link, here=link.path == str(config.dataset.path.absolute())) for link in links
         ]
-        self._board = board
+        self._activity = activity
         self._health = health
         self._now = now
         target = config.dataset
-        self._sums: Seldom[Snapshot] = Seldom(lambda: snapshot(target.path, target.ledger), time.monotonic)
-        self._lag: Seldom[_LagNow] = Seldom(self._measure, time.monotonic, pause=2.0)
-        self._oldest: Seldom[list[_WaitingRollout]] = Seldom(self._longest_waiting, time.monotonic)
+        self._sums: Throttled[Snapshot] = Throttled(lambda: snapshot(target.path, target.ledger), time.monotonic)
+        self._lag: Throttled[_LagNow] = Throttled(self._measure, time.monotonic, pause=2.0)
+        self._oldest: Throttled[list[_WaitingRollout]] = Throttled(self._longest_waiting, time.monotonic)
         self._fleet = FleetReader(config, now)
         self._daemon = _Daemon(os.getpid(), __version__, socket.gethostname(), now())
 
-    def read(self) -> PageState:
-        """Return the state now.
+    def read(self) -> WebState:
+        """Return the current state.
 
         Raises:
-            StreamerError: the ledger cannot be read.
+            StreamerError: The ledger cannot be read.
         """
         config, sums, now = self.config, self._sums.get(), self._now()
-        stand = ledger_status(config.dataset.ledger)
-        flow = _flow(stand)
-        return PageState(
+        status = ledger_status(config.dataset.ledger)
+        flow = _flow(status)
+        return WebState(
             at=now,
             revision="",
             daemon=self._daemon,
-            dataset=_dataset(config.dataset.path, stand, sums.appended_rollouts),
-            rate=self._rate(flow.read, stand.dataset_lines, now),
+            dataset=_dataset(config.dataset.path, status, sums.appended_rollouts),
+            rate=self._rate(flow.read, status.dataset_lines, now),
             flow=flow,
             sources=self._sources(sums),
             lag=self._lag.get() if config.source.reads_shards else None,
-            latency=self._board.latency(),
-            waiting=_Waiting(stand.waiting_rollouts, stand.waiting_since, self._oldest.get()),
+            latency=self._activity.latency(),
+            waiting=_Waiting(status.waiting_rollouts, status.waiting_since, self._oldest.get()),
             outcomes=_Outcomes(sums.outcomes, sums.withdrawn_rollouts),
-            condition=_Condition(config.qualify.where, bars(config.qualify.where)),
-            failures=[_TroubleNow(t.op, t.where, t.cause, t.hint) for t in self._health.failures.values()],
+            condition=_Condition(config.qualify.where, comparisons(config.qualify.where)),
+            failures=[_ActiveFailure(t.op, t.where, t.cause, t.hint) for t in self._health.failures.values()],
             trace_database=_database(config, self._health.failures),
             datasets=self._links,
-            fleet=self._fleet.read(stand, self._health.failures),
+            fleet=self._fleet.read(status, self._health.failures),
         )
 
     def history(self, since: float) -> _Columns:
-        """Return how the dataset grew after ``since``, and how it is now.
+        """Return the growth of the dataset after ``since``, up to now.
 
         Raises:
-            StreamerError: the ledger cannot be read.
+            StreamerError: The ledger cannot be read.
         """
-        now = self.read()  # first: a batch in between is then in neither, and not in one of both
+        now = self.read()  # first, so that a batch in between is missing in both
         with open_ledger(self.config.dataset.ledger) as db:
             past = [point for point in points(db, since) if point.at < now.at] if db else []
         present = Point(
@@ -274,15 +274,15 @@ class StateReader:
             now.dataset.bytes,
             {state.state: state.lines for state in now.flow.states},
         )
-        # What holds now has held since the last batch.
-        last = self._board.last_batch or now.dataset.last_append_at
+        # The present values hold since the last batch.
+        last = self._activity.last_batch or now.dataset.last_append_at
         if last is not None and max((since, *(point.at for point in past[-1:]))) < last < now.at:
             past.append(msgspec.structs.replace(present, at=last))
         return _columns([*past, present])
 
     def _rate(self, read: int, records: int, now: float) -> _Rate:
         begin = now - _RATE_SECONDS
-        last = self._board.last_batch
+        last = self._activity.last_batch
         if last is None or last <= begin:
             return _Rate(_RATE_SECONDS, 0, 0)
         with open_ledger(self.config.dataset.ledger) as db:
@@ -325,21 +325,20 @@ def _columns(found: list[Point]) -> _Columns:
     )
 
 
-def _dataset(path: Path, stand: LedgerStatus, rollouts: int) -> _DatasetNow:
+def _dataset(path: Path, status: LedgerStatus, rollouts: int) -> _DatasetNow:
     return _DatasetNow(
-        str(path.absolute()), path.name, stand.dataset_lines, stand.dataset_bytes, rollouts, stand.appended_at
+        str(path.absolute()), path.name, status.dataset_lines, status.dataset_bytes, rollouts, status.appended_at
     )
 
 
-def _flow(stand: LedgerStatus) -> _Flow:
-    states = [_FlowState(state, sum(stand.reasons[state].values()), stand.reasons[state]) for state in _ORDER]
+def _flow(status: LedgerStatus) -> _Flow:
+    states = [_FlowState(state, sum(status.reasons[state].values()), status.reasons[state]) for state in _ORDER]
     return _Flow(sum(state.lines for state in states), states)
 
 
 def _database(config: Config, failures: Mapping[str, Failure]) -> _TraceDatabaseNow:
-    trouble = failures.get(_OUTCOMES)
-
-    return _TraceDatabaseNow(_place(config), "trouble" if trouble else "ok", trouble.cause if trouble else "")
+    failure = failures.get(_READ_OUTCOMES)
+    return _TraceDatabaseNow(_place(config), "trouble" if failure else "ok", failure.cause if failure else "")
 
 
 def _place(config: Config) -> str:

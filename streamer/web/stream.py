@@ -1,9 +1,9 @@
-"""The state as server-sent events: whole in each message, at most one a second, and only when something changed.
+"""Publish the state as server-sent events: whole in each message, at most one per second, only after changes.
 
 Invariants
-- Nothing is read while nobody looks.
-- However slow a client is, it holds one message: when it is ready it takes the newest, and misses those between.
-- A message is built once for all clients.
+- The state is read only while clients are connected.
+- A slow client holds one message: when it is ready it gets the newest, and misses those in between.
+- Each message is encoded once for all clients.
 """
 
 from __future__ import annotations
@@ -19,45 +19,45 @@ import msgspec
 from streamer.base.errors import StreamerError
 from streamer.web.encoding import encode
 from streamer.web.errors import RefusedRequestError
-from streamer.web.state import PageState
+from streamer.web.state import WebState
 
-_MOST_CLIENTS = 32
+_MAX_CLIENTS = 32
 _PAUSE = 1.0
-"""Seconds between two messages, at least."""
+"""Minimum seconds between two messages."""
 
 _REFRESH = 5.0
-"""Seconds after which it is looked, unasked, whether something changed with time: a rate, a lag."""
+"""Seconds between two reads without an event, for values that change with time: rate and lag."""
 
-_BEAT = 15.0
-"""Seconds after which a silent connection shows that it is alive."""
+_KEEP_ALIVE = 15.0
+"""Seconds after which a silent connection sends a keep-alive comment."""
 
 
 class Publisher:
-    """Reads the state for all who look at it.
+    """Reads the state for all clients.
 
     Args:
-        read: returns the state, off the event loop.
-        pause: seconds between two readings.
+        read: Returns the state, off the event loop.
+        pause: Minimum seconds between two reads.
     """
 
-    def __init__(self, read: Callable[[], Awaitable[PageState]], pause: float = _PAUSE) -> None:
+    def __init__(self, read: Callable[[], Awaitable[WebState]], pause: float = _PAUSE) -> None:
         self._read = read
         self._pause = pause
         self._lock = anyio.Lock()
-        self._life = f"{time.time_ns() // 1_000_000}"
+        self._run_id = f"{time.time_ns() // 1_000_000}"
         self._number = 0
-        self._state: PageState | None = None
+        self._state: WebState | None = None
         self._message = b""
         self._read_at = float("-inf")
         self._clients = 0
-        self._someone = anyio.Event()
+        self._has_clients = anyio.Event()
         self._changed = anyio.Event()
         self._published = anyio.Event()
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def poke(self) -> None:
-        """Say that something has changed; from any thread, and for nothing if nobody looks."""
+    def notify(self) -> None:
+        """Report a change, from any thread; without clients it costs nothing."""
         loop = self._loop
         if self._clients and loop is not None:
             loop.call_soon_threadsafe(self._changed.set)
@@ -66,8 +66,8 @@ class Publisher:
         """Publish until cancelled."""
         self._loop = asyncio.get_running_loop()
         while True:
-            await self._someone.wait()
-            with suppress(StreamerError):  # the daemon says what is wrong; it is tried again
+            await self._has_clients.wait()
+            with suppress(StreamerError):  # the daemon reports it; retried later
                 await self.current()
             await anyio.sleep(self._pause)
             with anyio.move_on_after(_REFRESH):
@@ -79,16 +79,16 @@ class Publisher:
         self._stopping = True
         self._publish()
 
-    async def current(self) -> PageState:
-        """Return the state now, or as it was less than a second ago.
+    async def current(self) -> WebState:
+        """Return the state, at most a second old.
 
         Raises:
-            StreamerError: it cannot be read.
+            StreamerError: It cannot be read.
         """
         async with self._lock:
             state = self._state
             if state is None or time.monotonic() - self._read_at >= self._pause:
-                state = self._take(await self._read())
+                state = self._store(await self._read())
                 self._read_at = time.monotonic()
             return state
 
@@ -96,15 +96,15 @@ class Publisher:
         """Return the events for one client.
 
         Raises:
-            RefusedRequestError: there are too many clients.
+            RefusedRequestError: There are too many clients.
         """
-        if self._clients >= _MOST_CLIENTS:
-            raise RefusedRequestError(503, f"{_MOST_CLIENTS} pages are open already; close one")
+        if self._clients >= _MAX_CLIENTS:
+            raise RefusedRequestError(503, f"{_MAX_CLIENTS} pages are open already; close one")
         return self._events()
 
     async def _events(self) -> AsyncIterator[bytes]:
         self._clients += 1
-        self._someone.set()
+        self._has_clients.set()
         try:
             yield b"retry: 1000\n\n"
             with suppress(StreamerError):
@@ -116,7 +116,7 @@ class Publisher:
                     seen = self._state.revision
                     yield self._message
                     continue
-                with anyio.move_on_after(_BEAT) as waiting:
+                with anyio.move_on_after(_KEEP_ALIVE) as waiting:
                     await published.wait()
                 if waiting.cancelled_caught:
                     yield b": beat\n\n"
@@ -124,16 +124,16 @@ class Publisher:
         finally:
             self._clients -= 1
             if not self._clients:
-                self._someone = anyio.Event()
+                self._has_clients = anyio.Event()
 
-    def _take(self, state: PageState) -> PageState:
-        """Make a state the present one; tell it to all if it says something new."""
+    def _store(self, state: WebState) -> WebState:
+        """Store a new state; publish it if its values have changed."""
         before = self._state
         if before is not None and _same(before, state):
             self._state = msgspec.structs.replace(state, revision=before.revision)
             return self._state
         self._number += 1
-        self._state = msgspec.structs.replace(state, revision=f"{self._life}-{self._number}")
+        self._state = msgspec.structs.replace(state, revision=f"{self._run_id}-{self._number}")
         self._message = b"event: state\nid: %s\ndata: %s\n\n" % (self._state.revision.encode(), encode(self._state))
         self._publish()
         return self._state
@@ -143,5 +143,5 @@ class Publisher:
         published.set()
 
 
-def _same(one: PageState, other: PageState) -> bool:
+def _same(one: WebState, other: WebState) -> bool:
     return msgspec.structs.replace(one, at=0.0, revision="") == msgspec.structs.replace(other, at=0.0, revision="")

@@ -25,7 +25,7 @@ from streamer.commands.filter.config import FilterConfig, read
 from streamer.commands.filter.run import Counts, run
 from streamer.commands.verify.inspect import inspect
 from streamer.core.records.trace_messages import Row
-from streamer.sources.conversations import Pages
+from streamer.sources.pages import FilePages
 from tests.helpers.producer import make_traces
 from tests.helpers.traces import add_session, decision, make_conversations, tool_reply
 
@@ -44,8 +44,8 @@ def filtered(
 ) -> tuple[list[dict[str, Any]], Counts]:
     """Return the values of the lines that a filter gives, and its counts; ``page`` is (rows, characters)."""
 
-    def pages(db: sqlite3.Connection, path: Path) -> Pages:
-        return Pages(db, path, between, rows=page[0], characters=page[1])
+    def pages(db: sqlite3.Connection, path: Path) -> FilePages:
+        return FilePages(db, path, between, rows=page[0], characters=page[1])
 
     lines: list[bytes] = []
     counts = run(config(folder, **values), lines.append, folder, pages)

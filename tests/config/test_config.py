@@ -55,14 +55,14 @@ def loaded(file: Path, text: str, environ: dict[str, str] | None = None, flags: 
 
 
 def complaint(file: Path, text: str, flags: Flags = FLAGS) -> str:
-    """Return what is said about a bad config file."""
+    """Return the error of an invalid config file."""
     with pytest.raises(ConfigError) as caught:
         loaded(file, text, flags=flags)
     return str(caught.value)
 
 
 class TestDefaults:
-    """What holds when nothing is said."""
+    """The defaults."""
 
     def test_shards_and_database_are_all_that_is_needed(self) -> None:
         """Two flags make a whole configuration."""
@@ -245,7 +245,7 @@ class TestPaths:
 
 
 class TestValues:
-    """What each key takes."""
+    """The values of each key."""
 
     @pytest.mark.parametrize(
         ("raw", "seconds"),
@@ -309,7 +309,7 @@ class TestValues:
         ],
     )
     def test_what_would_choose_no_turns_is_refused(self, file: Path, text: str, place: str) -> None:
-        """With its key, and what can be written there."""
+        """The message names the key and the allowed values."""
         with pytest.raises(ConfigError, match=place):
             loaded(file, f"[records]\n{text}")
 
@@ -341,7 +341,7 @@ class TestValues:
         ],
     )
     def test_a_wrong_cap_is_named_by_its_number_and_key(self, file: Path, text: str, named: str) -> None:
-        """With what would be right."""
+        """The message names the allowed values."""
         with pytest.raises(ConfigError, match=named):
             loaded(file, text)
 
@@ -351,7 +351,7 @@ class TestValues:
         assert config.qualify.where == "total_reward > 1\n  and total_steps < 9"
 
     def test_choices_become_enums(self, file: Path) -> None:
-        """What the pure core compares with `is` has to be the enum itself."""
+        """The pure core compares values with `is`, so they must be the enum's members."""
         config = loaded(file, '[join]\nrule = "max"\n[dedup]\nby = "none"\n[log]\nlevel = "debug"')
         assert config.join.rule is JoinRule.MAX
         assert config.dedup.by is DedupBy.NONE
@@ -436,7 +436,7 @@ class TestValues:
 
 
 class TestProblems:
-    """What is said about a configuration that cannot be used."""
+    """Messages about an invalid configuration."""
 
     def test_all_bad_keys_are_named_at_once(self, file: Path) -> None:
         """One run of the daemon is enough to find them all."""
@@ -582,7 +582,7 @@ class TestDatasetOnly:
 
 
 class TestChanges:
-    """What a reload may change."""
+    """The keys that a reload can change."""
 
     NEW = """
         source.poll_interval = 1
@@ -623,7 +623,7 @@ class TestChanges:
         ]
 
     def test_a_reloaded_configuration_has_all_that_can_change_and_nothing_else(self, file: Path) -> None:
-        """What cannot change stays as the daemon started with it."""
+        """Other keys keep the values of the daemon's start."""
         old, new = load(None, {}, FLAGS), loaded(file, self.NEW)
         merged = reloaded(old, new)
         assert changes(old, merged) == (changes(old, new)[0], [])
@@ -668,14 +668,14 @@ def survives(file: Path, text: str) -> None:
 
 
 class TestAnything:
-    """Whatever stands in the file."""
+    """Any content of the file."""
 
     @settings(deadline=None)
     @given(text=st.text(st.characters(codec="utf-8")))
     def test_any_text_is_a_configuration_or_a_config_error(
         self, tmp_path_factory: pytest.TempPathFactory, text: str
     ) -> None:
-        """No traceback for what is hardly TOML."""
+        """No traceback for broken TOML."""
         survives(tmp_path_factory.getbasetemp() / "any.toml", text)
 
     @settings(deadline=None)
@@ -683,7 +683,7 @@ class TestAnything:
     def test_any_value_of_any_key_is_taken_or_a_config_error(
         self, tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any]
     ) -> None:
-        """No traceback for what is TOML."""
+        """No traceback for any valid TOML."""
         text = "\n".join(f"{key} = {toml(value)}" for key, value in values.items())
         tomllib.loads(text)
         survives(tmp_path_factory.getbasetemp() / "values.toml", text)
@@ -701,7 +701,7 @@ class TestAnything:
 
 
 class TestPage:
-    """Where the page is served, and who may open it."""
+    """The address of the web UI, and its token."""
 
     @pytest.mark.parametrize(
         ("text", "host", "port"),
@@ -713,7 +713,7 @@ class TestPage:
         ],
     )
     def test_an_address_of_this_machine_needs_no_token(self, file: Path, text: str, host: str, port: int) -> None:
-        """Nobody else can reach it."""
+        """Other machines cannot reach it."""
         listen = loaded(file, f'[web]\nlisten = "{text}"').web.listen
         assert listen is not None
         assert (listen.host, listen.port) == (host, port)
@@ -758,7 +758,7 @@ class TestPage:
         ],
     )
     def test_a_token_that_is_none_is_refused(self, file: Path, content: bytes, mode: int, named: str) -> None:
-        """What it holds is not shown."""
+        """Its content is not shown."""
         token = file.with_name("token")
         token.write_bytes(content)
         token.chmod(mode)
@@ -767,7 +767,7 @@ class TestPage:
         assert "xxxx" not in said
 
     def test_a_token_file_that_is_missing_is_named(self, file: Path) -> None:
-        """But only where there is a page."""
+        """But only if the web UI is on."""
         assert "No such file" in complaint(file, '[web]\nlisten = "127.0.0.1:1"\ntoken_file = "nowhere"')
         assert loaded(file, '[web]\ntoken_file = "nowhere"').web.listen is None
 
@@ -802,7 +802,7 @@ class TestFleet:
 
     @pytest.mark.parametrize("buckets", ["", "4-2", "a", "0-9999", "1,,2", "-1"])
     def test_buckets_are_numbers(self, file: Path, buckets: str) -> None:
-        """What is none is named."""
+        """An invalid one is named."""
         assert "is not numbers of buckets" in complaint(file, f'[source]\nbuckets = "{buckets}"\n')
 
     @pytest.mark.parametrize("name", ["ask", "a.b", "a*", "", "a b", "x" * 65])

@@ -53,14 +53,14 @@ def loaded(file: Path, text: str, environ: dict[str, str] | None = None, flags: 
 
 
 def complaint(file: Path, text: str, environ: dict[str, str] | None = None, flags: Flags = FLAGS) -> str:
-    """Return what is said about a bad config file."""
+    """Return the error of an invalid config file."""
     with pytest.raises(ConfigError) as caught:
         loaded(file, text, environ, flags)
     return str(caught.value).replace(str(file), "FILE")
 
 
 class TestSeveral:
-    """What an entry does not say comes from the tables above."""
+    """An entry inherits missing keys from the tables above."""
 
     def test_each_entry_is_a_whole_configuration(self, file: Path) -> None:
         """Key by key; a list of caps takes the place of the other one."""
@@ -108,7 +108,7 @@ class TestChosen:
         assert load(file, {}, Flags("s", "d.db", name)).dataset == best.dataset
 
     def test_one_that_is_not_configured_is_refused_with_the_list(self, file: Path) -> None:
-        """It would be written without the rules that the file has for it."""
+        """It would lack the rules that the file has for it."""
         text = complaint(file, TWO, {"STREAMER_DATASET": "other.jsonl"})
         assert 'STREAMER_DATASET: "other.jsonl" is none of the configured datasets' in text
         assert "good.jsonl, " in text
@@ -126,7 +126,7 @@ class TestChosen:
         assert f"{origin}: there are several datasets, each with a condition of its own" in text
 
     def test_what_is_for_one_dataset_wants_to_know_which(self, file: Path) -> None:
-        """All of them are named; what is for all gets all."""
+        """The error names all datasets; commands for all of them get each."""
         file.write_text(TWO)
         assert [found.path.name for found in datasets(file, {}, None)] == ["good.jsonl", "best.jsonl"]
         for ask in (lambda: dataset(file, {}, None), lambda: load(file, {}, FLAGS)):
@@ -139,7 +139,7 @@ class TestWrong:
     """Every bad key is named, with the number of its dataset."""
 
     def test_all_that_is_wrong_is_named_once(self, file: Path) -> None:
-        """Also what datasets have in common."""
+        """Errors in shared tables, too."""
         text = complaint(
             file,
             """
@@ -169,7 +169,7 @@ class TestWrong:
         ]  # fmt: skip
 
     def test_what_contradicts_a_table_above_is_named_where_it_stands(self, file: Path) -> None:
-        """The entry has to be changed, not what holds for others."""
+        """The entry must change, not the shared table."""
         text = complaint(
             file, '[records]\nmin_turn = 5\n[[dataset]]\npath = "a.jsonl"\n[dataset.records]\nmax_turn = 3\n'
         )
@@ -188,7 +188,7 @@ class TestWrong:
         ],
     )
     def test_datasets_that_share_a_file_are_refused(self, file: Path, other: str, place: str) -> None:
-        """One would overwrite what the other one has written."""
+        """One would overwrite the lines of the other."""
         text = complaint(file, f'[[dataset]]\npath = "a.jsonl"\n[[dataset]]\n{other}\n')
         assert f"FILE: dataset 2: {place}: " in text
         assert "would be mixed up with" in text
@@ -200,7 +200,7 @@ class TestWrong:
 
 
 def test_another_list_of_datasets_does_not_change_those_that_stay(file: Path) -> None:
-    """What is new or gone is told by the daemon; the files that are no shards stay those of the start."""
+    """The daemon reports added and removed datasets; the files excluded from the shards stay the same."""
     good, _ = loaded(file, TWO)
     (alone,) = loaded(file, '[qualify]\nwhere = "0"\n[[dataset]]\npath = "good.jsonl"\n')
     live, fixed = changes(good, alone)

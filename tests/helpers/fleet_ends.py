@@ -22,7 +22,7 @@ from streamer.fleet.origins import Held
 from streamer.store.ledger import delivery
 from streamer.store.ledger.delivery import Delivered, Progress, Undeliverable
 from streamer.store.ledger.ledger import Ledger
-from streamer.web.server import Page
+from streamer.web.server import WebUi
 from tests.commands.test_run import PATIENCE
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def page_of(config: Path, trouble: Trouble | None = None, port: int = 0) -> Iter
         health(trouble)
     told: Queue[str] = Queue()
     emit = partial(_tell, told)
-    page = Page([loaded], {loaded.dataset.path: health}, emit)
+    page = WebUi([loaded], {loaded.dataset.path: health}, emit)
     with page.served():
         yield told.get(timeout=PATIENCE)
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from streamer.core.records.model import SourceRecord
-from streamer.sources.conversations import Conversations, Pages
-from streamer.sources.trace_db import open_for_batch
+from streamer.sources.conversations import Conversations
+from streamer.sources.database_file import open_for_batch
+from streamer.sources.pages import FilePages
 from tests.helpers.producer import make_traces
 from tests.helpers.traces import add_session, call_records, make_conversations
 
@@ -24,7 +25,7 @@ def test_reading_goes_on_after_an_id(tmp_path: Path) -> None:
     for name in ("a", "b"):
         add_session(path, name, turns=4)
     with open_for_batch(path, 0) as db:
-        reader = Conversations(Pages(db, path))
+        reader = Conversations(FilePages(db, path))
         whole = list(reader.decisions("b"))
         assert list(reader.decisions("b", after=whole[1].last)) == whole[2:]
         assert list(reader.decisions("b", after=whole[-1].last)) == []
@@ -43,7 +44,7 @@ def test_what_was_said_comes_from_the_events(tmp_path: Path) -> None:
             )
     with open_for_batch(path, 0) as db:
         for rows in (1, 2, 100):
-            found = [one.found for one in Conversations(Pages(db, path, rows=rows)).decisions("a")]
+            found = [one.found for one in Conversations(FilePages(db, path, rows=rows)).decisions("a")]
             records = [one for one in found if isinstance(one, SourceRecord)]
             assert [one.messages[-1]["content"] for one in records] == [f"say {turn}" for turn in range(5)]
             assert {(one.model, one.provider) for one in records} == {("gpt", "custom")}
@@ -53,7 +54,7 @@ def test_a_database_without_messages_has_no_decisions(tmp_path: Path) -> None:
     """Tracing may store outcomes alone."""
     path = make_traces(tmp_path / "traces.db")
     with open_for_batch(path, 0) as db:
-        assert list(Conversations(Pages(db, path)).decisions("a")) == []
+        assert list(Conversations(FilePages(db, path)).decisions("a")) == []
 
 
 @pytest.mark.parametrize(

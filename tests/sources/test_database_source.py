@@ -1,4 +1,4 @@
-"""Conversations from the trace database, live: each decision once, whatever comes first, whoever dies."""
+"""Conversations from the trace database, live: each decision once, in any order of arrival, after any crash."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from streamer.core.records.model import Cursor
 from streamer.core.records.trace_messages import Row
 from streamer.core.verdicts.join import JoinRule
 from streamer.daemon.pipeline import Pipeline
-from streamer.sources.conversations import Pages
 from streamer.sources.lag import Lag, measure
+from streamer.sources.pages import FilePages
 from streamer.sources.reader import Budget
 from streamer.sources.rollout_reader import RolloutReader, SessionRead, ToRead
 from streamer.store.ledger.paths import session_at, session_path
@@ -63,7 +63,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODES = [From.DATABASE, From.BOTH]
 STEPS = ("read", "dead letters written", "appended", "synced", "committed", HALF_A_WRITE)
 DOES = ("move_left", "do")
-"""What ``producer.dialogue`` replies, so that shard and database tell the same."""
+"""The reply of ``producer.dialogue``, so that shard and database hold the same conversation."""
 
 
 def rows(text: str, turn: int = 0, reply: str | None = None) -> list[Row]:
@@ -84,7 +84,7 @@ def shard(folder: Path, session: str, *texts: str, seconds: float = 0.0) -> None
 
 
 def texts(config: Config) -> list[str]:
-    """Return what the user said in each record of the dataset."""
+    """Return the user's text of each record of the dataset."""
     return [record["messages"][-2]["content"] for record in records(config)]
 
 
@@ -100,7 +100,7 @@ def dead(config: Config) -> list[dict[str, Any]]:
 
 
 def run(config: Config, act: Callable[[Pipeline, FakeClock], Awaitable[None]]) -> list[Event]:
-    """Open a pipeline and do something with it; return what it told."""
+    """Open a pipeline, run a function with it, and return its events."""
     events: list[Event] = []
 
     async def main() -> None:
@@ -113,7 +113,7 @@ def run(config: Config, act: Callable[[Pipeline, FakeClock], Awaitable[None]]) -
 
 
 async def live(pipeline: Pipeline) -> None:
-    """Do what the daemon does in a round: it waits for shards, as a drain does not."""
+    """Run one round of the daemon, which waits for shards, unlike a drain."""
     await pipeline.scan()
     while await pipeline.poll():
         pass
@@ -177,7 +177,7 @@ class TestWhatIsRead:
             assert other["shard"] == "//messages/good"
 
     def test_a_rollout_that_does_not_qualify_is_not_read(self, traces: Path, config: Config) -> None:
-        """Nobody asks what it said, until its outcome is corrected."""
+        """It is not read until its outcome is corrected."""
         told(traces, "bad", "one", "two")
         row = add_outcome(traces, "bad", 0, 9)
         work_off(config)
@@ -201,7 +201,7 @@ class TestWhatIsRead:
         assert counts(config) == {"appended": 4}
 
     def test_a_session_is_read_on_with_its_next_outcome(self, traces: Path, config: Config) -> None:
-        """What goes on after the last outcome waits; its last decision, which may be half, is not even read."""
+        """Decisions after the last outcome wait; the last one, which may be incomplete, is not even read."""
 
         async def act(pipeline: Pipeline, clock: FakeClock) -> None:
             told(traces, "s", "a", "b")
@@ -233,7 +233,7 @@ class TestWhatIsRead:
         assert counts(config) == {"appended": 2}
 
     def test_messages_that_come_after_their_outcome_are_found(self, traces: Path, config: Config) -> None:
-        """All of them, or some: a sweep looks at what was read before."""
+        """A sweep checks known sessions again, whether all messages come late or only some."""
 
         async def act(pipeline: Pipeline, clock: FakeClock) -> None:
             for text, seconds in (("", 0), ("a", 1), ("b", 2)):
@@ -394,7 +394,7 @@ def prepare(folder: Path) -> Path:
 
 
 def without_ids(config: Config) -> list[bytes]:
-    """Return the sorted lines of a dataset, with what depends on the order of reading left out."""
+    """Return the sorted lines of a dataset, without values that depend on the order of reading."""
     data = config.dataset.path.read_bytes()
     return sorted(re.sub(rb'"id":"[^"]*"|"shard":"[^"]*"|"run_id":"[^"]*"', b"", line) for line in data.splitlines())
 
@@ -406,7 +406,7 @@ class TestDeath:
     @pytest.mark.parametrize("mode", MODES)
     @pytest.mark.parametrize("point", STEPS)
     def test_a_death_anywhere_loses_nothing_and_doubles_nothing(self, tmp_path: Path, point: str, mode: From) -> None:
-        """What a reader saw stays, and the accounts are those of an undisturbed run."""
+        """Lines that a reader saw stay, and the counts are those of an undisturbed run."""
         oracle = settings(prepare(tmp_path / "oracle"), batch=2, conversations=mode)
         work_off(oracle)
         config = settings(prepare(tmp_path / "work"), batch=2, conversations=mode)
@@ -468,7 +468,7 @@ class TestDeath:
         assert accounts(config).adopted == 0
 
     def test_another_database_with_the_same_session_is_read_from_its_start(self, traces: Path, config: Config) -> None:
-        """Ids begin anew in it; a cursor alone would pass over all of it."""
+        """Its ids start again; a cursor alone would skip all of it."""
         told(traces, "other", *"xyz")
         told(traces, "s", "a", "b")
         add_outcome(traces, "s", 1, 9)
@@ -518,11 +518,11 @@ class TestDeath:
 
 
 class TestProducer:
-    """The producer is not harmed, and what it does to its database does not harm us."""
+    """The daemon never harms the producer, and no change of its database harms the daemon."""
 
     @pytest.mark.slow
     def test_no_lock_outlives_a_page_of_a_rollout_of_50_000_messages(self, traces: Path) -> None:
-        """Between any two pages a producer can commit; a batch holds no more than it may."""
+        """A producer can commit between any two pages; a batch stays within its limits."""
         said = [row for turn in range(16_667) for row in rows("x", turn)]
         add_messages(traces, "s", said, 0)
         pages = 0
@@ -536,8 +536,8 @@ class TestProducer:
 
         largest = 0
 
-        def counted(db: sqlite3.Connection, path: Path) -> Pages:
-            class Counted(Pages):
+        def counted(db: sqlite3.Connection, path: Path) -> FilePages:
+            class Counted(FilePages):
                 def page(self, *arguments: Any) -> tuple[list[Any], bool]:
                     nonlocal largest
                     found = super().page(*arguments)
@@ -559,7 +559,7 @@ class TestProducer:
 
     @pytest.mark.parametrize("mode", MODES)
     def test_a_busy_database_holds_up_nothing_but_itself(self, folder: Path, traces: Path, mode: From) -> None:
-        """It is told once, shards go on, and the rollout is read when it is over."""
+        """The failure is reported once, shards go on, and the rollout is read after recovery."""
         config = settings(folder, conversations=mode)
         told(traces, "s", "a")
         add_outcome(traces, "s", 1, 9)
@@ -712,7 +712,7 @@ ACTIONS = st.lists(
 
 
 class Story:
-    """A producer that does one thing after the other, and what has to be in the dataset in the end."""
+    """A producer that acts step by step, and the dataset that must result."""
 
     def __init__(self, folder: Path, mode: From) -> None:
         (folder / "shards").mkdir()
@@ -779,7 +779,7 @@ class Story:
 def test_in_any_order_each_decision_whose_outcome_qualifies_is_there_once(
     tmp_path_factory: pytest.TempPathFactory, mode: From, actions: list[tuple[Any, ...]]
 ) -> None:
-    """Live, restarted, half told, corrected, with a shard at any moment: nothing lost, nothing twice."""
+    """Live, restarted, incomplete, corrected, with a shard at any moment: nothing lost, nothing twice."""
     story = Story(tmp_path_factory.mktemp("story"), mode)
 
     async def life(left: list[tuple[Any, ...]]) -> None:
@@ -810,7 +810,7 @@ def test_in_any_order_each_decision_whose_outcome_qualifies_is_there_once(
 
 @pytest.mark.slow
 def test_a_filter_that_follows_is_a_daemon(tmp_path: Path) -> None:
-    """It takes what the filter takes, goes on with each outcome, ends with SIGTERM, and never takes twice."""
+    """It accepts the same records as the filter, follows new outcomes, ends with SIGTERM, and never repeats one."""
     traces = make_conversations(tmp_path / "traces.db")
     output = tmp_path / "out.jsonl"
     told(traces, "early", "a", "b")

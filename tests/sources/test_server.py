@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from streamer.base.errors import ConfigError, MissingExtraError
 from streamer.base.secret import NO_SECRET, Secret
 from streamer.config import TOKEN_CREDENTIAL, Flags, load, token_of
-from streamer.config.database_url import Server, server_of, split_token, without_secrets
+from streamer.config.database_url import Server, locate, server_of, split_token, without_secrets
 from streamer.sources.libsql_process import LibsqlProcess
 from streamer.sources.outcomes import check_condition
 from streamer.sources.pace import LONGEST_PAUSE, Pace
 from streamer.sources.remote_database import plain, unavailable
-from streamer.sources.trace_db import locate
 from streamer.sources.wake_ups import WakeUps
 from tests.helpers.producer import FakeClock
 
@@ -45,7 +44,7 @@ TOKENS = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789
     ],
 )
 def test_a_url_names_a_server(setting: str, url: str, shown: str) -> None:
-    """With TLS or without; what people see is the scheme as they wrote it."""
+    """With TLS or without; messages show the scheme as the user wrote it."""
     server = server_of(setting)
     assert server is not None
     assert (server.url, str(server)) == (url, shown)
@@ -74,7 +73,7 @@ def test_a_server_that_cannot_be_asked_is_refused_without_its_secrets(setting: s
 
 
 def test_the_token_of_the_url_wins_and_the_configuration_keeps_it_apart() -> None:
-    """What is logged or put into the ledger is the URL without it."""
+    """The log and the ledger have the URL without it."""
     environ = {"TURSO_AUTH_TOKEN": "of the environment"}
     source = load(None, environ, Flags(shards="s", database="libsql://host?authToken=mine&tls=0")).source
     assert (source.database, source.token) == ("libsql://host?tls=0", Secret("mine"))
@@ -100,7 +99,7 @@ def test_the_token_is_the_credential_of_the_service_where_the_environment_has_no
 
 @given(token=TOKENS)
 def test_no_text_shows_a_token(token: str) -> None:
-    """Neither that of a configuration, nor of a server, nor what libsql says."""
+    """Not in errors of the configuration, of a server, or of libsql."""
     setting = f"libsql://host?authToken={token}"
     config = load(None, {"TURSO_AUTH_TOKEN": token}, Flags(shards="s", database=setting))
     server = server_of(setting)
@@ -140,7 +139,7 @@ def test_without_the_extra_the_error_names_it() -> None:
 
 @pytest.mark.parametrize("where", ["1; DROP TABLE x", "nosuch) ; DROP TABLE outcome_rewards; --", "total_reward > 0;"])
 def test_a_second_statement_is_no_condition(where: str) -> None:
-    """Even if the first one names what is not there, which alone would be let pass."""
+    """Even if the first one names an unknown column, which alone would be accepted."""
     with pytest.raises(ConfigError):
         check_condition(where)
 
@@ -154,15 +153,15 @@ def test_a_semicolon_in_a_text_or_a_comment_is_no_second_statement(where: str) -
 def test_pauses_grow_while_nothing_comes_and_fall_at_news() -> None:
     """From the interval to some seconds."""
     pace = Pace(FakeClock(), lambda: 0.5)
-    pauses = [pace.next(0.1, news=False) for _ in range(20)]
+    pauses = [pace.next(0.1, found_new=False) for _ in range(20)]
     assert pauses[0] == 0.1
     assert pauses == sorted(pauses)
     assert pauses[-1] == LONGEST_PAUSE
-    assert pace.next(0.1, news=True) == 0.1
-    pace.next(0.1, news=False)
+    assert pace.next(0.1, found_new=True) == 0.1
+    pace.next(0.1, found_new=False)
     pace.hurry()
-    assert pace.next(0.1, news=False) == 0.1
-    assert pace.next(60.0, news=False) == 60.0
+    assert pace.next(0.1, found_new=False) == 0.1
+    assert pace.next(60.0, found_new=False) == 60.0
 
 
 @given(random=st.floats(0, 1))

@@ -1,4 +1,4 @@
-"""The shard folder: what is a shard, which of its lines are finished, and whether it is still the same."""
+"""The shard folder: which files are shards, which lines are finished, and whether a shard is unchanged."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def reader(
 
 
 def names(shards: ShardFolder) -> list[str]:
-    """Return what a scan finds."""
+    """Return the shards that a scan finds."""
     return [found.path for found in shards.scan()]
 
 
@@ -158,7 +158,7 @@ class TestScan:
         assert names(folder(root, root / "alias" / "good.jsonl")) == ["a.jsonl"]
 
     def test_files_that_come_and_go_beside_our_own_are_no_shards(self, root: Path) -> None:
-        """SQLite's beside the ledger, and a new manifest: a daemon that reads what it writes never comes to rest."""
+        """SQLite's files beside the ledger, a new manifest: a daemon that read its own files would never be idle."""
         for name in ("ledger-wal", "ledger-shm", "ledger-journal", "ledger.new", "ledger.new-journal"):
             (root / name).touch()
         (root / "good.jsonl.manifest.json.new").touch()
@@ -348,7 +348,7 @@ class TestIdentity:
 
     @pytest.mark.parametrize("spot", [0, 1, 9 * MIB, 20 * MIB - 2])
     def test_a_large_shard_that_grew_is_compared_in_windows(self, root: Path, spot: int) -> None:
-        """From its first byte to its last one; what was replaced as a whole is always noticed."""
+        """From its first byte to its last; a shard that was replaced as a whole is always noticed."""
         path = root / "a.jsonl"
         data = bytearray(b"x" * (20 * MIB - 1) + b"\n")
         path.write_bytes(data)
@@ -416,7 +416,7 @@ class TestIdentity:
         assert texts(again.lines) == after.split(b"\n")[:-1]
 
     def test_a_shard_that_grows_while_it_is_read_loses_nothing(self, root: Path) -> None:
-        """What came too late for this read comes with the next one."""
+        """Bytes that arrive too late for this read are read by the next."""
         path = root / "a.jsonl"
         path.write_bytes(self.BEFORE)
         first = read(reader(root, files=Interfering(path, self.BEFORE + b"three\n")), Cursor("a.jsonl"))

@@ -129,7 +129,7 @@ def reward(folder: Path, session: str, turn: int, value: float = 1.0, number: in
 
 
 def texts(config: Config) -> set[str]:
-    """Return what the user said in each record of the dataset: session, rollout and turn."""
+    """Return the user's text of each record of the dataset: session, rollout and turn."""
     return {record["messages"][1]["content"] for record in records(config)}
 
 
@@ -155,7 +155,7 @@ class TestOrder:
 
     @staticmethod
     def expected(rules: RecordRules, rows: Sequence[Row]) -> set[str]:
-        """Return what has to be in the dataset when all has come."""
+        """Return the records that the dataset must have in the end."""
         turns = rules.turn_rules
         assert turns is not None
         taken = set()
@@ -266,7 +266,7 @@ class TestOrder:
 
 
 class TestVerdicts:
-    """What gets in, what does not, and what changes that."""
+    """Which records are accepted or rejected, and what changes the verdict."""
 
     def test_a_correction_up_lets_in_what_stayed_out(self, folder: Path, traces: Path) -> None:
         """As a corrected outcome does."""
@@ -372,7 +372,7 @@ class TestVerdicts:
 
 
 class TestLines:
-    """What a line says of its turn."""
+    """The turn metadata of a dataset line."""
 
     def test_a_plain_configuration_neither_reads_rewards_nor_mentions_them(self, folder: Path, tmp_path: Path) -> None:
         """Its lines and its ledger are the same where there are no event rewards at all."""
@@ -451,7 +451,7 @@ class TestChanges:
         assert counts(config) == {"appended": 1, "turn_reward": 3}
 
     def test_another_type_or_choice_judges_from_then_on(self, folder: Path) -> None:
-        """What was judged before stays in or out, until a reward of its rollout changes."""
+        """Earlier verdicts stay until a reward of the rollout changes."""
         config = settings(folder, records=REWARDED)
         shard(folder, "a")
         outcome(folder, "a")
@@ -502,11 +502,11 @@ class TestChanges:
 
 
 class TestDatabase:
-    """What may stand in ``event_rewards``, and what may not."""
+    """Valid and invalid rows of ``event_rewards``."""
 
     @staticmethod
     def read(traces: Path, *sessions: str, clock: FakeClock | None = None) -> dict[str, SessionRewards]:
-        """Return what is read of some sessions."""
+        """Return the rewards read for some sessions."""
 
         async def main() -> list[SessionRewards]:
             db = LocalDatabase(str(traces), clock or FakeClock())
@@ -528,7 +528,7 @@ class TestDatabase:
         assert found["other"].rewards == []
 
     def test_an_annotation_of_megabytes_holds_nobody_up(self, traces: Path) -> None:
-        """Its rewards count; what it names is not looked at."""
+        """Its rewards count; its annotation is ignored."""
         add_reward(traces, "a", 1, 1.0, achievements=["x"])
         add_reward(traces, "b", 1, 2.0, achievements=["y" * (2 << 20)])
         add_reward(traces, "b", 2, 1.0, achievements=["z"])
@@ -598,7 +598,7 @@ class TestWhatIsTold:
 
     @staticmethod
     def because(config: Config, subject: str) -> list[str]:
-        """Return what is said of each span that is below the bar, and of its lines."""
+        """Return the explanation of each rejected span, and its lines."""
         found = explain(config.dataset.ledger, config.dataset.path, subject)
         assert found is not None
         return [text for reason in found.reasons if reason.state == "below_bar" for text in
@@ -673,7 +673,7 @@ class TestDeath:
     def test_a_death_anywhere_loses_nothing_and_doubles_nothing(
         self, folder: Path, point: str, times: int, turns: Turns
     ) -> None:
-        """Rules 1, 2 and 3, whatever has come until then."""
+        """Rules 1, 2 and 3, at every moment of arrival."""
         config = settings(folder, records=RecordRules(turns=turns), batch=3)
         died = 0
         seen = b""

@@ -1,4 +1,4 @@
-"""What Prometheus and those who restart things are told, by the real daemon over real HTTP."""
+"""Metrics and health probes of the real daemon, over real HTTP."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ class Watched(Place):
         return httpx.get(f"{self.url}{path}", headers=headers, timeout=20)
 
     def samples(self) -> dict[str, float]:
-        """Return what is exposed, by name and labels as they are written."""
+        """Return the exposed samples by name and labels."""
         answer = self.get("/metrics")
         assert answer.status_code == 200, answer.text
         return samples(answer.text)
 
     def rollouts(self) -> None:
-        """Write lines of which each state but one has some: 3 appended, and 1 of each other."""
+        """Write lines for each state but one: 3 accepted, and 1 of each other."""
         make_traces(self.traces)
         for session, reward in (("good", 2), ("twice", 1), ("bad", 0)):
             add_outcome(self.traces, session, reward, 60)
@@ -136,7 +136,7 @@ def test_the_accounts_are_those_of_status(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_accounts_outlive_a_kill(tmp_path: Path) -> None:
-    """They go on where they were; what counts the work of a process begins anew."""
+    """Line counts continue; counters of the process restart at 0."""
     place = Watched(tmp_path)
     place.rollouts()
     with place.served() as process:
@@ -155,7 +155,7 @@ def test_the_accounts_outlive_a_kill(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_lines_that_wait_too_long_are_counted_as_never_scored(tmp_path: Path) -> None:
-    """A state that no batch tells of."""
+    """A state that no batch reports."""
     place = Watched(tmp_path)
     place.configure(f'{WEB}[join]\nnever_scored_after = "10ms"\n')
     make_traces(place.traces)
@@ -233,7 +233,7 @@ def test_what_is_missing_is_told_and_is_no_reason_for_a_restart(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_metrics_need_the_token_and_health_does_not(tmp_path: Path) -> None:
-    """Prometheus has a file for it; whoever restarts things has not."""
+    """Prometheus can read it from a file; a health probe cannot."""
     place = Watched(tmp_path)
     token = tmp_path / "token"
     token.touch(mode=0o600)

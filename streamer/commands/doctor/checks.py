@@ -26,7 +26,7 @@ from streamer.base.files import SystemClock, path_text
 from streamer.base.lock import holder, lock_file
 from streamer.base.text import counted
 from streamer.config import Config, From
-from streamer.config.database_url import Server
+from streamer.config.database_url import Server, locate
 from streamer.config.fleet_names import Names
 from streamer.config.fleet_table import SinkKind
 from streamer.core.records import layouts
@@ -35,12 +35,12 @@ from streamer.core.verdicts.near.signature import Signer
 from streamer.core.verdicts.reasons import AFTER_LAST_OUTCOME
 from streamer.fleet.connection import Stream, check_dedup, connected, stream_of
 from streamer.reader.scan import length_of
-from streamer.sources.conversations import Conversations, Pages
+from streamer.sources.conversations import Conversations
+from streamer.sources.database_file import open_for_batch
 from streamer.sources.folder import shard_folder
 from streamer.sources.outcomes import OutcomePoller
-from streamer.sources.remote_pages import RemotePages
+from streamer.sources.pages import FilePages, RemotePages
 from streamer.sources.shards import FoundShard
-from streamer.sources.trace_db import locate, open_for_batch
 from streamer.store.ledger.schema import way_out
 from streamer.store.parts.parts import opened
 from streamer.store.views.snapshot import snapshot
@@ -242,7 +242,7 @@ def _conversations(config: Config) -> Iterator[DoctorFinding]:
         return
     if isinstance(path, Path):
         with open_for_batch(path, 1.0) as db:
-            found = Conversations(Pages(db, path)).any()
+            found = Conversations(FilePages(db, path)).any()
     else:
         with closing(RemotePages(path)) as pages:
             found = Conversations(pages).any()

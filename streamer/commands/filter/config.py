@@ -20,9 +20,8 @@ from streamer.base.errors import ConfigError
 from streamer.base.secret import NO_SECRET, Secret
 from streamer.base.text import printable
 from streamer.config import parse_file, real_path, shown_value, token_of
-from streamer.config.database_url import Server, split_token
+from streamer.config.database_url import Server, locate, split_token
 from streamer.core.records.layouts import time_us
-from streamer.sources.trace_db import locate
 
 _OP = "use the configuration"
 _SUFFIXES = (".jsonl", ".json")

@@ -27,9 +27,9 @@ from streamer.core.records.key import DedupBy, record_key
 from streamer.core.records.layouts import MalformedError
 from streamer.core.records.model import Outcome, SourceRecord
 from streamer.core.records.trace_messages import from_completion
-from streamer.sources.conversations import AnyPages, Conversations, Pages
-from streamer.sources.remote_pages import RemotePages
-from streamer.sources.trace_db import open_for_batch
+from streamer.sources.conversations import Conversations
+from streamer.sources.database_file import open_for_batch
+from streamer.sources.pages import FilePages, Pages, RemotePages
 
 _BUSY_SECONDS = 10.0
 """How long one read waits for a producer that is committing."""
@@ -72,7 +72,7 @@ def run(
     config: FilterConfig,
     write: Callable[[bytes], None],
     folder: Path,
-    pages: Callable[[sqlite3.Connection, Path], Pages] = Pages,
+    pages: Callable[[sqlite3.Connection, Path], FilePages] = FilePages,
 ) -> Counts:
     """Filter one trace database.
 
@@ -99,7 +99,7 @@ def run(
 
 
 class _Pass:
-    def __init__(self, config: FilterConfig, pages: AnyPages, scratch: Scratch) -> None:
+    def __init__(self, config: FilterConfig, pages: Pages, scratch: Scratch) -> None:
         self._config = config
         self._scratch = scratch
         self._sessions = Sessions(pages, with_models=bool(config.models))

@@ -12,7 +12,7 @@ from streamer.commands.filter.conditions import Session
 from streamer.core.records.layouts import time_us
 from streamer.core.records.model import Outcome
 from streamer.core.records.trace_messages import as_object
-from streamer.sources.conversations import AnyPages, columns_of
+from streamer.sources.pages import Pages, columns_of
 
 _PAGE_SESSIONS = 500
 
@@ -45,7 +45,7 @@ class Sessions:
         UnavailableError: the database has no sessions, or cannot be read now.
     """
 
-    def __init__(self, pages: AnyPages, *, with_models: bool) -> None:
+    def __init__(self, pages: Pages, *, with_models: bool) -> None:
         self._pages = pages
         columns = {table: columns_of(pages, table) for table in ("session_traces", "outcome_rewards", "events")}
         for table, needed in _NEEDED.items():

@@ -14,8 +14,7 @@ from pathlib import Path
 from streamer.base.errors import ConfigError
 from streamer.commands.install_service.program import HIDDEN
 from streamer.config import Config
-from streamer.config.database_url import Server
-from streamer.sources.trace_db import locate
+from streamer.config.database_url import Server, locate
 
 _OP = "let the service read"
 _HOMES = """\

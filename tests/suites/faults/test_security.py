@@ -17,7 +17,7 @@ import pytest
 
 from streamer.base.errors import ConfigError
 from streamer.base.events import Trouble
-from streamer.sources.trace_db import open_trace_database
+from streamer.sources.database_file import open_trace_database
 from streamer.store.views.snapshot import snapshot
 from tests.helpers.producer import (
     accounts,

@@ -1,4 +1,4 @@
-"""What only the running daemon knows: when the last batch was, and how late records come. Of bounded size."""
+"""Recent activity of the running daemon, in bounded memory: its last batch, and the latency of records."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _LATENCIES_KEPT = 1000
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """Seconds from an outcome to its records in the dataset, over the newest ``count`` rollouts."""
+    """Latency in seconds from an outcome to its records in the dataset, over the newest ``count`` rollouts."""
 
     count: int
     median: float
     p99: float
 
 
-class Board:
-    """An observer that adds up what batches bring. Told in the daemon's thread, asked in the page's.
+class RecentActivity:
+    """An observer that collects figures of batches: called in the daemon's thread, read in the web UI's.
 
     Args:
-        on_change: called after every event.
-        now: returns seconds since 1970.
+        on_change: Called after every event.
+        now: Returns seconds since 1970.
 
-    ``last_batch`` is when the last batch was durable, None if there was none in this life.
+    ``last_batch`` is the time of the last commit; None if there was none since the start.
     """
 
     def __init__(self, on_change: Callable[[], None], now: Callable[[], float] = time.time) -> None:
@@ -41,7 +41,7 @@ class Board:
         self._latencies: deque[float] = deque(maxlen=_LATENCIES_KEPT)
 
     def __call__(self, event: Event) -> None:
-        """Take note of an event."""
+        """Record an event."""
         if isinstance(event, Committed):
             self.last_batch = self._now()
             with self._lock:
@@ -49,7 +49,7 @@ class Board:
         self._on_change()
 
     def latency(self) -> Latency | None:
-        """Return how late records were lately; None where there were none."""
+        """Return the latency of recent records; None if there are none."""
         with self._lock:
             found = sorted(self._latencies)
         if not found:

@@ -28,7 +28,7 @@ SHARDS, LINES = 40, 12
 
 
 class CountingFiles(Files):
-    """Real files, which count what is opened and how many bytes are read of shards."""
+    """Real files that count the opened shards and the bytes read of them."""
 
     def __init__(self) -> None:
         self.opened = Counter[str]()
@@ -75,10 +75,12 @@ def config_of(folder: Path, name: str, where: str = "total_reward > 0") -> Confi
 
 
 def once(*configs: Config) -> CountingFiles:
-    """Work off what is there, for all datasets by one daemon; return what it took."""
+    """Process existing data for all datasets with one daemon; return the counted reads."""
     files = CountingFiles()
+    clock = FakeClock()
+    clock.passed = 3600.0  # no shard was written a moment ago, however fast the machine is
     daemon = Daemon(
-        configs, emit=lambda _event: None, reload=lambda: configs, notifier=Notifier({}), files=files, clock=FakeClock()
+        configs, emit=lambda _event: None, reload=lambda: configs, notifier=Notifier({}), files=files, clock=clock
     )
     anyio.run(daemon.once)
     for config in configs:
@@ -87,7 +89,7 @@ def once(*configs: Config) -> CountingFiles:
 
 
 def test_three_datasets_read_as_much_as_one(folder: Path) -> None:
-    """Each shard is opened as often, and no byte of it is read more; each dataset has what its own daemon gives it."""
+    """No shard is opened or read more often; each dataset equals that of a daemon of its own."""
     alone = once(config_of(folder, "alone"))
     wheres = {"a": "total_reward > 0", "b": "total_reward = 0", "c": "1"}
     together = once(*(config_of(folder, name, where) for name, where in wheres.items()))
@@ -116,7 +118,7 @@ def test_waiting_lines_that_are_due_are_read_again_once(folder: Path) -> None:
 
 
 def test_a_dataset_that_is_added_later_catches_up_alone(folder: Path) -> None:
-    """It reads all; the one that was there reads nothing for it, and from then on they read together."""
+    """It reads all shards, the earlier one reads none again, and from then on both share their reads."""
     first, later = config_of(folder, "first"), config_of(folder, "later")
     clean = config_of(folder, "clean")
     once(first)
@@ -135,7 +137,7 @@ def line(number: int, size: int = 10) -> Line:
 
 
 class TestWhatIsKept:
-    """Of bounded size, for one round, and only for whoever asks the very same."""
+    """The cache is bounded, lasts one round, and answers only for the same key."""
 
     def test_another_place_or_budget_is_another_question(self) -> None:
         """The number that a ledger has for a shard is no part of it."""
@@ -154,7 +156,7 @@ class TestWhatIsKept:
         assert read_cache.find(of_read(cursor, Budget(10, 1000)), budget) is None
 
     def test_no_more_than_a_batch_is_kept(self) -> None:
-        """What is read after that is read by each."""
+        """Beyond the limit, each dataset reads for itself."""
         read_cache = ReadCache()
         budget = Budget(1000, 1 << 30)
         for number in range(4):

@@ -1,4 +1,4 @@
-"""Notifications are hints: whatever goes wrong with them is said once, and ends nothing."""
+"""Wake-ups are hints: a failure of the watcher is reported once, and stops nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_name_that_cannot_be_decoded_costs_a_scan_and_not_the_daemon(tmp_path:
             stop.set()
 
     async def write_until(stop: anyio.Event) -> None:
-        """Change the file again and again, as the watch begins at a moment that no one tells."""
+        """Change the file repeatedly, as the start of the watch is not observable."""
         while not stop.is_set():
             append(os.fsencode(tmp_path) + b"/\xfe.jsonl")
             with anyio.move_on_after(0.05):
@@ -49,7 +49,7 @@ def test_a_name_that_cannot_be_decoded_costs_a_scan_and_not_the_daemon(tmp_path:
 
 
 def test_a_change_before_the_wait_is_not_slept_over(tmp_path: Path) -> None:
-    """A bell that rang ends the next wait at once, and is told once."""
+    """A wake-up ends the next wait at once, and only that one."""
     hints = WakeUps(tmp_path, "traces.db")
     hints.shard(str(tmp_path / "a.jsonl"))
     hints.database(str(tmp_path / "other.db"))

@@ -1,6 +1,6 @@
-"""The metrics of several datasets as those of one target: each sample says of which dataset it is.
+"""Merge the metrics of several datasets into one registry: each sample gets the label ``dataset``.
 
-What is so of the process, and not of a dataset, is told once and without that label.
+Metrics of the process appear once, without that label.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
-_OF_THE_PROCESS = ("process_", "python_", "streamer_build", "streamer_loop_silence_seconds")
+_PROCESS_PREFIXES = ("process_", "python_", "streamer_build", "streamer_loop_silence_seconds")
 
 
-class Together:
-    """Collects from the registry of each dataset, as a registry does.
+class MergedRegistry:
+    """Collects the metrics of several registries.
 
     Args:
-        registries: by the name of the dataset; the same metrics are in all of them.
+        registries: The registries by dataset name, all with the same metrics.
     """
 
     def __init__(self, registries: Mapping[str, CollectorRegistry]) -> None:
@@ -29,7 +29,7 @@ class Together:
         for dataset, registry in self._registries.items():
             for metric in registry.collect():
                 found = families.setdefault(metric.name, _empty(metric))
-                if not metric.name.startswith(_OF_THE_PROCESS):
+                if not metric.name.startswith(_PROCESS_PREFIXES):
                     found.samples += [
                         sample._replace(labels={**sample.labels, "dataset": dataset}) for sample in metric.samples
                     ]
@@ -43,7 +43,7 @@ def _empty(metric: Metric) -> Metric:
 
 
 def distinct(names: Iterable[str]) -> list[str]:
-    """Return names for datasets that may have the same one: later ones get a number."""
+    """Return the names made unique: repeated ones get a number."""
     found: list[str] = []
     for name in names:
         number, candidate = 1, name

@@ -1,4 +1,4 @@
-"""Errors of SQLite are told apart by their code."""
+"""Errors of SQLite are classified by their code."""
 
 import sqlite3
 from contextlib import closing
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from streamer.sources.sqlite_errors import is_busy, primary_code
+from streamer.sources.database_file import is_busy, primary_code
 
 
 def test_a_locked_database_is_busy(tmp_path: Path) -> None:
-    """Whoever holds the write lock makes others wait, and that is known by the code."""
+    """A connection without the write lock gets an error whose code says busy."""
     with closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as holder:
         holder.execute("CREATE TABLE a (b)")
         holder.execute("BEGIN EXCLUSIVE")

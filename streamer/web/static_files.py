@@ -1,4 +1,4 @@
-"""The files of the page, read once. No request names a path: what is not here is not served."""
+"""The static files of the web UI, read once. Requests never name paths: only these files are served."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _MEDIA = {
     ".webmanifest": "application/manifest+json",
     ".woff2": "font/woff2",
 }
-"""What is served, and as what: with `nosniff`, a script with another type would not run."""
+"""Served suffixes and their media types; with `nosniff`, a script of another type would not run."""
 
 
 class StaticFile(msgspec.Struct, frozen=True):
-    """A file as it is answered."""
+    """A file and its response headers."""
 
     data: bytes
     media: str
@@ -30,7 +30,7 @@ class StaticFile(msgspec.Struct, frozen=True):
 
 
 def static_files() -> dict[str, StaticFile]:
-    """Return the files of the page by their path below ``/static/``."""
+    """Return the static files by their path below ``/static/``."""
     paths = [path for path in sorted(_FOLDER.rglob("*")) if path.suffix in _MEDIA and path.is_file()]
     return {path.relative_to(_FOLDER).as_posix(): _file(path) for path in paths}
 
