@@ -16,6 +16,7 @@ from streamer.base.errors import MissingExtraError, UnavailableError
 from streamer.base.events import Emit, Event, fan_out
 from streamer.base.files import Files, SystemClock
 from streamer.base.text import counted, printable
+from streamer.commands.common import DatabaseOption, RunConfigOption, ShardsOption, WhereOption
 from streamer.config import Config, Flags, duration, load_all
 from streamer.core.records.model import State
 from streamer.daemon.daemon import Daemon, Listeners
@@ -40,16 +41,16 @@ _SWITCH_SECONDS = 0.001
 
 def run(
     *,
-    config: Annotated[Path | None, typer.Option(help="config.toml; else STREAMER_CONFIG, else none.")] = None,
+    config: RunConfigOption = None,
     once: Annotated[bool, typer.Option("--once", help="Work off what is there, then stop.")] = False,
     until_idle: Annotated[
         str | None,
         typer.Option(envvar="STREAMER_UNTIL_IDLE", help='Stop when nothing new has come for so long: "10m".'),
     ] = None,
-    shards: Annotated[str | None, typer.Option(help="Folder of the shards; else SFT_OUTPUT_DIR.")] = None,
-    database: Annotated[str | None, typer.Option(help="Trace database: file, sqld folder or URL.")] = None,
+    shards: ShardsOption = None,
+    database: DatabaseOption = None,
     dataset: Annotated[str | None, typer.Option(help="The JSONL file to append to.")] = None,
-    where: Annotated[str | None, typer.Option(help="SQL condition over outcome_rewards.")] = None,
+    where: WhereOption = None,
 ) -> None:
     """Append the records of every rollout that ends well to the dataset, each exactly once.
 

@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -15,6 +14,7 @@ from streamer.base.errors import StreamerError
 from streamer.base.stdout import until_enough
 from streamer.base.text import printable
 from streamer.commands import status_text
+from streamer.commands.common import ConfigOption, DatasetsOption, JsonOption, print_json
 from streamer.config import Dataset
 from streamer.sources.lag import Lag, measure
 from streamer.store.views.snapshot import Snapshot, snapshot
@@ -36,9 +36,9 @@ def status(
         float | None, typer.Argument(min=_LEAST_SECONDS, metavar="SECONDS", help="With --watch: how often; else 2.")
     ] = None,
     *,
-    config: Annotated[Path | None, typer.Option(help="The daemon's config.toml.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="The dataset; else all that are configured.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    config: ConfigOption = None,
+    dataset: DatasetsOption = None,
+    as_json: JsonOption = False,
     watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
 ) -> None:
     """Say whether the daemon is alive, and where every line that was read stands.
@@ -58,7 +58,10 @@ def status(
         raise typer.BadParameter("it goes with --watch", param_hint="SECONDS")
     files = configuration.datasets(config, os.environ, dataset)
     if not watch:
-        _print(_json(files) if as_json else _text(files))
+        if as_json:
+            print_json(_values(files))
+        else:
+            _print(_text(files))
         return
     with until_enough():
         if as_json:
@@ -128,10 +131,6 @@ def _text(files: _Files) -> list[str]:
     for one in files:
         lines += [*([""] if lines else []), *status_text.lines(*_look(one, files))]
     return lines
-
-
-def _json(files: _Files) -> list[str]:
-    return [msgspec.json.format(msgspec.json.encode(_values(files)), indent=2).decode()]
 
 
 def _values(files: _Files) -> dict[str, Any]:

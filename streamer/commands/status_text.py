@@ -71,6 +71,12 @@ def detail(seen: Snapshot, state: State, later: float = 0.0) -> str:
     return ", ".join(f"{n:,} {printable(reason)}" for reason, n in sorted(reasons.items()))
 
 
+def sum_of(seen: Snapshot) -> list[str]:
+    """Return the counts as the parts of a sum: "read 3", "= appended 2", "+ duplicate 1"."""
+    counts = [f"{name} {seen.counts[state]:,}" for state, name in STATE_NAMES.items()]
+    return [f"read {seen.read:,}", f"= {counts[0]}", *(f"+ {count}" for count in counts[1:])]
+
+
 def notes(seen: Snapshot) -> list[str]:
     """Say what is out of the ordinary, and nothing else."""
     dead = printable(str(dead_letters_path(Path(seen.dataset))))

@@ -3,20 +3,25 @@
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import anyio
-import msgspec
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from streamer.base.events import Emit
 from streamer.base.files import Files, SystemClock
 from streamer.base.lock import DatasetLock, lock_file
 from streamer.base.text import counted, printable
+from streamer.commands.common import (
+    JsonOption,
+    RunConfigOption,
+    WhereOption,
+    is_configured,
+    print_json,
+    progress_bar,
+    with_sources,
+)
 from streamer.commands.compact.run import Compacted, Sum
 from streamer.commands.compact.run import compact as compact_dataset
 from streamer.config import Config, Flags, load
@@ -30,14 +35,14 @@ _OP = "compact the dataset"
 
 def compact(
     *,
-    config: Annotated[Path | None, typer.Option(help="config.toml; else STREAMER_CONFIG, else none.")] = None,
+    config: RunConfigOption = None,
     shards: Annotated[str | None, typer.Option(help="Folder of the shards; else that of the dataset.")] = None,
     database: Annotated[str | None, typer.Option(help="Trace database; else that of the dataset.")] = None,
     dataset: Annotated[str | None, typer.Option(help="The dataset.")] = None,
-    where: Annotated[str | None, typer.Option(help="SQL condition over outcome_rewards.")] = None,
+    where: WhereOption = None,
     close_live: Annotated[bool, typer.Option("--close-live", help="Close the live file first, as a part.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be taken out.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Rewrite closed parts without the records that would not get in today.
 
@@ -53,28 +58,25 @@ def compact(
     Example: streamer compact --dataset good.jsonl --where 'total_reward >= 3' --dry-run
     """
     flags = Flags(shards=shards, database=database, dataset=dataset, where=where)
-    settings = load(config, os.environ, _completed(flags, config, os.environ))
+    settings = load(config, os.environ, _completed(flags, config))
     check_condition(settings.qualify.where)
     check_is_dataset(_OP, settings.dataset.path)
     emit = log.configure(settings.log, os.environ, sys.stderr)
-    with DatasetLock(lock_file(settings.dataset.path)), _progress() as progress:
+    with DatasetLock(lock_file(settings.dataset.path)), progress_bar("reading outcomes", in_bytes=False) as progress:
         done = anyio.run(_compact, settings, emit, progress, close_live, dry_run)
     if as_json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(done), indent=2).decode() + "\n")
+        print_json(done)
         return
     for line in _summary(done, settings.dataset.path):
         typer.echo(line)
 
 
-def _completed(flags: Flags, config: Path | None, environ: Mapping[str, str]) -> Flags:
-    """Take from the ledger what the command line and a configuration do not say."""
-    if flags.dataset is None or config is not None or environ.get("STREAMER_CONFIG"):
+def _completed(flags: Flags, config: Path | None) -> Flags:
+    """Take from the ledger what neither the command line nor a configuration says."""
+    if flags.dataset is None or is_configured(config):
         return flags
     path = Path(flags.dataset)
-    seen = snapshot(path, ledger_of(path))
-    return msgspec.structs.replace(
-        flags, shards=flags.shards or seen.shard_folder or None, database=flags.database or seen.database or None
-    )
+    return with_sources(flags, snapshot(path, ledger_of(path)))
 
 
 async def _compact(
@@ -87,18 +89,6 @@ async def _compact(
     return await compact_dataset(
         config, Files(), SystemClock(), emit, progress=progress, close_live=close_live, dry_run=dry_run
     )
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show how far it is, if a person is looking."""
-    if not sys.stderr.isatty():
-        yield lambda _what, _done, _size: None
-        return
-    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading outcomes", total=None)
-        yield lambda what, done, size: bar.update(task, description=what, completed=done, total=size)
 
 
 def _summary(done: Compacted, dataset: Path) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
+from streamer.commands.common import aligned
 from streamer.commands.export.chat import ExportRecord
 from streamer.commands.export.options import Format, ImageMode, Options
 from streamer.commands.export.report import ExportReport
@@ -81,14 +82,14 @@ def _body(report: ExportReport, sample: ExportRecord) -> Iterator[str]:
     yield ""
     yield f"{report.written:,} conversations from evaluation rollouts, as streamer collected them by their reward."
     yield ""
-    yield from _section("Splits", _table([_HEAD, *map(_row, report.splits)]))
+    yield from _section("Splits", aligned([_HEAD, *map(_row, report.splits)]))
     yield "A rollout is in one split only: its run id decides, by a hash with the seed below."
     yield ""
     yield from _section("Columns", ())
     yield _SHAPE[options.format]
     yield ""
     yield from _section("What was asked for", _asked(options))
-    left = _table([("reason", "records"), *((reason, f"{count:,}") for reason, count in report.excluded.items())])
+    left = aligned([("reason", "records"), *((reason, f"{count:,}") for reason, count in report.excluded.items())])
     yield from _section("What was left out", left if report.excluded else ["nothing"])
     facts = [
         f"file        {_line(origin.name)}, {origin.lines:,} lines, {origin.bytes:,} bytes",
@@ -130,11 +131,6 @@ def _section(title: str, lines: Iterable[str]) -> Iterator[str]:
     if block:
         yield from block
         yield ""
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _line(text: str) -> str:

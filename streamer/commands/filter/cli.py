@@ -14,15 +14,13 @@ from streamer.base.atomic_file import AtomicFile
 from streamer.base.errors import ConfigError
 from streamer.base.files import Files
 from streamer.base.text import printable
+from streamer.commands.common import UNEXPECTED
 from streamer.commands.filter.config import FilterConfig, load
 from streamer.commands.filter.daemon import daemon_config
 from streamer.commands.filter.run import Counts, run
 from streamer.commands.run import run_daemon
 from streamer.config import NO_SHARDS, Config, From, Source
 from streamer.core.records.schema import tool_calls
-
-_NOTHING_MATCHED = 1
-"""Exit code when no example is left; nothing is written then."""
 
 _SAMPLES = 10
 _START = 100
@@ -53,10 +51,10 @@ def filter(  # noqa: A001 - the command is called so
         return
     settings = load(config, os.environ)
     counts = _dry_run(settings) if dry_run else _write(settings)
-    for line in _shown_summary(counts, settings, dry_run=dry_run):
+    for line in _summary(counts, settings, dry_run=dry_run):
         typer.echo(line)
     if not counts.written:
-        raise typer.Exit(_NOTHING_MATCHED)
+        raise typer.Exit(UNEXPECTED)
 
 
 def _followed(config: Path) -> Config:
@@ -85,11 +83,6 @@ def _dry_run(settings: FilterConfig) -> Counts:
     if samples:
         sys.stdout.write("\n")
     return counts
-
-
-def _shown_summary(counts: Counts, settings: FilterConfig, *, dry_run: bool) -> list[str]:
-    """Return what became of all sessions and decisions, as lines of text."""
-    return list(_summary(counts, settings, dry_run=dry_run))
 
 
 def _summary(counts: Counts, settings: FilterConfig, *, dry_run: bool) -> Iterator[str]:

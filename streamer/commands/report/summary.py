@@ -8,6 +8,7 @@ from streamer.base.histogram import Bin
 from streamer.base.sparkline import sparkline
 from streamer.base.text import counted, printable
 from streamer.commands import status_text
+from streamer.commands.common import bin_range
 from streamer.commands.report.gather import Top
 from streamer.commands.report.plots import moment
 from streamer.commands.report.report import DatasetReport
@@ -40,19 +41,13 @@ def summary(report: DatasetReport) -> Iterator[str]:
             yield f"  line {broken.line} at byte {broken.offset:,}: {broken.kind}: {printable(broken.detail)}"
 
 
-def _flow(seen: Snapshot) -> str:
-    """Return the accounts as a sum."""
-    counts = " + ".join(f"{name} {seen.counts[state]:,}" for state, name in STATE_NAMES.items())
-    return f"read {seen.read:,} = {counts}"
-
-
 def _facts(report: DatasetReport) -> Iterator[tuple[str, str]]:
     found = report.survey
     yield "size", f"{counted(found.bytes, 'byte')}, {counted(found.lines, 'line')}"
     if found.records:
         yield "growth", _growth(found)
     if report.ledger:
-        yield "flow", _flow(report.ledger)
+        yield "flow", " ".join(status_text.sum_of(report.ledger))
         yield from _reasons(report.ledger)
     yield from (("condition", printable(sql)) for sql in report.settings.where)
     if found.rewards:
@@ -91,13 +86,9 @@ def _reasons(seen: Snapshot) -> Iterator[tuple[str, str]]:
 
 
 def _bins(found: list[Bin], without: int) -> str:
-    parts = [f"{_range(one)}: {one.records:,}" for one in found if one.records]
+    parts = [f"{bin_range(one)}: {one.records:,}" for one in found if one.records]
     shown = parts if len(parts) <= 2 * _BINS else [*parts[:_BINS], "…", *parts[-_BINS:]]
     return "  ".join([*shown, *([f"none: {without:,}"] if without else [])])
-
-
-def _range(one: Bin) -> str:
-    return f"{one.low:g}" if one.low == one.high else f"{one.low:g} to {one.high:g}"
 
 
 def _spread(found: Spread) -> str:

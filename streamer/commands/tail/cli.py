@@ -1,6 +1,5 @@
 """``streamer tail``: the records of a dataset, those that are there last and those to come."""
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -12,14 +11,13 @@ from typing import Annotated
 import anyio
 import typer
 
-from streamer import config as configuration
 from streamer.base.errors import ConfigError, UnavailableError
 from streamer.base.stdout import reader_is_gone, until_enough
 from streamer.base.text import counted, printable
+from streamer.commands.common import ConfigOption, DatasetArgument, DatasetFlag, chosen_dataset
 from streamer.config import Dataset
 from streamer.reader.summary_line import START, Glimpse, cut, glimpse
 from streamer.reader.tail import DatasetLine, Follower, follow
-from streamer.store.views.snapshot import ledger_of
 
 _LAST = 10
 """Records that plain lines begin with unless told otherwise."""
@@ -37,7 +35,7 @@ _Show = Callable[[DatasetLine], None]
 
 
 def tail(
-    dataset: Annotated[Path | None, typer.Argument(help="The dataset; else the configured one.")] = None,
+    dataset: DatasetArgument = None,
     *,
     lines: Annotated[
         int | None, typer.Option("-n", "--lines", min=0, help="Begin with so many records; 10, or a screenful.")
@@ -45,8 +43,8 @@ def tail(
     no_follow: Annotated[bool, typer.Option("--no-follow", help="Stop at the end.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Write the JSON lines, byte for byte.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Print lines on a terminal, too.")] = False,
-    config: Annotated[Path | None, typer.Option(help="The daemon's config.toml.")] = None,
-    dataset_flag: Annotated[str | None, typer.Option("--dataset", help="The same as DATASET.")] = None,
+    config: ConfigOption = None,
+    dataset_flag: DatasetFlag = None,
 ) -> None:
     """Show the last records of a dataset, and every new one as it is written. Ctrl-C ends it.
 
@@ -59,21 +57,13 @@ def tail(
 
     Example: streamer tail -n 100 --no-follow --raw | jq .metadata.total_reward
     """
-    if dataset is not None and dataset_flag is not None:
-        raise typer.BadParameter("give the dataset once", param_hint="--dataset")
-    files = _files(dataset, config, dataset_flag)
+    files = chosen_dataset(dataset, dataset_flag, config)
     try:
         with until_enough():
             if plain or raw or no_follow or not sys.stdout.isatty() or not _watch(files, lines):
                 _print_lines(files.path, _LAST if lines is None else lines, for_ever=not no_follow, raw=raw)
     except OSError as error:
         raise UnavailableError("read", printable(str(files.path)), error.strerror or str(error)) from error
-
-
-def _files(dataset: Path | None, config: Path | None, dataset_flag: str | None) -> Dataset:
-    if dataset is not None and config is None:
-        return Dataset(dataset, ledger_of(dataset))
-    return configuration.dataset(config, os.environ, str(dataset) if dataset else dataset_flag)
 
 
 def _watch(files: Dataset, lines: int | None) -> bool:

@@ -114,12 +114,10 @@ def _flow_table(view: TailView, seen: Snapshot, width: int) -> Iterator[Text]:
 
 
 def _flow_sum(seen: Snapshot, width: int) -> list[Text]:
-    """Return the accounts as a sum, broken where the signs are."""
-    signs = "=" + "+" * (len(STATE_NAMES) - 1)
-    counts = (f"{name} {seen.counts[state]:,}" for state, name in STATE_NAMES.items())
-    parts = [f"read {seen.read:,}", *(f"{sign} {count}" for sign, count in zip(signs, counts, strict=True))]
-    rows = [parts[0]]
-    for part in parts[1:]:
+    """Return the counts as a sum, broken before its signs."""
+    first, *others = status_text.sum_of(seen)
+    rows = [first]
+    for part in others:
         if len(rows[-1]) + 1 + len(part) <= width:
             rows[-1] += f" {part}"
         else:
