@@ -1,4 +1,4 @@
-"""``streamer doctor``: what is set up wrong, and what to do about it."""
+"""``streamer doctor``: what is set up wrong, and how to mend it."""
 
 import os
 from collections.abc import Iterable
