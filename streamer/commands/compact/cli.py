@@ -1,4 +1,4 @@
-"""``streamer compact``: take out of closed parts what was withdrawn, or would not get in under a stricter rule."""
+"""``streamer compact``: removes retracted records, and those that stricter rules reject, from closed parts."""
 
 import os
 import sys
@@ -92,7 +92,7 @@ async def _compact(
 
 
 def _summary(done: Compacted, dataset: Path) -> Iterator[str]:
-    """Yield what a compaction did, line by line."""
+    """Yield the result of a compaction as lines of text."""
     would = "would be " if done.dry_run else ""
     removed = _total(done.removed)
     width = len(f"{max(removed.records, done.left.records):,}")

@@ -18,7 +18,7 @@ class Images(StrEnum):
     WITHOUT = "without"
 
 
-class _Facts(Protocol):
+class Facts(Protocol):
     """What rules look at: a record has it, and so has its line in the dataset."""
 
     @property
@@ -56,7 +56,7 @@ class RecordRules(msgspec.Struct, frozen=True):
         return TurnRules(self.turns, self.reward_type or DEFAULT_REWARD_TYPE, self.min_turn_reward)
 
 
-def below_bar(record: _Facts, rules: RecordRules) -> str | None:
+def below_bar(record: Facts, rules: RecordRules) -> str | None:
     """Return why a record of a rollout that qualifies stays out, as a counted reason, or None if it does not."""
     if rules.models and record.model not in rules.models:
         return "models"
