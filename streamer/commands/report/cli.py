@@ -1,4 +1,4 @@
-"""``streamer report``: what is in a dataset and how it came about, as text or as one page to keep."""
+"""``streamer report``: the contents and the history of a dataset, as text or as one HTML page."""
 
 import os
 import time
@@ -74,7 +74,7 @@ def _refuse_own_files(html: Path, files: Dataset) -> None:
 
 
 def _write_page(html: Path, dataset: Path, found: DatasetReport) -> None:
-    """Write the page under another name, and put it in its place when it is whole."""
+    """Write the page to a temporary file, and rename it when it is complete."""
     try:
         samples = read_samples(dataset, found.survey.sample)
     except OSError as error:

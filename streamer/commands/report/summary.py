@@ -25,7 +25,7 @@ _COLUMNS = 60
 
 
 def summary(report: DatasetReport) -> Iterator[str]:
-    """Yield the lines of a concise summary."""
+    """Yield the lines of a short summary of a report."""
     found = report.survey
     yield f"{printable(found.dataset)}: {counted(found.records, 'record')} of {counted(found.rollouts, 'rollout')}"
     for label, text in _facts(report):
@@ -33,8 +33,8 @@ def summary(report: DatasetReport) -> Iterator[str]:
     if found.best:
         yield "best rollouts"
         for rollout in found.best[:_BEST]:
-            who = "  ".join(cut(printable(name), _NAME) for name in (rollout.run_id, rollout.model))
-            yield f"  {rollout.reward:<{_LABEL - 2}g}{who}  {counted(rollout.records, 'record')}"
+            names = "  ".join(cut(printable(name), _NAME) for name in (rollout.run_id, rollout.model))
+            yield f"  {rollout.reward:<{_LABEL - 2}g}{names}  {counted(rollout.records, 'record')}"
     if found.findings.counts:
         yield "problems in lines"
         for broken in found.findings.first[:_BEST]:

@@ -1,4 +1,4 @@
-"""``streamer verify``: whether a dataset is what trainers take, and what is in it."""
+"""``streamer verify``: whether trainers can take a dataset, and what it holds."""
 
 import os
 import sys
@@ -61,7 +61,7 @@ def verify(
 
 
 class _Section(NamedTuple):
-    """A part of the report: text from the dataset is in it as ``printable`` leaves it."""
+    """A section of the report. Text from the dataset has gone through ``printable``."""
 
     title: str
     columns: tuple[str, ...]
@@ -142,8 +142,8 @@ def _contents(report: VerifyReport) -> list[tuple[str, str]]:
         ("with images", f"{images.records:,} records"),
     ]
     if images.records:
-        fates = f"{images.decoded:,} decoded, {images.skipped:,} not decoded, {images.remote:,} remote"
-        rows.append(("images", f"{fates}, {images.broken:,} broken"))
+        results = f"{images.decoded:,} decoded, {images.skipped:,} not decoded, {images.remote:,} remote"
+        rows.append(("images", f"{results}, {images.broken:,} broken"))
     return rows
 
 
