@@ -1,4 +1,4 @@
-"""``streamer export``: a dataset in the format that a trainer takes."""
+"""``streamer export``: writes a dataset in the format of a trainer."""
 
 import os
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ import typer
 from streamer import config as configuration
 from streamer.base.text import counted, printable
 from streamer.commands.common import UNEXPECTED, ConfigOption, JsonOption, print_json, progress_bar
+from streamer.commands.export.card import ExportReport
 from streamer.commands.export.options import Format, ImageMode, Options, parse_splits, read_tools
-from streamer.commands.export.report import ExportReport
 from streamer.commands.export.run import EXCLUDED
 from streamer.commands.export.run import export as export_dataset
 
