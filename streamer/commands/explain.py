@@ -1,4 +1,4 @@
-"""``streamer explain``: why records are or are not in the dataset."""
+"""``streamer explain``: why the records of a rollout or shard are, or are not, in the dataset."""
 
 import os
 from typing import Annotated
@@ -45,9 +45,11 @@ def explain(
 def _as_text(found: Explanation) -> list[str]:
     lines = [found.subject]
     for row in found.outcomes:
-        bar = "qualifies" if row.qualifies else "does not qualify"
-        withdrawn = ", withdrawn after its records were written" if row.withdrawn else ""
-        lines.append(f"  outcome row {row.id} of {row.created_at}: total_reward {row.total_reward}, {bar}{withdrawn}")
+        condition = "qualifies" if row.qualifies else "does not qualify"
+        retracted = ", withdrawn after its records were written" if row.withdrawn else ""
+        lines.append(
+            f"  outcome row {row.id} of {row.created_at}: total_reward {row.total_reward}, {condition}{retracted}"
+        )
     for reason in found.reasons:
         lines += _reason(reason, found.subject)
     return [*lines, f"  {found.note}"] if found.note else lines

@@ -1,4 +1,4 @@
-"""``streamer replay``: judge what was read again, by other rules, into another dataset; and say what that changes."""
+"""``streamer replay``: judges lines again by other rules, into another dataset, and compares the two."""
 
 import os
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ def replay(
     if not settings.source.is_local:
         hint = "replay on the hosts that collect, or give --shards and --database without the configuration"
         raise ConfigError(_OP, "source.kind", "records of a fleet cannot be judged again: they are gone there", hint)
-    settings = msgspec.structs.replace(settings, sink=Sink())  # other rules are tried here, not sent to others
+    settings = msgspec.structs.replace(settings, sink=Sink())  # a trial of other rules is not sent to writers
     for line in run_once(lambda: [settings]):
         typer.echo(line, err=as_json)
     found = compare(old, settings.dataset.ledger)

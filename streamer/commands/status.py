@@ -1,4 +1,4 @@
-"""``streamer status``: is the daemon alive, and do the accounts add up."""
+"""``streamer status``: whether the daemon is alive, and how many lines are in each state."""
 
 import os
 import time
@@ -28,7 +28,7 @@ _Files = Sequence[Dataset]
 _SECONDS = 2.0
 _LEAST_SECONDS = 0.1
 _SHARE = 20
-"""Looks that take long are followed by a pause of at least so many times their own duration."""
+"""The pause after a look is at least so many times the duration of the look."""
 
 
 def status(
@@ -65,9 +65,9 @@ def status(
         return
     with until_enough():
         if as_json:
-            _print_for_ever(partial(_json_or_trouble, files), seconds or _SECONDS)
+            _print_for_ever(partial(_json_or_error, files), seconds or _SECONDS)
         else:
-            _show_for_ever(partial(_text_or_trouble, files), seconds or _SECONDS)
+            _show_for_ever(partial(_text_or_error, files), seconds or _SECONDS)
 
 
 def _show_for_ever(look: _Look, seconds: float) -> None:
@@ -97,7 +97,7 @@ def _print(lines: list[str]) -> None:
 
 
 def _timed(look: _Look, seconds: float) -> tuple[list[str], float]:
-    """Return what is seen, and how long to wait before the next look."""
+    """Return the lines of one look, and the seconds to wait before the next one."""
     start = time.monotonic()
     lines = look()
     return lines, max(seconds, _SHARE * (time.monotonic() - start))
@@ -111,15 +111,15 @@ def _drawn(lines: list[str], width: int, height: int) -> "list[Text]":
     return [Text(fitted(line, width)) for line in lines[:height]]
 
 
-def _text_or_trouble(files: _Files) -> list[str]:
-    """Return the answer; while one looks on, a ledger that cannot be read now is an answer, too."""
+def _text_or_error(files: _Files) -> list[str]:
+    """Return the answer, or the error: with --watch, an error of one look does not end the command."""
     try:
         return _text(files)
     except StreamerError as error:
         return [printable(line) for line in str(error).splitlines()]
 
 
-def _json_or_trouble(files: _Files) -> list[str]:
+def _json_or_error(files: _Files) -> list[str]:
     try:
         return [msgspec.json.encode(_values(files)).decode()]
     except StreamerError as error:

@@ -375,7 +375,7 @@ def test_no_line_is_wider_and_no_picture_higher_than_the_terminal(
     seen = Snapshot({**dict.fromkeys(State, 0), "appended": 12_345}, {}, path, dataset_lines=12_345, ledger=True)
     view = TailView(
         dataset=path, size=10**9, daemon=None, seen=seen if ledger == "known" else None, age=1.0, stale=False,
-        trouble=reply, note=reply, came=3, per_minute=3.0, history=ArrivalHistory(0.0), newest=(found,) * 50,
+        failure=reply, note=reply, came=3, per_minute=3.0, history=ArrivalHistory(0.0), newest=(found,) * 50,
     )  # fmt: skip
     lines = picture(view, width, height)
     assert len(lines) <= height

@@ -1,4 +1,4 @@
-"""``streamer filter``: what `synth-ai filter` does, from the same configuration."""
+"""``streamer filter``: filters a trace database by the configuration of `synth-ai filter`."""
 
 import json
 import os
@@ -114,15 +114,15 @@ def _summary(counts: Counts, settings: FilterConfig, *, dry_run: bool) -> Iterat
 
 
 def _sample(line: dict[str, Any]) -> str:
-    """Return what people see of an example, on one line. What models wrote cannot steer a terminal."""
+    """Return an example on one line. Text of models cannot steer the terminal."""
     metadata, messages = line["metadata"], line["messages"]
     turn, reward = metadata["turn"], metadata["total_reward"]
     reply = next(message for message in reversed(messages) if message["role"] == "assistant")
-    said = reply["content"] if isinstance(reply["content"], str) else "[parts]"
+    text = reply["content"] if isinstance(reply["content"], str) else "[parts]"
     calls = [f"{name}({arguments})" for name, arguments in tool_calls(reply)]
     return (
         f"{_cut(metadata['run_id'])}  turn {'-' if turn is None else turn}"
-        f"  reward {'-' if reward is None else reward}  {_cut(' '.join([said, *calls]).strip())}"
+        f"  reward {'-' if reward is None else reward}  {_cut(' '.join([text, *calls]).strip())}"
     )
 
 

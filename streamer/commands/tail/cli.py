@@ -1,4 +1,4 @@
-"""``streamer tail``: the records of a dataset, those that are there last and those to come."""
+"""``streamer tail``: the last records of a dataset, and each new one."""
 
 import sys
 import time
@@ -20,16 +20,16 @@ from streamer.reader.summary_line import START, Glimpse, cut, glimpse
 from streamer.reader.tail import DatasetLine, Follower, follow
 
 _LAST = 10
-"""Records that plain lines begin with unless told otherwise."""
+"""Default number of records at the start of the plain view."""
 
 _SCREENFUL = 100
-"""Records that the live view begins with: more than most terminals have lines."""
+"""Default number of records at the start of the live view: more than most terminals have lines."""
 
 _RUN_SHARE = 4
-"""A run id gets at most this part of the terminal's width."""
+"""A run id gets at most the width of the terminal divided by this."""
 
 _CLOCK = 1.0
-"""Seconds after which ages are drawn anew although nothing happened."""
+"""Seconds after which ages are drawn again although nothing has changed."""
 
 _Show = Callable[[DatasetLine], None]
 
@@ -67,8 +67,8 @@ def tail(
 
 
 def _watch(files: Dataset, lines: int | None) -> bool:
-    """Show the live view until it is ended; say whether the terminal can."""
-    from streamer.commands.tail.picture import picture  # noqa: PLC0415 - rich is for terminals: a pipe need not wait for it
+    """Show the live view until the user ends it; return False if the terminal cannot draw it."""
+    from streamer.commands.tail.picture import picture  # noqa: PLC0415 - only terminals need rich, which loads slowly
     from streamer.commands.tail.terminal import TICK, Terminal, can_draw  # noqa: PLC0415
     from streamer.commands.tail.watch import Watch  # noqa: PLC0415
 
@@ -127,7 +127,7 @@ def _note(text: str) -> None:
 
 
 async def _sleep(seconds: float) -> None:
-    """Sleep, but not for a reader that has gone: without a new record no write would tell us."""
+    """Sleep, or end if the reader has gone: without a new record no write would fail."""
     if reader_is_gone():
         raise BrokenPipeError
     await anyio.sleep(seconds)
@@ -141,13 +141,13 @@ def _write(line: DatasetLine) -> None:
 def _shower() -> _Show:
     if not sys.stdout.isatty():
         return lambda line: typer.echo("  ".join(_cells(glimpse(line), START)))
-    from rich.console import Console  # noqa: PLC0415 - rich is for terminals: a pipe need not wait for it
+    from rich.console import Console  # noqa: PLC0415 - only terminals need rich, which loads slowly
     from rich.text import Text  # noqa: PLC0415
 
     console = Console(highlight=False)
 
     def show(line: DatasetLine) -> None:
-        """Cut a record to one line. All text from it is escaped, and none is read for markup."""
+        """Print a record on one line. All text of the record is escaped; none is parsed as markup."""
         seen = glimpse(line)
         styles = ("red",) if seen.problem else ("cyan", "", "green", "")
         cells = _cells(seen, console.width // _RUN_SHARE)
