@@ -28,7 +28,7 @@ _Files = Sequence[Dataset]
 _SECONDS = 2.0
 _LEAST_SECONDS = 0.1
 _SHARE = 20
-"""The pause after a look is at least so many times the duration of the look."""
+"""The least pause after a look, in durations of the look."""
 
 
 def status(

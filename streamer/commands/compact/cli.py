@@ -2,14 +2,14 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import anyio
 import typer
 
-from streamer.base.events import Emit
 from streamer.base.files import Files, SystemClock
 from streamer.base.lock import DatasetLock, lock_file
 from streamer.base.text import counted, printable
@@ -24,7 +24,7 @@ from streamer.commands.common import (
 )
 from streamer.commands.compact.run import Compacted, Sum
 from streamer.commands.compact.run import compact as compact_dataset
-from streamer.config import Config, Flags, load
+from streamer.config import Flags, load
 from streamer.daemon.observers import log
 from streamer.reader.scan import check_is_dataset
 from streamer.sources.outcomes import check_condition
@@ -63,7 +63,8 @@ def compact(
     check_is_dataset(_OP, settings.dataset.path)
     emit = log.configure(settings.log, os.environ, sys.stderr)
     with DatasetLock(lock_file(settings.dataset.path)), progress_bar("reading outcomes", in_bytes=False) as progress:
-        done = anyio.run(_compact, settings, emit, progress, close_live, dry_run)
+        call = partial(compact_dataset, progress=progress, close_live=close_live, dry_run=dry_run)
+        done = anyio.run(call, settings, Files(), SystemClock(), emit)
     if as_json:
         print_json(done)
         return
@@ -77,18 +78,6 @@ def _completed(flags: Flags, config: Path | None) -> Flags:
         return flags
     path = Path(flags.dataset)
     return with_sources(flags, snapshot(path, ledger_of(path)))
-
-
-async def _compact(
-    config: Config,
-    emit: Emit,
-    progress: Callable[[str, int, int], None],
-    close_live: bool,  # noqa: FBT001 - anyio.run passes no keywords
-    dry_run: bool,  # noqa: FBT001 - as above
-) -> Compacted:
-    return await compact_dataset(
-        config, Files(), SystemClock(), emit, progress=progress, close_live=close_live, dry_run=dry_run
-    )
 
 
 def _summary(done: Compacted, dataset: Path) -> Iterator[str]:

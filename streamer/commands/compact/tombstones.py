@@ -52,7 +52,7 @@ def add(db: sqlite3.Connection, lines: Iterable[MarkedLine]) -> None:
     """Mark lines for deletion."""
     for line in lines:
         row = db.execute("SELECT offset, claimed FROM record WHERE key = ?", (line.key,)).fetchone()
-        # The line of a record that stands twice may hold no key: the ledger has the offset of the other line.
+        # If the dataset holds a record twice, the ledger has the offset of one of the two lines.
         holds_key = row is not None and row[0] == line.place
         db.execute(
             "INSERT INTO tombstone VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

@@ -106,7 +106,7 @@ def _body(report: ExportReport, sample: ExportRecord) -> Iterator[str]:
     yield from _section("Columns", ())
     yield _SHAPE[options.format]
     yield ""
-    yield from _section("What was asked for", _asked(options))
+    yield from _section("What was asked for", _requested(options))
     left = aligned([("reason", "records"), *((reason, f"{count:,}") for reason, count in report.excluded.items())])
     yield from _section("What was left out", left if report.excluded else ["nothing"])
     facts = [
@@ -121,7 +121,7 @@ def _body(report: ExportReport, sample: ExportRecord) -> Iterator[str]:
     yield from _section("A record of the source, with texts cut", shown.splitlines())
 
 
-def _asked(options: Options) -> Iterator[str]:
+def _requested(options: Options) -> Iterator[str]:
     yield f"seed          {options.seed}"
     yield f"splits        {', '.join(f'{split.name}={split.share:g}' for split in options.splits)}"
     if options.where is not None:

@@ -228,9 +228,9 @@ def _observed_together(turns: list[dict[str, str]]) -> list[dict[str, str]]:
 
 def _check_order(turns: list[dict[str, str]]) -> None:
     """Refuse turns that do not alternate after the system prompt: readers of this format drop them silently."""
-    asked = turns[1:] if turns[0]["from"] == "system" else turns
-    for i, turn in enumerate(asked):
+    dialogue = turns[1:] if turns[0]["from"] == "system" else turns
+    for i, turn in enumerate(dialogue):
         if (turn["from"] in _ASKS) != (i % 2 == 0) or turn["from"] == "system":
             raise UnfitError(Exclusion.TURN_ORDER, f"turn {i + 1} is of {turn['from']}, out of turn")
-    if len(asked) % 2:
+    if len(dialogue) % 2:
         raise UnfitError(Exclusion.TURN_ORDER, "the last turn is no reply")

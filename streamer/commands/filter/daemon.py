@@ -1,4 +1,4 @@
-"""Translates a FilterConfig to the configuration of a daemon that goes on with the filter.
+"""Translates a FilterConfig to the configuration of a daemon that continues it.
 
 The conditions on sessions become the SQL condition that the trace database evaluates for each outcome. ``limit``,
 ``offset`` and ``shuffle`` have no meaning for a file that grows.
@@ -19,7 +19,7 @@ _ENDS = ("limit", "offset", "shuffle")
 
 
 def daemon_config(settings: FilterConfig, source: Source) -> Config:
-    """Return the configuration of the daemon that goes on with a filter.
+    """Return the configuration of the daemon that continues a filter.
 
     Args:
         settings: The filter.

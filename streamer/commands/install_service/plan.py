@@ -21,15 +21,13 @@ _UNIT, _CONFIG, _SECRET = 0o644, 0o644, 0o600
 class File(NamedTuple):
     """One file of a service.
 
-    A file with ``is_users`` is for the user to edit, so it is not replaced. A file with ``is_shared`` belongs to all
-    instances.
+    A file with ``is_users`` is for the user to edit, so it is not replaced.
     """
 
     path: Path
     text: str
     mode: int = _UNIT
     is_users: bool = False
-    is_shared: bool = False
 
 
 class Service(NamedTuple):
@@ -185,12 +183,12 @@ def files(service: Service, command: Path, text: str, configs: Sequence[Config] 
     """
     unit = _data("streamer@.service" if service.is_system else "streamer.service")
     found = [
-        File(service.unit, unit.replace("@STREAMER@", _executable(command)), is_shared=service.is_system),
+        File(service.unit, unit.replace("@STREAMER@", _executable(command))),
         File(service.config, text, _CONFIG, is_users=True),
         File(service.environment, _environment(service), _SECRET, is_users=True),
     ]
     if service.sysusers is not None:
-        found.append(File(service.sysusers, _data("sysusers.conf"), is_shared=True))
+        found.append(File(service.sysusers, _data("sysusers.conf")))
     if configs is not None:
         state = Path("/var/lib/streamer", service.instance)
         access = system_access(configs, state) if service.is_system else user_access(configs[0])
