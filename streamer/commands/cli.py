@@ -1,4 +1,4 @@
-"""The ``streamer`` command: one module in ``streamer.commands`` for each sub-command."""
+"""The ``streamer`` command line, which imports one module for each command."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COMMANDS = {
     "fleet": "fleet",
     "install-service": "install_service.cli",
 }
-"""Sub-commands, and the module of each in ``streamer.commands``."""
+"""The name of each command, and its module in ``streamer.commands``."""
 
 _EXIT_CODES = """
 Exit codes: 0 done; 1 something was found (verify, doctor, explain) or nothing was (filter, export);
@@ -40,10 +40,10 @@ Exit codes: 0 done; 1 something was found (verify, doctor, explain) or nothing w
 
 
 def main() -> None:
-    """Run the command that ``sys.argv`` names; errors end it with their own exit code, without a traceback."""
+    """Run the command of ``sys.argv``. An error ends it with the error's exit code, without a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a locale that cannot show a character is no error
+            stream.reconfigure(errors="backslashreplace")  # a character that the locale lacks is no error
     try:
         _app(sys.argv[1:2])(prog_name="streamer")
     except StreamerError as error:
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _app(first: list[str]) -> typer.Typer:
-    """Build the command line. Only the command that is called is imported: it should answer at once."""
+    """Build the command line. Import only the command that is called, so that it starts at once."""
     app = typer.Typer(
         name="streamer",
         help="Turn the rollouts of a running evaluation into one deduplicated high-reward dataset.\n" + _EXIT_CODES,

@@ -1,29 +1,24 @@
-"""``streamer explain``: why records are or are not in the dataset."""
+"""``streamer explain``: why the records of a rollout or shard are, or are not, in the dataset."""
 
 import os
-import sys
-from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from streamer import config as configuration
 from streamer.base.text import printable
+from streamer.commands.common import UNEXPECTED, ConfigOption, JsonOption, print_json
 from streamer.store.ledger.paths import is_session
 from streamer.store.views.explain import Explanation, Reason
 from streamer.store.views.explain import explain as explain_subject
-
-_NOTHING_KNOWN = 1
-"""Exit code when neither a session nor a shard of that name is known."""
 
 
 def explain(
     subject: Annotated[str, typer.Argument(help="A session (run) id, a shard, or SHARD:LINE.")],
     *,
-    config: Annotated[Path | None, typer.Option(help="The daemon's config.toml.")] = None,
+    config: ConfigOption = None,
     dataset: Annotated[str | None, typer.Option(help="The dataset; else the configured one.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say for every line of a rollout or shard where it stands, and why.
 
@@ -39,11 +34,9 @@ def explain(
             " outcome row. `streamer status` says how far the daemon is, `streamer doctor` what is missing.",
             err=True,
         )
-        raise typer.Exit(_NOTHING_KNOWN)
+        raise typer.Exit(UNEXPECTED)
     if as_json:
-        # ASCII, so that no character of a path or id reaches a terminal as it is
-        text = msgspec.json.format(msgspec.json.encode(found), indent=2).decode()
-        sys.stdout.write(text.encode("ascii", "backslashreplace").decode() + "\n")
+        print_json(found)
         return
     for line in _as_text(found):
         typer.echo(printable(line))
@@ -52,9 +45,11 @@ def explain(
 def _as_text(found: Explanation) -> list[str]:
     lines = [found.subject]
     for row in found.outcomes:
-        bar = "qualifies" if row.qualifies else "does not qualify"
-        withdrawn = ", withdrawn after its records were written" if row.withdrawn else ""
-        lines.append(f"  outcome row {row.id} of {row.created_at}: total_reward {row.total_reward}, {bar}{withdrawn}")
+        condition = "qualifies" if row.qualifies else "does not qualify"
+        retracted = ", withdrawn after its records were written" if row.withdrawn else ""
+        lines.append(
+            f"  outcome row {row.id} of {row.created_at}: total_reward {row.total_reward}, {condition}{retracted}"
+        )
     for reason in found.reasons:
         lines += _reason(reason, found.subject)
     return [*lines, f"  {found.note}"] if found.note else lines

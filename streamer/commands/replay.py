@@ -1,7 +1,6 @@
-"""``streamer replay``: judge what was read again, by other rules, into another dataset; and say what that changes."""
+"""``streamer replay``: judges lines again by other rules, into another dataset, and compares the two."""
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ import typer
 
 from streamer.base.errors import ConfigError
 from streamer.base.text import counted, printable
+from streamer.commands.common import WhereOption, is_configured, print_json, with_sources
 from streamer.commands.run import run_once
 from streamer.config import Flags, load, real_path
 from streamer.config.fleet_table import Sink
@@ -24,7 +24,7 @@ def replay(
     dataset: Annotated[Path, typer.Argument(help="The dataset whose lines are judged again; it is only read.")],
     out: Annotated[Path, typer.Option(help="The dataset to write; of an earlier replay, it goes on.")],
     *,
-    where: Annotated[str | None, typer.Option(help="SQL condition over outcome_rewards.")] = None,
+    where: WhereOption = None,
     config: Annotated[Path | None, typer.Option(help="config.toml with the other rules.")] = None,
     shards: Annotated[str | None, typer.Option(help="Folder of the shards; else that of DATASET.")] = None,
     database: Annotated[str | None, typer.Option(help="Trace database; else that of DATASET.")] = None,
@@ -46,22 +46,19 @@ def replay(
     seen = snapshot(dataset, old)
     if not seen.ledger:
         raise ConfigError(_OP, printable(str(old)), "there is no such ledger", "name the dataset, or --ledger")
-    if config is None and not os.environ.get("STREAMER_CONFIG"):
-        shards, database = shards or seen.shard_folder or None, database or seen.database or None
     flags = Flags(shards=shards, database=database, dataset=str(out), where=where)
-    settings = load(config, os.environ, flags)
+    settings = load(config, os.environ, flags if is_configured(config) else with_sources(flags, seen))
     if real_path(settings.dataset.path) == real_path(dataset) or real_path(settings.dataset.ledger) == real_path(old):
         raise ConfigError(_OP, printable(str(out)), "it is the dataset to be compared with", "name another --out")
     if not settings.source.is_local:
         hint = "replay on the hosts that collect, or give --shards and --database without the configuration"
         raise ConfigError(_OP, "source.kind", "records of a fleet cannot be judged again: they are gone there", hint)
-    settings = msgspec.structs.replace(settings, sink=Sink())  # other rules are tried here, not sent to others
+    settings = msgspec.structs.replace(settings, sink=Sink())  # a trial of other rules is not sent to writers
     for line in run_once(lambda: [settings]):
         typer.echo(line, err=as_json)
     found = compare(old, settings.dataset.ledger)
     if as_json:
-        text = msgspec.json.format(msgspec.json.encode(found), indent=2).decode()
-        sys.stdout.write(text.encode("ascii", "backslashreplace").decode() + "\n")
+        print_json(found)
         return
     typer.echo("")
     for line in _as_text(found, dataset, out):

@@ -1,4 +1,4 @@
-"""``streamer run``: the daemon, or with ``--once`` one pass over what is there."""
+"""``streamer run``: the daemon, or with ``--once`` a single pass over existing data."""
 
 import gc
 import os
@@ -16,6 +16,7 @@ from streamer.base.errors import MissingExtraError, UnavailableError
 from streamer.base.events import Emit, Event, fan_out
 from streamer.base.files import Files, SystemClock
 from streamer.base.text import counted, printable
+from streamer.commands.common import DatabaseOption, RunConfigOption, ShardsOption, WhereOption
 from streamer.config import Config, Flags, duration, load_all
 from streamer.config.database_url import locate
 from streamer.core.records.model import State
@@ -29,27 +30,27 @@ if TYPE_CHECKING:
     from streamer.web.server import WebUi
 
 _WEB_EXTRA = frozenset({"starlette", "uvicorn", "prometheus_client", "h11"})
-"""What the extra `web` installs and the page imports."""
+"""Packages of the extra `web` that the web UI imports."""
 
 _GC_THRESHOLDS = (50_000, 20, 20)
-"""A batch makes tens of thousands of objects, none of them in cycles: to look for those cost a tenth of the time."""
+"""A batch makes tens of thousands of objects without cycles: searching for cycles took a tenth of the time."""
 
 _SWITCH_SECONDS = 0.001
-"""How long a thread that computes (a scan, a long batch) keeps a rollout waiting that has just ended."""
+"""The longest time that a computing thread (a scan, a long batch) delays a rollout that has just ended."""
 
 
 def run(
     *,
-    config: Annotated[Path | None, typer.Option(help="config.toml; else STREAMER_CONFIG, else none.")] = None,
+    config: RunConfigOption = None,
     once: Annotated[bool, typer.Option("--once", help="Work off what is there, then stop.")] = False,
     until_idle: Annotated[
         str | None,
         typer.Option(envvar="STREAMER_UNTIL_IDLE", help='Stop when nothing new has come for so long: "10m".'),
     ] = None,
-    shards: Annotated[str | None, typer.Option(help="Folder of the shards; else SFT_OUTPUT_DIR.")] = None,
-    database: Annotated[str | None, typer.Option(help="Trace database: file, sqld folder or URL.")] = None,
+    shards: ShardsOption = None,
+    database: DatabaseOption = None,
     dataset: Annotated[str | None, typer.Option(help="The JSONL file to append to.")] = None,
-    where: Annotated[str | None, typer.Option(help="SQL condition over outcome_rewards.")] = None,
+    where: WhereOption = None,
 ) -> None:
     """Append the records of every rollout that ends well to the dataset, each exactly once.
 
@@ -74,11 +75,11 @@ def run_daemon(read: Callable[[], Sequence[Config]], until_idle: float | None = 
     """Run the daemon of a configuration until SIGTERM or Ctrl-C.
 
     Args:
-        read: returns the configuration for each dataset; it is asked again at each SIGHUP.
-        until_idle: after so many seconds without anything new it ends; None for never.
+        read: Returns the configuration of each dataset; called again at each SIGHUP.
+        until_idle: Seconds without new data after which the daemon ends; None for never.
 
     Raises:
-        StreamerError: a person has to decide something first.
+        StreamerError: manual action is required.
     """
     configs = read()
     _tune()
@@ -113,21 +114,21 @@ def run_daemon(read: Callable[[], Sequence[Config]], until_idle: float | None = 
 
 
 class _Log:
-    """The log of events, whose level a reload can change. It names the dataset where there are several."""
+    """The log of events. A reload can change its level. It names the dataset if there are several."""
 
     def __init__(self, configs: Sequence[Config]) -> None:
         self._names = len(configs) > 1
         self.configure(configs[0])
 
     def configure(self, config: Config) -> None:
-        """Log by ``config`` from now on."""
+        """Apply the log settings of ``config``."""
         self._write = log.configure(config.log, os.environ, sys.stderr)
 
     def __call__(self, event: Event) -> None:
         self._write(event)
 
     def of(self, dataset: Path) -> Emit:
-        """Return who writes the events of one dataset."""
+        """Return the function that logs the events of one dataset."""
         return (lambda event: self._write(event, str(dataset))) if self._names else self
 
 
@@ -153,13 +154,13 @@ def _tune() -> None:
 
 
 def run_once(read: Callable[[], Sequence[Config]]) -> list[str]:
-    """Work off what is there, once, and return the accounts of each dataset as lines of text.
+    """Process existing data once, and return the counts of each dataset as lines of text.
 
     Args:
-        read: returns the configuration for each dataset.
+        read: Returns the configuration of each dataset.
 
     Raises:
-        StreamerError: something that is needed is not there, or a person has to decide something first.
+        StreamerError: something required is missing, or manual action is required.
     """
     configs = read()
     _tune()
@@ -183,7 +184,7 @@ def run_once(read: Callable[[], Sequence[Config]]) -> list[str]:
 
 
 def _require_inputs(config: Config) -> None:
-    """Refuse a single pass over nothing: it would look like success. A daemon waits instead."""
+    """Refuse a single pass without inputs, which would look like success. A daemon waits for them instead."""
     if not config.source.is_local:
         return
     database = locate(config.source.database)
@@ -201,7 +202,7 @@ def _require_inputs(config: Config) -> None:
 
 
 def _summary(accounts: LineCounts, dataset: Path) -> list[str]:
-    """Return the accounts as lines of text: what was read, and where all of it is."""
+    """Return the counts as lines of text: the lines read, and the number in each state."""
     lines = accounts.lines
     width = len(f"{sum(lines.values()):,}")
     return [

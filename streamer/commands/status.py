@@ -1,10 +1,9 @@
-"""``streamer status``: is the daemon alive, and do the accounts add up."""
+"""``streamer status``: whether the daemon is alive, and how many lines are in each state."""
 
 import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -15,6 +14,7 @@ from streamer.base.errors import StreamerError
 from streamer.base.stdout import until_enough
 from streamer.base.text import printable
 from streamer.commands import status_text
+from streamer.commands.common import ConfigOption, DatasetsOption, JsonOption, print_json
 from streamer.config import Dataset
 from streamer.sources.lag import Lag, measure
 from streamer.store.views.snapshot import Snapshot, snapshot
@@ -28,7 +28,7 @@ _Files = Sequence[Dataset]
 _SECONDS = 2.0
 _LEAST_SECONDS = 0.1
 _SHARE = 20
-"""Looks that take long are followed by a pause of at least so many times their own duration."""
+"""The least pause after a look, in durations of the look."""
 
 
 def status(
@@ -36,9 +36,9 @@ def status(
         float | None, typer.Argument(min=_LEAST_SECONDS, metavar="SECONDS", help="With --watch: how often; else 2.")
     ] = None,
     *,
-    config: Annotated[Path | None, typer.Option(help="The daemon's config.toml.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="The dataset; else all that are configured.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    config: ConfigOption = None,
+    dataset: DatasetsOption = None,
+    as_json: JsonOption = False,
     watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
 ) -> None:
     """Say whether the daemon is alive, and where every line that was read stands.
@@ -58,13 +58,16 @@ def status(
         raise typer.BadParameter("it goes with --watch", param_hint="SECONDS")
     files = configuration.datasets(config, os.environ, dataset)
     if not watch:
-        _print(_json(files) if as_json else _text(files))
+        if as_json:
+            print_json(_values(files))
+        else:
+            _print(_text(files))
         return
     with until_enough():
         if as_json:
-            _print_for_ever(partial(_json_or_trouble, files), seconds or _SECONDS)
+            _print_for_ever(partial(_json_or_error, files), seconds or _SECONDS)
         else:
-            _show_for_ever(partial(_text_or_trouble, files), seconds or _SECONDS)
+            _show_for_ever(partial(_text_or_error, files), seconds or _SECONDS)
 
 
 def _show_for_ever(look: _Look, seconds: float) -> None:
@@ -94,7 +97,7 @@ def _print(lines: list[str]) -> None:
 
 
 def _timed(look: _Look, seconds: float) -> tuple[list[str], float]:
-    """Return what is seen, and how long to wait before the next look."""
+    """Return the lines of one look, and the seconds to wait before the next one."""
     start = time.monotonic()
     lines = look()
     return lines, max(seconds, _SHARE * (time.monotonic() - start))
@@ -108,15 +111,15 @@ def _drawn(lines: list[str], width: int, height: int) -> "list[Text]":
     return [Text(fitted(line, width)) for line in lines[:height]]
 
 
-def _text_or_trouble(files: _Files) -> list[str]:
-    """Return the answer; while one looks on, a ledger that cannot be read now is an answer, too."""
+def _text_or_error(files: _Files) -> list[str]:
+    """Return the answer, or the error: with --watch, an error of one look does not end the command."""
     try:
         return _text(files)
     except StreamerError as error:
         return [printable(line) for line in str(error).splitlines()]
 
 
-def _json_or_trouble(files: _Files) -> list[str]:
+def _json_or_error(files: _Files) -> list[str]:
     try:
         return [msgspec.json.encode(_values(files)).decode()]
     except StreamerError as error:
@@ -128,10 +131,6 @@ def _text(files: _Files) -> list[str]:
     for one in files:
         lines += [*([""] if lines else []), *status_text.lines(*_look(one, files))]
     return lines
-
-
-def _json(files: _Files) -> list[str]:
-    return [msgspec.json.format(msgspec.json.encode(_values(files)), indent=2).decode()]
 
 
 def _values(files: _Files) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A snapshot in words, as all commands say it. Text from outside is made printable."""
+"""A snapshot as text, in the same words for all commands. Text from outside is made printable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streamer.store.views.snapshot import Snapshot
 
 
 def lines(seen: Snapshot, lag: Lag) -> list[str]:
-    """Return all of it, as ``streamer status`` prints it."""
+    """Return the lines that ``streamer status`` prints."""
     alive = f"alive, {seen.daemon}" if seen.daemon else "not running"
     head = [f"daemon           {alive}", f"dataset          {printable(seen.dataset)}"]
     if not seen.ledger:
@@ -31,7 +31,7 @@ def lines(seen: Snapshot, lag: Lag) -> list[str]:
 
 
 def _delivered(seen: Delivery | None) -> list[str]:
-    """Return how much of a collector's dataset has reached writers; nothing for another one's."""
+    """Return the delivery progress of a collector's dataset; no lines for other datasets."""
     if seen is None:
         return []
     aside = ", ".join(f"{n:,} {printable(reason)}" for reason, n in sorted(seen.undeliverable.items()))
@@ -46,7 +46,7 @@ def _delivered(seen: Delivery | None) -> list[str]:
 
 
 def places(seen: Snapshot) -> str:
-    """Return what was read: a dataset may be of shards, of sessions in the trace database, or of both."""
+    """Return the number of sources that were read: shards, sessions of the trace database, buckets."""
     found = [(seen.shards, "shard")] if seen.shards or not (seen.sessions or seen.streams) else []
     found += [(seen.sessions, "session")] if seen.sessions else []
     found += [(seen.streams, "bucket")] if seen.streams else []
@@ -54,12 +54,12 @@ def places(seen: Snapshot) -> str:
 
 
 def detail(seen: Snapshot, state: State, later: float = 0.0) -> str:
-    """Say more of the lines in one state: of how many rollouts they are, or for what reasons they are there.
+    """Return details of the lines in one state: the number of their rollouts, or their reasons.
 
     Args:
-        seen: what a ledger said.
-        state: the state in question.
-        later: seconds that have passed since then.
+        seen: A snapshot of a ledger.
+        state: The state.
+        later: The age of the snapshot in seconds.
     """
     if state == State.ACCEPTED:
         return f"from {counted(seen.appended_rollouts, 'rollout')}"
@@ -71,8 +71,14 @@ def detail(seen: Snapshot, state: State, later: float = 0.0) -> str:
     return ", ".join(f"{n:,} {printable(reason)}" for reason, n in sorted(reasons.items()))
 
 
+def sum_of(seen: Snapshot) -> list[str]:
+    """Return the counts as the parts of a sum: "read 3", "= appended 2", "+ duplicate 1"."""
+    counts = [f"{name} {seen.counts[state]:,}" for state, name in STATE_NAMES.items()]
+    return [f"read {seen.read:,}", f"= {counts[0]}", *(f"+ {count}" for count in counts[1:])]
+
+
 def notes(seen: Snapshot) -> list[str]:
-    """Say what is out of the ordinary, and nothing else."""
+    """Return a note on each fact that is out of the ordinary."""
     dead = printable(str(dead_letters_path(Path(seen.dataset))))
     found = (
         (seen.counts["dead_lettered"], "line", f"could not be taken: see {dead}"),

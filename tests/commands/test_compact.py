@@ -1,4 +1,4 @@
-"""``streamer compact``: what is taken out of closed parts, what stays, and what survives a crash in between."""
+"""``streamer compact``: which records it removes from closed parts, which stay, and how it survives crashes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ STEPS = ("part rewritten", "manifest written", "compaction committed", "part rep
 
 
 def prepare(folder: Path) -> Path:
-    """Lay out rollouts, the turns of each in two shards, some of which say what others say."""
+    """Write rollouts, each in two shards, with some duplicate turns."""
     (folder / "shards").mkdir(parents=True)
     traces = make_traces(folder / "traces.db")
     for run, reward in RUNS.items():
@@ -86,12 +86,12 @@ def prepare(folder: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder with input that was not read yet."""
+    """Return a folder with input that no daemon has read."""
     return prepare(tmp_path / "work")
 
 
 def rolling(folder: Path, size: int = 4, **more: Any) -> Config:
-    """Return the settings of a dataset whose parts have so many records."""
+    """Return the settings of a dataset with ``records`` in each part."""
     return msgspec.structs.replace(settings(folder, batch=5), roll=RollRules(records=size), **more)
 
 
@@ -123,7 +123,7 @@ def runs(config: Config) -> list[str]:
 
 
 def as_if_new(config: Config, folder: Path) -> list[str]:
-    """Return what a dataset holds that is made of the same shards and outcomes today."""
+    """Return the content of a dataset made from the same shards and outcomes by the rules of today."""
     fresh = folder.with_name("fresh")
     shutil.rmtree(fresh, ignore_errors=True)
     shutil.copytree(folder, fresh, ignore=shutil.ignore_patterns("out"))
@@ -135,7 +135,7 @@ def as_if_new(config: Config, folder: Path) -> list[str]:
 
 
 def is_as_if_new(config: Config, folder: Path) -> None:
-    """See that after the next run the dataset is as one that is made today, and that everything adds up."""
+    """Check that after the next run the dataset equals one made today, and that the counts add up."""
     work_off(config)
     assert conversations(records(config)) == as_if_new(config, folder)
     assert accounts(config).adopted == 0
@@ -158,11 +158,11 @@ def executed(config: Config, *options: str, command: str = "compact") -> tuple[i
 
 
 class TestExecutable:
-    """From outside."""
+    """Run as a command in another process."""
 
     @pytest.mark.slow
     def test_a_withdrawn_rollout_is_taken_out(self, folder: Path) -> None:
-        """Shards and database are those that the dataset was made of; status, explain and verify tell of it."""
+        """The command finds shards and database by itself; status, explain and verify report the change."""
         config = rolling(folder)
         work_off(config)
         before = len(records(config))
@@ -184,7 +184,7 @@ class TestExecutable:
 
     @pytest.mark.slow
     def test_a_stricter_condition_takes_out_more(self, folder: Path) -> None:
-        """By the flags of run; as JSON, for programs. First as a trial."""
+        """The condition is a flag, as for run. A dry run reports the same in JSON."""
         config = rolling(folder)
         work_off(config)
         withdraw(folder, "gone")
@@ -206,7 +206,7 @@ class TestExecutable:
 
     @pytest.mark.slow
     def test_the_live_file_is_left_alone_and_told_of(self, folder: Path) -> None:
-        """A dataset that never rolled has nothing else."""
+        """A dataset without closed parts has only a live file: the command names --close-live."""
         config = settings(folder)
         work_off(config)
         withdraw(folder, "gone")
@@ -222,7 +222,7 @@ class TestExecutable:
         is_as_if_new(config, folder)
 
     def test_a_running_daemon_is_not_disturbed(self, folder: Path) -> None:
-        """Whoever holds the lock has the dataset."""
+        """The command ends with the exit code of a locked dataset, and changes nothing."""
         config = rolling(folder)
         work_off(config)
         with DatasetLock(lock_file(config.dataset.path)):
@@ -240,7 +240,7 @@ class TestExecutable:
         ],
     )
     def test_what_is_wrong_is_said(self, folder: Path, change: str, code: int, text: str) -> None:
-        """By an exit code of its own, and nothing is made or changed."""
+        """Each error has its exit code, and no file is made or changed."""
         config = rolling(folder)
         if change != "dataset":
             work_off(config)
@@ -255,7 +255,7 @@ class TestExecutable:
 
     @pytest.mark.slow
     def test_a_hostile_run_id_is_only_a_name(self, tmp_path: Path) -> None:
-        """What a producer calls a rollout is neither SQL nor a path, and reaches no terminal as it is."""
+        """A run id of the producer is neither run as SQL nor used as a path, and is escaped on a terminal."""
         (tmp_path / "shards").mkdir()
         traces = make_traces(tmp_path / "traces.db")
         names = ["'; DROP TABLE record; --", "../../etc/passwd", "\x1b[31mred\u2028", "%", "a' OR '1'='1"]
@@ -276,10 +276,10 @@ class TestExecutable:
 
 
 class TestWhatGoes:
-    """And what stays."""
+    """Which records are removed, and which stay."""
 
     def test_nothing_goes_where_nothing_changed(self, folder: Path) -> None:
-        """Not a byte of any file of the dataset is another one."""
+        """No byte of any file of the dataset changes."""
         config = rolling(folder)
         work_off(config)
         before = {path: path.read_bytes() for path in config.dataset.path.parent.glob("good*.jsonl*json*")}
@@ -299,7 +299,7 @@ class TestWhatGoes:
     def test_a_stricter_rule_for_records_takes_out_some_of_a_rollout(
         self, folder: Path, rules: RecordRules, reason: str, gone: int
     ) -> None:
-        """The shard is read to find which; its other lines stay appended, and explain knows each."""
+        """The shard is read to find the removed lines; the other lines stay accepted, and explain shows each."""
         config = rolling(folder)
         work_off(config)
         config = msgspec.structs.replace(config, records=rules)
@@ -315,7 +315,7 @@ class TestWhatGoes:
                 assert (why.state == "appended") is any("is the line at" in detail for detail in why.details)
 
     def test_event_rewards_that_are_asked_for_later_count(self, folder: Path) -> None:
-        """A turn without one goes; a rollout whose rewards were not read stays."""
+        """A turn without a reward is removed; a rollout whose rewards were not read stays."""
         traces = folder / "traces.db"
         traces.unlink()
         make_conversations(traces)
@@ -345,7 +345,7 @@ class TestWhatGoes:
         assert first not in {record["metadata"]["run_id"] for record in shared}
 
     def test_a_rollout_comes_back_when_its_outcome_is_corrected_upwards(self, folder: Path) -> None:
-        """It was judged again as any other below the bar."""
+        """Its lines are judged again as other rejected lines are."""
         config = rolling(folder)
         work_off(config)
         withdraw(folder, "gone")
@@ -355,7 +355,7 @@ class TestWhatGoes:
         assert runs(config).count("gone") == TURNS
 
     def test_of_two_rollouts_of_one_session_only_the_withdrawn_one_goes(self, tmp_path: Path) -> None:
-        """A record belongs to the first outcome after it."""
+        """A record belongs to the first outcome after it, so the other rollout's records stay."""
         (tmp_path / "shards").mkdir()
         traces = make_traces(tmp_path / "traces.db")
         first, _ = add_outcome(traces, "run", 1, 10), add_outcome(traces, "run", 1, 20)
@@ -369,7 +369,7 @@ class TestWhatGoes:
         is_as_if_new(config, tmp_path)
 
     def test_whole_rollouts_go_without_their_shards(self, folder: Path) -> None:
-        """The dataset's lines say enough."""
+        """The lines of the dataset are enough to remove a whole rollout."""
         config = rolling(folder)
         work_off(config)
         withdraw(folder, "gone")
@@ -381,7 +381,7 @@ class TestWhatGoes:
         assert accounts(config).reasons["below_bar"]["withdrawn"] == TURNS
 
     def test_some_records_of_a_rollout_stay_without_their_shard(self, folder: Path) -> None:
-        """As it cannot be told which lines they came from; the accounts would be wrong."""
+        """Without the shard the lines of the removed records are unknown, and the counts would be wrong."""
         config = rolling(folder)
         work_off(config)
         before = written(config.dataset.path)
@@ -395,7 +395,7 @@ class TestWhatGoes:
         accounts(config)
 
     def test_what_is_in_the_live_file_stays_until_that_is_closed(self, folder: Path) -> None:
-        """A rollout of which some records are there loses the others, and its shards say which."""
+        """A rollout with records in parts and in the live file loses those in parts, which its shards identify."""
         config = rolling(folder, 17)
         work_off(config)
         run = next(run for run in RUNS if run in runs(config)[:17] and run in runs(config)[17:])
@@ -411,7 +411,7 @@ class TestWhatGoes:
         is_as_if_new(config, folder)
 
     def test_what_cannot_be_judged_stays(self, folder: Path) -> None:
-        """A row that the database does not have any more was never asked the new condition."""
+        """The new condition was never tested on a row that is no longer in the database."""
         config = rolling(folder)
         work_off(config)
         with closing(sqlite3.connect(folder / "traces.db")) as db, db:
@@ -423,7 +423,7 @@ class TestWhatGoes:
         accounts(config)
 
     def test_lines_that_are_not_ours_stay(self, folder: Path) -> None:
-        """They were adopted as they are."""
+        """A daemon adopted them without judging them."""
         config = rolling(folder)
         work_off(config)
         with config.dataset.path.open("ab") as live:
@@ -435,7 +435,7 @@ class TestWhatGoes:
         assert "gone" not in runs_of(written(config.dataset.path))
 
     def test_decisions_from_the_trace_database_go_as_well(self, tmp_path: Path) -> None:
-        """Where only some of a session go, it is read again."""
+        """If only some records of a session are removed, the session is read again."""
         traces = make_conversations(tmp_path / "traces.db")
         (tmp_path / "shards").mkdir()
         for session in ("one", "two"):
@@ -452,7 +452,7 @@ class TestWhatGoes:
 
 
 def runs_of(data: bytes) -> list[str]:
-    """Return the rollouts of lines, those that are not ours left out."""
+    """Return the rollouts of the lines that streamer wrote."""
     values = [json.loads(line) for line in data.splitlines()]
     return [value["metadata"]["run_id"] for value in values if "metadata" in value]
 
@@ -464,7 +464,7 @@ class TestDeath:
     @pytest.mark.parametrize("times", [1, 2])
     @pytest.mark.parametrize("point", STEPS)
     def test_a_death_anywhere_loses_nothing_and_doubles_nothing(self, folder: Path, point: str, times: int) -> None:
-        """The next start of the daemon finishes it or undoes it; then it can be repeated."""
+        """The next start of the daemon finishes or undoes the compaction, which can then be repeated."""
         config = rolling(folder)
         work_off(config)
         withdraw(folder, "gone")
@@ -484,7 +484,7 @@ class TestDeath:
     @pytest.mark.parametrize("again", STEPS[:-1])
     @pytest.mark.parametrize("point", ["part rewritten", "compaction committed", "part replaced"])
     def test_a_death_while_compacting_after_a_death(self, folder: Path, point: str, again: str) -> None:
-        """The command recovers as the daemon does."""
+        """The command itself recovers, as the daemon does."""
         config = rolling(folder)
         work_off(config)
         withdraw(folder, "gone")
@@ -497,7 +497,7 @@ class TestDeath:
         is_as_if_new(config, folder)
 
     def test_every_point_has_its_death(self, folder: Path) -> None:
-        """A new point needs a new test."""
+        """Each failpoint of a compaction is among the tested ones."""
         config, points = rolling(folder), list[str]()
         work_off(config)
         withdraw(folder, "gone")
@@ -511,7 +511,7 @@ class TestDeath:
 
     @pytest.mark.parametrize("call", ["open", "write", "fdatasync", "fsync", "rename"])
     def test_a_disk_without_room_leaves_everything_as_it_was(self, folder: Path, call: str) -> None:
-        """The error says so, and it can be repeated when there is room."""
+        """The error names the cause, and the command succeeds when there is room again."""
         config = rolling(folder)
         work_off(config)
         withdraw(folder, "gone")
@@ -532,7 +532,7 @@ class TestDeath:
         is_as_if_new(config, folder)
 
     def test_a_part_that_is_not_what_was_closed_is_not_rewritten(self, folder: Path) -> None:
-        """Its new sum would make what happened to it right."""
+        """A rewrite would give the changed part a new checksum, and hide the change."""
         config = rolling(folder)
         work_off(config)
         part = part_path(config.dataset.path, 1)
@@ -547,7 +547,7 @@ class TestDeath:
         assert part.read_bytes() == data
 
     def test_what_lies_beside_a_part_and_is_no_part_is_removed(self, folder: Path) -> None:
-        """Of a compaction that was broken off, however whole it looks; other files are none of ours."""
+        """The next start removes the files of an interrupted compaction, and no other files."""
         config = rolling(folder)
         work_off(config)
         left = config.dataset.path.with_name("good-00001.jsonl.compacting")
@@ -562,7 +562,7 @@ class TestDeath:
 
 
 class Full(Files):
-    """A disk on which one call fails that concerns what takes the place of a part."""
+    """A disk on which one call fails for the new file of a part."""
 
     def __init__(self, call: str) -> None:
         self.failed = False
@@ -610,7 +610,7 @@ class Full(Files):
 
 
 def die(folder: Path, point: str, times: int, size: int = 4) -> bool:
-    """Compact in another process that dies; say whether it came to that."""
+    """Compact in another process that dies at a point; return whether it reached the point."""
     tables = json.dumps({"roll": {"records": size}})
     command = [sys.executable, "-m", "tests.helpers.compact_child", str(folder), point, str(times), tables]
     code = subprocess.run(command, cwd=ROOT, check=False, timeout=30).returncode
@@ -619,7 +619,7 @@ def die(folder: Path, point: str, times: int, size: int = 4) -> bool:
 
 
 def is_cut_short(now: bytes, before: bytes) -> None:
-    """See that every line is one that was there before, in the same order, and that only what was withdrawn went."""
+    """Check that the remaining lines keep their order, and that only retracted records were removed."""
     lines = iter(before.splitlines(keepends=True))
     gone: list[bytes] = []
     for line in now.splitlines(keepends=True):
@@ -633,7 +633,7 @@ def is_cut_short(now: bytes, before: bytes) -> None:
 
 
 def test_what_is_to_take_the_place_of_a_part_is_no_shard(folder: Path) -> None:
-    """Where the dataset lies in the shard folder, and every file there is one by its name."""
+    """The source ignores new files of parts, even if the dataset is in the shard folder and each name matches."""
     dataset = Dataset(folder / "shards" / "good.jsonl", folder / "shards" / "good.jsonl.ledger")
     config = rolling(folder, dataset=dataset)
     work_off(config)
@@ -645,10 +645,10 @@ def test_what_is_to_take_the_place_of_a_part_is_no_shard(folder: Path) -> None:
 
 
 class TestReaders:
-    """What is open stays readable, and a token stays good."""
+    """Open readers and tokens survive a compaction."""
 
     def test_a_token_is_good_after_any_number_of_compactions(self, folder: Path) -> None:
-        """Of each record of each state of the dataset: what comes after it, and nothing twice."""
+        """A token of any record and any state of the dataset continues after that record, without repetition."""
         config = rolling(folder)
         work_off(config)
         states: list[list[tuple[str, bytes]]] = []
@@ -665,7 +665,7 @@ class TestReaders:
                 assert rest == [line for _, line in state[number:] if line in left]
 
     def test_a_token_is_good_at_every_point_of_a_compaction(self, folder: Path) -> None:
-        """Also in the moments between ledger, manifest and names."""
+        """It holds between the writes of the ledger, the manifest and the names, too."""
         config = rolling(folder)
         work_off(config)
         told = [(record.token, record.line) for record in follow(config.dataset.path, wait=False)]
@@ -688,7 +688,7 @@ class TestReaders:
         assert looks > 4
 
     def test_a_token_of_another_dataset_is_refused_all_the_same(self, folder: Path) -> None:
-        """The cuts know the tokens that were good, and no others."""
+        """The stored cuts accept only tokens that were valid before."""
         config = rolling(folder)
         work_off(config)
         token = next(follow(config.dataset.path)).token
@@ -704,7 +704,7 @@ class TestReaders:
             follow(config.dataset.path, start=foreign)
 
     def test_a_token_of_the_end_is_one_of_the_end_where_the_live_file_is_empty(self, folder: Path) -> None:
-        """As it is after --close-live, with nothing left in the last part; what comes then is told, once."""
+        """After --close-live with an empty last part, the reader gets each later record once."""
         config = rolling(folder)
         work_off(config)
         withdraw(folder, runs(config)[-1])
@@ -721,7 +721,7 @@ class TestReaders:
         assert before + b"".join(new) == written(config.dataset.path)
 
     def test_a_reader_in_the_middle_of_a_part_reads_it_as_it_was(self, folder: Path) -> None:
-        """And goes on with the next one as it is."""
+        """It continues with the next part in its new state."""
         config = rolling(folder)
         work_off(config)
         before = written(config.dataset.path)
@@ -742,7 +742,7 @@ class TestReaders:
         assert b'"gone"' in before
 
     def test_the_page_finds_every_record_at_its_place(self, folder: Path) -> None:
-        """Places stay; a page that was opened before goes on behind what is gone."""
+        """Log offsets stay valid; an open page continues behind the removed records."""
         config = rolling(folder)
         work_off(config)
         shown = newest(config.dataset, None, 100).records
@@ -759,7 +759,7 @@ class TestReaders:
             assert [other.offset for other in page.records] == rest
 
     def test_export_explain_and_verify_read_what_is_left(self, folder: Path) -> None:
-        """Up to what is committed; explain names the byte of the file as it is now."""
+        """They read up to the committed length; explain names the file offset after the compaction."""
         config = rolling(folder)
         work_off(config)
         withdraw(folder, "gone")
@@ -776,10 +776,10 @@ class TestReaders:
 
 
 class TestLedger:
-    """What else is kept of records."""
+    """Other data about records: keys, near-duplicates, caps, history, events."""
 
     def test_a_ledger_that_is_gone_is_made_anew(self, folder: Path) -> None:
-        """From what is left; nothing that was taken out comes back."""
+        """The new ledger has the remaining records; no removed record returns."""
         config = rolling(folder)
         work_off(config)
         withdraw(folder, "gone")
@@ -792,7 +792,7 @@ class TestLedger:
 
     @pytest.mark.parametrize("by", [DedupBy.NONE, DedupBy.PROMPT])
     def test_keys_of_another_meaning_are_computed_from_what_is_left(self, folder: Path, by: DedupBy) -> None:
-        """Each at its place, so that the next compaction finds them."""
+        """Each key gets the log offset of its record, which the next compaction needs."""
         config = rolling(folder)
         work_off(config)
         withdraw(folder, "gone")
@@ -814,7 +814,7 @@ class TestLedger:
         accounts(config)
 
     def test_near_duplicates_and_caps_forget_what_went(self, folder: Path) -> None:
-        """What resembled it or had no room comes in with the next run."""
+        """The next run accepts records that a removed one had kept out."""
         near = Near(threshold=0.6, ngram=1, scope=Scope.USER)
         config = rolling(folder, near=near, cap=(Cap("metadata.model", 5), Cap("run_id", 3)))
         work_off(config)
@@ -840,7 +840,7 @@ class TestLedger:
         assert explained.reasons
 
     def test_parts_that_are_not_kept_any_more_change_nothing(self, folder: Path) -> None:
-        """What was in them stays appended, as a trainer has had it."""
+        """Records of dropped parts stay accepted, because a trainer has read them."""
         config = rolling(folder, retain=RetainRules(records=9))
         work_off(config)
         removed = accounts(config).removed_lines
@@ -855,7 +855,7 @@ class TestLedger:
         described(config)
 
     def test_an_emptied_part_is_listed_and_goes_with_the_oldest(self, folder: Path) -> None:
-        """A token that ends in it stays good, and no number is used twice."""
+        """A token that ends in the empty part stays valid, and no part number is reused."""
         config = rolling(folder)
         work_off(config)
         for run in RUNS:
@@ -874,7 +874,7 @@ class TestLedger:
         accounts(config)
 
     def test_history_is_true_before_and_after(self, folder: Path) -> None:
-        """The last point says what is there now."""
+        """The last point of the history has the present counts."""
         config, clock = rolling(folder), FakeClock()
         work_off(config, clock)
         withdraw(folder, "gone")
@@ -887,7 +887,7 @@ class TestLedger:
         assert max(counts) == len(records(config)) + TURNS
 
     def test_each_part_is_told(self, folder: Path) -> None:
-        """Which one, how many records went and how many are left."""
+        """The event has the name of the part, and the numbers of removed and remaining records."""
         config = rolling(folder)
         work_off(config)
         withdraw(folder, "gone")
@@ -899,7 +899,7 @@ class TestLedger:
         assert "taken out of good-0000" in told[0].message()
 
     def test_the_manifest_says_what_was_taken_out(self, folder: Path) -> None:
-        """In offsets of the file as it was before."""
+        """The manifest has the removed ranges as offsets of the old file."""
         config = rolling(folder)
         work_off(config)
         old = {

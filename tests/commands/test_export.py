@@ -705,7 +705,7 @@ def test_a_person_sees_how_far_it_is(path: Path) -> None:
         ("hub", {}, "pyarrow"),
         ("trl", {}, "pyarrow"),
         ("jsonl", {"where": "turn = 0"}, "duckdb"),
-        ("openai", {}, "PIL"),
+        ("openai", {}, "PIL.Image"),
     ],
 )
 def test_an_extra_that_is_missing_is_named(

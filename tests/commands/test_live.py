@@ -79,7 +79,7 @@ def play(folder: Path, run: str, reward: int) -> None:
 
 
 def test_growth_flow_and_newest_records_stand_on_the_screen(config: Config, tmp_path: Path) -> None:
-    """And the counts add up, before and after more has come."""
+    """The counts add up, before and after new records."""
     with Session("tail", config.dataset.path, width=100) as terminal:
         terminal.until_shown("run-2")
         assert "4 records" in terminal.text()
@@ -105,7 +105,7 @@ def sums(text: str) -> tuple[int, dict[str, int]]:
 
 @pytest.mark.slow
 def test_a_daemon_that_comes_and_goes_is_seen(config: Config) -> None:
-    """While it holds the lock of the dataset."""
+    """The view shows the daemon while it holds the lock of the dataset."""
     with Session("tail", config.dataset.path) as terminal:
         terminal.until_shown("not running")
         with DatasetLock(lock_file(config.dataset.path)):
@@ -114,7 +114,7 @@ def test_a_daemon_that_comes_and_goes_is_seen(config: Config) -> None:
 
 
 def test_a_dataset_that_is_not_there_yet_is_waited_for(path: Path) -> None:
-    """And shown as soon as it is there; without a ledger the flow is not known."""
+    """The view shows the dataset as soon as it exists; without a ledger the counts are unknown."""
     with Session("tail", path) as terminal:
         terminal.until_shown("it is not there yet")
         append(path, line("here I am"))
@@ -123,7 +123,7 @@ def test_a_dataset_that_is_not_there_yet_is_waited_for(path: Path) -> None:
 
 
 def test_a_dataset_that_is_truncated_or_replaced_is_shown_anew(path: Path) -> None:
-    """With a word about it where whole lines were lost."""
+    """The view starts again, with a note if whole lines were lost."""
     append(path, line("a first reply that is long"))
     with Session("tail", path) as terminal:
         terminal.until_shown("a first reply")
@@ -138,7 +138,7 @@ def test_a_dataset_that_is_truncated_or_replaced_is_shown_anew(path: Path) -> No
 
 
 def test_a_ledger_that_cannot_be_read_is_told_and_the_records_go_on(path: Path) -> None:
-    """It may come back, and the records are there all the same."""
+    """The view shows the error and the records, and the counts when the ledger is back."""
     ledger_of(path).write_bytes(b"no database" * 100)
     append(path, line("one"))
     with Session("tail", path) as terminal:
@@ -148,7 +148,7 @@ def test_a_ledger_that_cannot_be_read_is_told_and_the_records_go_on(path: Path) 
 
 
 def test_what_models_wrote_cannot_break_the_picture(path: Path) -> None:
-    """No escape sequence of theirs reaches the terminal, and each record keeps to its line."""
+    """No escape sequence of a model reaches the terminal, and each record stays on its line."""
     append(path, line(HOSTILE, run_id=HOSTILE, model=HOSTILE, turn=HOSTILE))
     append(path, line("漢" * 500, run_id="漢" * 50))
     append(path, b"\x1b[2J\n")
@@ -170,7 +170,7 @@ def test_what_models_wrote_cannot_break_the_picture(path: Path) -> None:
 
 @pytest.mark.slow
 def test_it_follows_the_size_of_the_terminal(config: Config) -> None:
-    """Down to one cell, and back."""
+    """The picture fits sizes down to one cell, and back."""
     with Session("tail", config.dataset.path, width=100, height=30) as terminal:
         terminal.until_shown("dead letters")
         for width, height, first in (
@@ -196,7 +196,7 @@ def has(terminal: Session, first: str) -> bool:
 
 @pytest.mark.parametrize("end", [b"\x03", b"q", signal.SIGTERM, signal.SIGHUP])
 def test_however_it_ends_the_terminal_is_as_it_was(path: Path, end: bytes | signal.Signals) -> None:
-    """Echo, cursor, wrapping and screen; and the exit code is that of a command that did its work."""
+    """Echo, cursor, wrapping and screen are restored, and the exit code is 0."""
     append(path, line())
     with Session("tail", path) as terminal:
         terminal.until_shown("Go on.")
@@ -215,7 +215,7 @@ def test_however_it_ends_the_terminal_is_as_it_was(path: Path, end: bytes | sign
 
 
 def test_an_error_gives_the_terminal_back_before_it_is_told(path: Path) -> None:
-    """As any other end does."""
+    """An error restores the terminal as any other end does."""
     path.mkdir()
     with Session("tail", path) as terminal:
         assert terminal.ended() == 3
@@ -225,7 +225,7 @@ def test_an_error_gives_the_terminal_back_before_it_is_told(path: Path) -> None:
 
 
 def test_ctrl_z_gives_the_terminal_back_and_fg_takes_it_again(path: Path) -> None:
-    """As with any full-screen program."""
+    """Ctrl-Z and fg work as with any full-screen program."""
     append(path, line())
     with Session("tail", path) as terminal:
         terminal.until_shown("Go on.")
@@ -243,7 +243,7 @@ def test_ctrl_z_gives_the_terminal_back_and_fg_takes_it_again(path: Path) -> Non
 
 
 def test_keys_do_not_appear_in_the_picture(path: Path) -> None:
-    """Nor do they scroll it."""
+    """Typed keys are not echoed, and do not scroll the picture."""
     append(path, line())
     with Session("tail", path) as terminal:
         terminal.until_shown("Go on.")
@@ -254,7 +254,7 @@ def test_keys_do_not_appear_in_the_picture(path: Path) -> None:
 
 
 def test_the_same_picture_is_not_written_twice() -> None:
-    """Looking at what does not change costs the terminal nothing."""
+    """An unchanged picture writes nothing to the terminal."""
     code = (
         "from rich.text import Text; from streamer.commands.tail.terminal import Terminal\n"
         "with Terminal() as terminal:\n"
@@ -268,7 +268,7 @@ def test_the_same_picture_is_not_written_twice() -> None:
 
 
 def test_plain_lines_can_be_had_on_a_terminal(path: Path) -> None:
-    """With --plain; they stay in the scrollback."""
+    """--plain prints lines, which stay in the scrollback."""
     append(path, line("one"))
     with Session("tail", path, "--plain") as terminal:
         terminal.until_shown("run-a  turn 3  reward 7  one")
@@ -283,7 +283,7 @@ def test_plain_lines_can_be_had_on_a_terminal(path: Path) -> None:
 
 
 def test_a_look_that_takes_long_is_followed_by_a_long_pause(config: Config, tmp_path: Path) -> None:
-    """So that sums over millions of spans do not keep a core busy; counts that are out of date say so."""
+    """Sums over millions of spans must not keep a core busy; outdated counts show their age."""
     clock = _Slow()
     with Watch(config.dataset.path, config.dataset.ledger, 10, clock) as watch:
         watch.look()
@@ -321,7 +321,7 @@ def counts(view: TailView) -> int:
 
 
 def test_nothing_is_new_where_nothing_changed(config: Config, clock: FakeClock) -> None:
-    """Then nothing is read, and there is nothing to draw."""
+    """Without a change, a look reads nothing and reports no change."""
     with Watch(config.dataset.path, config.dataset.ledger, 10, clock.monotonic) as watch:
         clock.advance(10)
         watch.look()
@@ -333,7 +333,7 @@ def test_nothing_is_new_where_nothing_changed(config: Config, clock: FakeClock) 
 
 
 def test_what_is_far_behind_is_passed_over(path: Path, clock: FakeClock) -> None:
-    """The newest records are wanted, and soon."""
+    """A view that is far behind skips to the newest records."""
     append(path, line("first"))
     with Watch(path, ledger_of(path), 10, clock.monotonic) as watch:
         with path.open("ab") as file:
@@ -346,7 +346,7 @@ def test_what_is_far_behind_is_passed_over(path: Path, clock: FakeClock) -> None
 
 
 def test_history_keeps_all_of_a_long_time_in_bounded_memory() -> None:
-    """Its sum is that of everything that came."""
+    """Merged slots keep the sum of all records."""
     history = ArrivalHistory(0.0)
     for second in range(10_000):
         history.add(float(second), 3)
@@ -369,13 +369,13 @@ texts = st.text(max_size=60) | st.just(HOSTILE)
 def test_no_line_is_wider_and_no_picture_higher_than_the_terminal(
     name: str, reply: str, width: int, height: int, ledger: str
 ) -> None:
-    """Whatever is in it, and by another count of cells than the one that it was made with."""
+    """It holds for any text, by a count of cells that the code does not use."""
     found = glimpse(DatasetLine(0, line(reply, run_id=reply, model=reply)))
     path = f"/data/{name}.jsonl"
     seen = Snapshot({**dict.fromkeys(State, 0), "appended": 12_345}, {}, path, dataset_lines=12_345, ledger=True)
     view = TailView(
         dataset=path, size=10**9, daemon=None, seen=seen if ledger == "known" else None, age=1.0, stale=False,
-        trouble=reply, note=reply, came=3, per_minute=3.0, history=ArrivalHistory(0.0), newest=(found,) * 50,
+        failure=reply, note=reply, came=3, per_minute=3.0, history=ArrivalHistory(0.0), newest=(found,) * 50,
     )  # fmt: skip
     lines = picture(view, width, height)
     assert len(lines) <= height
@@ -386,7 +386,7 @@ def test_no_line_is_wider_and_no_picture_higher_than_the_terminal(
 
 @given(st.text())
 def test_steady_text_is_printable_and_stays_as_it_is(text: str) -> None:
-    """Doing it twice does no harm, and every terminal knows its width."""
+    """Steady text is unchanged by a second pass, and has one width on all terminals."""
     shown = steady(text)
     assert steady(shown) == shown
     assert wcswidth(shown) >= 0

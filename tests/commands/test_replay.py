@@ -1,4 +1,4 @@
-"""``streamer replay``: other rules over the same lines, and what that changes."""
+"""``streamer replay``: judges the same lines by other rules, and compares the results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    """Return the settings by which a folder was worked off: good and better rollouts, a bad one, one that waits."""
+    """Return the settings of a processed folder: good and better rollouts, a bad one, and one that waits."""
     folder = tmp_path / "work"
     (folder / "shards").mkdir(parents=True)
     traces = make_traces(folder / "traces.db")
@@ -52,12 +52,12 @@ def replayed(config: Config, *options: str) -> tuple[int, str, str]:
 
 
 def runs(dataset: Path) -> set[str]:
-    """Return the rollouts of which a dataset holds records."""
+    """Return the rollouts with records in a dataset."""
     return {json.loads(line)["metadata"]["run_id"] for line in written(dataset).splitlines()}
 
 
 def test_a_stricter_condition_leaves_records_out_and_says_which(config: Config) -> None:
-    """Folder and database are those that the dataset was made of; the dataset itself is not touched."""
+    """Folder and database come from the ledger of the dataset, which does not change."""
     before = config.dataset.path.read_bytes()
     code, output, errors = replayed(config, "--where", "total_reward >= 5")
     assert code == 0, errors
@@ -71,7 +71,7 @@ def test_a_stricter_condition_leaves_records_out_and_says_which(config: Config) 
 
 
 def test_a_looser_condition_lets_records_in(config: Config) -> None:
-    """The same in JSON, for programs; every line is in the sums."""
+    """The JSON has the same comparison, and its sums include every line."""
     code, output, errors = replayed(config, "--where", "total_reward >= 0", "--json")
     assert code == 0, errors
     found = json.loads(output)
@@ -84,14 +84,14 @@ def test_a_looser_condition_lets_records_in(config: Config) -> None:
 
 
 def test_equal_rules_change_nothing(config: Config) -> None:
-    """Wherever a shard was read by then."""
+    """It holds whatever the daemon had read of each shard."""
     assert replayed(config)[0] == 0
     found = compare(config.dataset.ledger, config.dataset.path.with_name("other.jsonl.ledger"))
     assert found == Comparison(Records(7, 0, 0), 20, [])
 
 
 def test_other_keys_cannot_be_compared_but_lines_can(config: Config, tmp_path: Path) -> None:
-    """What equals one another is another question then."""
+    """By another dedup.by, equal records are others, so only lines are compared."""
     file = tmp_path / "rules.toml"
     file.write_text(
         f'[source]\nshards = "{config.source.shards}"\ndatabase = "{config.source.database}"\n[dedup]\nby = "prompt"\n'
@@ -102,7 +102,7 @@ def test_other_keys_cannot_be_compared_but_lines_can(config: Config, tmp_path: P
 
 
 def test_lines_that_only_one_of_them_has_read_are_told(config: Config) -> None:
-    """A shard that is gone, one that came later, and one that grew."""
+    """The comparison counts a missing shard, a new one, and one that grew."""
     shards = config.source.shards
     (shards / "bad.jsonl").unlink()
     (shards / "new.jsonl").write_bytes(jsonl(messages("good", 9, "new")))
@@ -116,7 +116,7 @@ def test_lines_that_only_one_of_them_has_read_are_told(config: Config) -> None:
 
 
 def test_a_replay_can_be_repeated(config: Config) -> None:
-    """It goes on where it was, and says the same."""
+    """A second replay continues the first, and reports the same."""
     assert replayed(config, "--where", "total_reward >= 5")[1] == replayed(config, "--where", "total_reward >= 5")[1]
 
 
@@ -127,7 +127,7 @@ def test_a_replay_can_be_repeated(config: Config) -> None:
 def test_a_dataset_is_not_compared_with_itself_or_with_nothing(
     config: Config, out: str, dataset: str, words: str
 ) -> None:
-    """Exit code 2, with the remedy."""
+    """The command ends with exit code 2, and names the remedy."""
     folder = config.dataset.path.parent
     command: Sequence[str | Path] = [
         sys.executable, "-m", "streamer", "replay", folder / dataset, "--out", folder / out
@@ -137,6 +137,6 @@ def test_a_dataset_is_not_compared_with_itself_or_with_nothing(
 
 
 def test_without_a_ledger_there_is_nothing_to_compare(config: Config, tmp_path: Path) -> None:
-    """The error names it."""
+    """The error names the missing ledger."""
     with pytest.raises(ConfigError, match="there is no such ledger"):
         compare(config.dataset.ledger, tmp_path / "none.ledger")

@@ -50,7 +50,7 @@ def watching(config: Config) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_terminal_shows_the_newest_answer_in_its_place(config: Config, tmp_path: Path) -> None:
-    """And is as it was when one has seen enough."""
+    """The newest answer replaces the last one, and the terminal is restored at the end."""
     with Session("status", "--dataset", config.dataset.path, "--watch", "0.1", width=60, height=16) as terminal:
         terminal.until_shown("appended       1 from 1 rollout")
         play(tmp_path, "run-1")
@@ -68,7 +68,7 @@ def test_a_terminal_shows_the_newest_answer_in_its_place(config: Config, tmp_pat
 
 
 def test_a_ledger_that_cannot_be_read_is_an_answer_until_it_can(config: Config) -> None:
-    """One who watches wants to see it come back."""
+    """The error is shown, and the status again when the ledger is back."""
     ledger = ledger_of(config.dataset.path)
     kept = ledger.read_bytes()
     ledger.write_bytes(b"no database" * 1000)
@@ -83,7 +83,7 @@ def test_a_ledger_that_cannot_be_read_is_an_answer_until_it_can(config: Config) 
 def test_a_pipe_gets_one_object_a_line(
     config: Config, tmp_path: Path, watching: subprocess.Popen[bytes], end: signal.Signals
 ) -> None:
-    """Until its reader goes, or someone ends it."""
+    """A pipe gets one JSON object on each line, until a signal or its reader ends it."""
     assert watching.stdout is not None
     assert json.loads(watching.stdout.readline())["accounting"]["read"] == 1
     play(tmp_path, "run-1")
@@ -97,7 +97,7 @@ def test_a_pipe_gets_one_object_a_line(
 
 @pytest.mark.slow
 def test_it_ends_quietly_when_its_reader_has_gone(watching: subprocess.Popen[bytes]) -> None:
-    """``| head -1`` had what it wanted."""
+    """The command ends without an error when ``| head -1`` is gone."""
     assert watching.stdout is not None
     assert watching.stderr is not None
     watching.stdout.readline()
@@ -107,7 +107,7 @@ def test_it_ends_quietly_when_its_reader_has_gone(watching: subprocess.Popen[byt
 
 
 def test_seconds_without_watch_are_wrong_usage(config: Config) -> None:
-    """They would do nothing."""
+    """SECONDS without --watch would have no effect, so they are refused."""
     command = [sys.executable, "-m", "streamer", "status", "5", "--dataset", str(config.dataset.path)]
     result = subprocess.run(command, capture_output=True, timeout=WAIT, check=False)
     assert result.returncode == 2

@@ -1,4 +1,4 @@
-"""``streamer tail``: what a person sees, what a pipe gets, and how it ends."""
+"""``streamer tail``: its output on a terminal and in a pipe, and how it ends."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def call(name: object = "act", arguments: object = '{"do": "collect"}') -> dict[
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Return where the dataset is."""
+    """Return the path of the dataset."""
     return tmp_path / "dataset.jsonl"
 
 
@@ -59,14 +59,14 @@ def run(*arguments: object) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of a command that runs by itself."""
+    """Return the environment of a command in its own process."""
     home = Path(streamer.__file__).parents[1]
     return os.environ | {"PYTHONPATH": str(home), "TERM": "xterm", "COLUMNS": "60"}
 
 
 @pytest.fixture
 def following(path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Return the command as it follows the dataset into a pipe, byte for byte."""
+    """Return the process of the command, which follows the dataset into a pipe with --raw."""
     command = [sys.executable, "-c", CODE, str(path), "--raw"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=environment()) as process:
@@ -105,13 +105,13 @@ def append(path: Path, data: bytes) -> None:
     ],
 )
 def test_a_record_is_one_line_and_what_is_none_is_shown_as_such(path: Path, data: bytes, shown: str) -> None:
-    """Run id, turn, reward, and how the reply begins."""
+    """Each line has run id, turn, reward, and the start of the reply."""
     path.write_bytes(data)
     assert run(path) == f"{shown}\n"
 
 
 def test_the_last_ten_records_are_shown_unless_told_otherwise(path: Path) -> None:
-    """As ``tail`` does."""
+    """The default is ten records, as for ``tail``."""
     path.write_bytes(b"".join(line(turn=turn) for turn in range(30)) + b'{"torn')
     assert [row.split("  ")[1] for row in run(path).splitlines()] == [f"turn {i}" for i in range(20, 30)]
     assert run(path, "-n", 2).count("\n") == 2
@@ -120,7 +120,7 @@ def test_the_last_ten_records_are_shown_unless_told_otherwise(path: Path) -> Non
 
 
 def test_raw_lines_are_those_of_the_dataset(path: Path) -> None:
-    """Byte for byte, whatever they are."""
+    """--raw writes every line byte for byte."""
     lines = [line("\u202e"), b"\xff\x00\x1b\r\n", b"\n", line("x" * 5000)]
     path.write_bytes(b"".join(lines) + b"torn")
     result = CliRunner().invoke(APP, ["--no-follow", "--raw", "-n", "3", str(path)])
@@ -147,13 +147,13 @@ def test_text_of_the_dataset_cannot_steer_a_terminal(path: Path, data: bytes) ->
 
 
 def test_a_reply_of_any_length_is_cut(path: Path) -> None:
-    """In a pipe, where there is no width, to a few hundred characters."""
+    """A pipe, which has no width, gets a few hundred characters."""
     path.write_bytes(line("x" * 100_000, run_id="r" * 100_000))
     assert len(run(path)) < 1000
 
 
 def test_a_missing_dataset_is_wrong_usage_if_nothing_is_waited_for(path: Path) -> None:
-    """And a folder is none."""
+    """A folder is no dataset either."""
     with pytest.raises(ConfigError, match="there is no such file"):
         run(path)
     with pytest.raises(UnavailableError):
@@ -161,7 +161,7 @@ def test_a_missing_dataset_is_wrong_usage_if_nothing_is_waited_for(path: Path) -
 
 
 def test_the_dataset_can_be_named_in_several_ways(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As an argument, as a flag, or in the environment, but not twice."""
+    """The dataset is an argument, a flag, or in the environment, but is not given twice."""
     path.write_bytes(line())
     assert run(path) == run("--dataset", path)
     assert CliRunner().invoke(APP, [str(path), "--dataset", str(path)]).exit_code == 2
@@ -170,7 +170,7 @@ def test_the_dataset_can_be_named_in_several_ways(path: Path, monkeypatch: pytes
 
 
 def test_new_records_are_shown_as_they_come(path: Path, following: subprocess.Popen[bytes]) -> None:
-    """From the first one on, if the dataset is not there yet."""
+    """If the dataset is missing, the command waits, and starts with its first record."""
     assert following.stdout is not None
     assert following.stderr is not None
     assert following.stderr.readline() == f"streamer tail: waiting for {path}\n".encode()
@@ -180,7 +180,7 @@ def test_new_records_are_shown_as_they_come(path: Path, following: subprocess.Po
 
 
 def test_a_dataset_that_is_replaced_by_a_shorter_one_is_told(path: Path, following: subprocess.Popen[bytes]) -> None:
-    """On stderr, so that a pipe gets lines alone."""
+    """The note is on stderr, so that a pipe gets only lines."""
     assert following.stdout is not None
     assert following.stderr is not None
     following.stderr.readline()
@@ -193,7 +193,7 @@ def test_a_dataset_that_is_replaced_by_a_shorter_one_is_told(path: Path, followi
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_it_quietly(path: Path, following: subprocess.Popen[bytes], end: signal.Signals) -> None:
-    """That is how one stops to follow; SIGTERM is the same to it."""
+    """Ctrl-C and SIGTERM end the command without an error."""
     assert following.stdout is not None
     append(path, line())
     assert following.stdout.readline() == line()
@@ -204,7 +204,7 @@ def test_ctrl_c_ends_it_quietly(path: Path, following: subprocess.Popen[bytes], 
 
 
 def test_it_ends_quietly_when_its_reader_has_gone(path: Path, following: subprocess.Popen[bytes]) -> None:
-    """``| head -1`` had what it wanted, and no further record may ever come."""
+    """The command ends when ``| head -1`` is gone, even if no further record comes."""
     assert following.stdout is not None
     assert following.stderr is not None
     append(path, line())
@@ -215,7 +215,7 @@ def test_it_ends_quietly_when_its_reader_has_gone(path: Path, following: subproc
 
 
 def test_head_can_close_the_pipe_in_the_middle_of_a_backlog(path: Path) -> None:
-    """The next write fails, and that is the end of it."""
+    """The next write fails, which ends the command."""
     path.write_bytes(line("x" * 5000) * 500)
     command = f"'{sys.executable}' -c '{CODE}' '{path}' -n 500 --raw --no-follow | head -1; echo ${{PIPESTATUS[0]}}"
     result = subprocess.run(["bash", "-c", command], env=environment(), capture_output=True, timeout=WAIT, check=True)
@@ -224,7 +224,7 @@ def test_head_can_close_the_pipe_in_the_middle_of_a_backlog(path: Path) -> None:
 
 
 def in_terminal(*arguments: object) -> str:
-    """Run the command on a terminal of 60 columns and return all that appears there."""
+    """Run the command on a terminal of 60 columns and return its output."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-c", CODE, "--no-follow", *map(str, arguments)]
     with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment()):
@@ -244,7 +244,7 @@ def _read_terminal(fd: int) -> bytes:
 
 
 def test_on_a_terminal_a_record_is_cut_to_its_width(path: Path) -> None:
-    """Whatever its reply holds: markup and escapes of the dataset are text."""
+    """Markup and escapes in a reply are shown as text."""
     reply = "[bold]x[/bold] \x1b[2J" + "漢" * 500
     path.write_bytes(line(reply, run_id="01ea029b-fcfa-4a68-a0f5-bf1141d1dfbd"))
     (shown,) = in_terminal(path).splitlines()

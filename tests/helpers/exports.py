@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
+from streamer.commands.export.card import ExportReport
 from streamer.commands.export.options import Format, Options
-from streamer.commands.export.report import ExportReport
 from streamer.commands.export.run import export
 from streamer.core.records.schema import METADATA_KEYS
 

@@ -1,1 +1,1 @@
-"""Take records out of closed parts: withdrawn ones, and those that a stricter rule leaves out now."""
+"""Removes records from closed parts: retracted ones, and those that stricter rules reject now."""

@@ -1,25 +1,30 @@
-"""``streamer compact``: take out of closed parts what was withdrawn, or would not get in under a stricter rule."""
+"""``streamer compact``: removes retracted records, and those that stricter rules reject, from closed parts."""
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import anyio
-import msgspec
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from streamer.base.events import Emit
 from streamer.base.files import Files, SystemClock
 from streamer.base.lock import DatasetLock, lock_file
 from streamer.base.text import counted, printable
+from streamer.commands.common import (
+    JsonOption,
+    RunConfigOption,
+    WhereOption,
+    is_configured,
+    print_json,
+    progress_bar,
+    with_sources,
+)
 from streamer.commands.compact.run import Compacted, Sum
 from streamer.commands.compact.run import compact as compact_dataset
-from streamer.config import Config, Flags, load
+from streamer.config import Flags, load
 from streamer.daemon.observers import log
 from streamer.reader.scan import check_is_dataset
 from streamer.sources.outcomes import check_condition
@@ -30,14 +35,14 @@ _OP = "compact the dataset"
 
 def compact(
     *,
-    config: Annotated[Path | None, typer.Option(help="config.toml; else STREAMER_CONFIG, else none.")] = None,
+    config: RunConfigOption = None,
     shards: Annotated[str | None, typer.Option(help="Folder of the shards; else that of the dataset.")] = None,
     database: Annotated[str | None, typer.Option(help="Trace database; else that of the dataset.")] = None,
     dataset: Annotated[str | None, typer.Option(help="The dataset.")] = None,
-    where: Annotated[str | None, typer.Option(help="SQL condition over outcome_rewards.")] = None,
+    where: WhereOption = None,
     close_live: Annotated[bool, typer.Option("--close-live", help="Close the live file first, as a part.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be taken out.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Rewrite closed parts without the records that would not get in today.
 
@@ -53,56 +58,30 @@ def compact(
     Example: streamer compact --dataset good.jsonl --where 'total_reward >= 3' --dry-run
     """
     flags = Flags(shards=shards, database=database, dataset=dataset, where=where)
-    settings = load(config, os.environ, _completed(flags, config, os.environ))
+    settings = load(config, os.environ, _completed(flags, config))
     check_condition(settings.qualify.where)
     check_is_dataset(_OP, settings.dataset.path)
     emit = log.configure(settings.log, os.environ, sys.stderr)
-    with DatasetLock(lock_file(settings.dataset.path)), _progress() as progress:
-        done = anyio.run(_compact, settings, emit, progress, close_live, dry_run)
+    with DatasetLock(lock_file(settings.dataset.path)), progress_bar("reading outcomes", in_bytes=False) as progress:
+        call = partial(compact_dataset, progress=progress, close_live=close_live, dry_run=dry_run)
+        done = anyio.run(call, settings, Files(), SystemClock(), emit)
     if as_json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(done), indent=2).decode() + "\n")
+        print_json(done)
         return
     for line in _summary(done, settings.dataset.path):
         typer.echo(line)
 
 
-def _completed(flags: Flags, config: Path | None, environ: Mapping[str, str]) -> Flags:
-    """Take from the ledger what the command line and a configuration do not say."""
-    if flags.dataset is None or config is not None or environ.get("STREAMER_CONFIG"):
+def _completed(flags: Flags, config: Path | None) -> Flags:
+    """Take from the ledger what neither the command line nor a configuration says."""
+    if flags.dataset is None or is_configured(config):
         return flags
     path = Path(flags.dataset)
-    seen = snapshot(path, ledger_of(path))
-    return msgspec.structs.replace(
-        flags, shards=flags.shards or seen.shard_folder or None, database=flags.database or seen.database or None
-    )
-
-
-async def _compact(
-    config: Config,
-    emit: Emit,
-    progress: Callable[[str, int, int], None],
-    close_live: bool,  # noqa: FBT001 - anyio.run passes no keywords
-    dry_run: bool,  # noqa: FBT001 - as above
-) -> Compacted:
-    return await compact_dataset(
-        config, Files(), SystemClock(), emit, progress=progress, close_live=close_live, dry_run=dry_run
-    )
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show how far it is, if a person is looking."""
-    if not sys.stderr.isatty():
-        yield lambda _what, _done, _size: None
-        return
-    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading outcomes", total=None)
-        yield lambda what, done, size: bar.update(task, description=what, completed=done, total=size)
+    return with_sources(flags, snapshot(path, ledger_of(path)))
 
 
 def _summary(done: Compacted, dataset: Path) -> Iterator[str]:
-    """Yield what a compaction did, line by line."""
+    """Yield the result of a compaction as lines of text."""
     would = "would be " if done.dry_run else ""
     removed = _total(done.removed)
     width = len(f"{max(removed.records, done.left.records):,}")

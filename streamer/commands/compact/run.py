@@ -1,12 +1,12 @@
-"""Compaction: judge the lines of a dataset again, and take out those that would not get in today.
+"""Compaction: judges the lines of a dataset again, and removes those that are rejected today.
 
 Invariants
 - Only closed parts change, and only while the dataset's lock is held.
-- Order for each group of parts: what is left of them is written beside them and synced; one ledger transaction, synced;
-  the manifest; the names. A crash before the transaction leaves everything as it was, one after it is finished by the
-  next start (``Dataset.recover``). A reader finds one file or the other under the name of a part, and each is whole.
-- What was kept out because of a record that goes is judged again by the next run: duplicates, near-duplicates, and
-  records beyond a cap.
+- Order for each group of parts: write the remaining lines to new files beside the parts, and sync them; commit one
+  ledger transaction, and sync it; write the manifest; rename the new files. A crash before the transaction leaves
+  everything as it was; after a later one the next start (``Dataset.recover``) finishes the work. A reader finds the old
+  file or the new one under the name of a part, and each is whole.
+- The next run judges again what a removed record kept out: duplicates, near-duplicates, and records beyond a cap.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from anyio import to_thread
 from streamer.base.errors import StreamerError, UnavailableError
 from streamer.base.events import Emit, PartCompacted
 from streamer.base.files import Clock, Files
-from streamer.commands.compact import doomed
+from streamer.commands.compact import tombstones
 from streamer.commands.compact.spans import Spans
 from streamer.commands.compact.verdicts import NO_SHARD, Judge, facts_of
 from streamer.config import Config
@@ -35,36 +35,32 @@ from streamer.store.ledger.transactions import Compaction
 from streamer.store.parts.parts import Part, part_path
 
 _LIVE = 0
-"""Stands for the number of a part where lines of the live file are counted."""
+"""The part number of lines of the live file."""
 
 _PATIENCE = 10.0
-"""Seconds for which a trace database that is busy is waited for."""
+"""Seconds to wait for a busy trace database."""
 
 
 _Progress = Callable[[str, int, int], None]
 
 
-def _untold(_what: str, _done: int, _size: int) -> None:
-    """Tell no one how far it is."""
-
-
 class Sum(msgspec.Struct, frozen=True):
-    """So many records of so many bytes."""
+    """A number of records, and of their bytes."""
 
     records: int = 0
     bytes: int = 0
 
     def plus(self, records: int, size: int) -> Sum:
-        """Return the sum with more of them."""
+        """Return the sum with ``records`` and ``size`` added."""
         return Sum(self.records + records, self.bytes + size)
 
 
 class Compacted(msgspec.Struct, frozen=True):
-    """What a compaction did, or would do.
+    """The result of a compaction, or of a dry run of it, which changes nothing.
 
-    ``removed`` is what was taken out, and ``live`` what would be if the live file were closed, both by reason.
-    ``unjudged`` are records that stay although nothing says that they would get in today, by reason. ``parts`` were
-    rewritten; ``left`` is what the dataset holds now. With ``dry_run`` nothing was changed.
+    ``removed`` has the removed records by reason, and ``live`` those that would be if the live file were closed.
+    ``unjudged`` has the records that stay because they cannot be judged, by reason. ``parts`` is the number of
+    rewritten parts, ``left`` the sum of the records in the dataset now.
     """
 
     removed: dict[str, Sum]
@@ -82,24 +78,26 @@ async def compact(
     emit: Emit,
     failpoint: Callable[[str], None] = no_failpoints,
     *,
-    progress: _Progress = _untold,
+    progress: _Progress = lambda _step, _done, _total: None,
     close_live: bool = False,
     dry_run: bool = False,
 ) -> Compacted:
-    """Recover a dataset, read all outcomes, and take out what would not get in today; the dataset's lock is held.
+    """Recover a dataset, read all outcomes, and remove the records that are rejected today.
+
+    The caller holds the lock of the dataset.
 
     Args:
-        config: where everything is, and how it is judged now.
+        config: The files and the rules of today.
         files: the system calls.
         clock: what time it is.
         emit: is told of every event.
         failpoint: called with the name of each point at which a crash must be harmless.
-        progress: called with (what is done, how much of it, how much there is).
-        close_live: close the live file first, as if it were full.
-        dry_run: rewrite nothing, and only count.
+        progress: Called with (step, done, total).
+        close_live: Whether to close the live file first, as if it were full.
+        dry_run: Whether to rewrite nothing, and only count.
 
     Raises:
-        StreamerError: something that is needed is not there, or a person has to decide something first.
+        StreamerError: something required is missing, or manual action is required.
     """
     async with Pipeline.open(config, files, clock, emit, failpoint, travels=False) as pipeline:
         await _catch_up(pipeline, clock)
@@ -112,7 +110,7 @@ async def _catch_up(pipeline: Pipeline, clock: Clock) -> None:
     """Read every outcome row under the present condition.
 
     Raises:
-        UnavailableError: the trace database cannot be read, and has not been for a while.
+        UnavailableError: the trace database cannot be read for ten seconds.
     """
     deadline = clock.monotonic() + _PATIENCE
     while True:
@@ -131,11 +129,11 @@ class _Compactor:
     """Compacts the dataset of one pipeline, once.
 
     Args:
-        pipeline: it has recovered, and its outcomes are caught up.
+        pipeline: A pipeline that has recovered and read all outcomes.
         clock: what time it is, a label.
         emit: is told of each part.
         failpoint: called with the name of each point at which a crash must be harmless.
-        progress: called with (what is done, how much of it, how much there is).
+        progress: Called with (step, done, total).
     """
 
     def __init__(
@@ -161,25 +159,25 @@ class _Compactor:
         self._parts = 0
 
     async def compact(self, *, close_live: bool = False, dry_run: bool = False) -> Compacted:
-        """Take out what would not get in today; return what that was.
+        """Remove the records that are rejected today, and return the result.
 
         Args:
-            close_live: close the live file first, as if it were full.
-            dry_run: change no file, and only count.
+            close_live: Whether to close the live file first, as if it were full.
+            dry_run: Whether to change no file, and only count.
 
         Raises:
             RefusedError: a part is not the file that was closed.
-            UnavailableError: the disk has no room, or something cannot be read now; what is done is done.
+            UnavailableError: the disk has no room, or something cannot be read now; groups that are done stay done.
         """
         if close_live and not dry_run:
             await self._pipeline.close_part()
-        await self._ledger.look(doomed.prepare)
+        await self._ledger.look(tombstones.create)
         await self._judge_all()
-        groups = await self._ledger.look(doomed.groups)
+        groups = await self._ledger.look(tombstones.groups)
         if dry_run:
             for parts in groups:
                 self._parts += len(parts)
-                self._add(await self._ledger.look(partial(doomed.totals, parts=parts)))
+                self._add(await self._ledger.look(partial(tombstones.totals, parts=parts)))
             if close_live and self._live:
                 self._parts += 1
                 for reason, lines in self._live.items():
@@ -193,28 +191,28 @@ class _Compactor:
             self._removed, self._live, dict(sorted(self._unjudged.items())), self._parts, await self._left(), dry_run
         )
 
-    # -- which lines go ----------------------------------------------------------------------------------
+    # -- mark lines -------------------------------------------------------------------------------------
 
     async def _judge_all(self) -> None:
         parts = await self._ledger.parts()
         size = sum(part.bytes for part in parts) + self._dataset.length - self._dataset.live.start
-        withdrawn = await self._ledger.look(_withdrawn)
+        retracted = await self._ledger.look(_retracted)
         done = 0
         for part in parts:
             for chunk in chunks(self._dataset.lines_of(part)):
-                await self._judge(chunk, part.number, withdrawn)
+                await self._judge(chunk, part.number, retracted)
                 done += sum(len(line) for _, line in chunk)
                 self._progress("judging records", done, size)
         for chunk in chunks(self._dataset.live_lines(self._dataset.live.start)):
-            await self._judge(chunk, _LIVE, withdrawn)
+            await self._judge(chunk, _LIVE, retracted)
             done += sum(len(line) for _, line in chunk)
             self._progress("judging records", done, size)
 
-    async def _judge(self, lines: Sequence[tuple[int, bytes]], part: int, withdrawn: frozenset[int]) -> None:
+    async def _judge(self, lines: Sequence[tuple[int, bytes]], part: int, retracted: frozenset[int]) -> None:
         facts = [facts_of(line) for _, line in lines]
-        judge = await self._judge_of({one.run_id for one in facts if one is not None}, withdrawn)
-        found: list[doomed.MarkedLine] = []
-        for (place, line), one in zip(lines, facts, strict=True):
+        judge = await self._judge_of({one.run_id for one in facts if one is not None}, retracted)
+        found: list[tombstones.MarkedLine] = []
+        for (offset, line), one in zip(lines, facts, strict=True):
             verdict = judge.verdict(one)
             if isinstance(verdict, str):
                 self._unjudged[verdict] += 1
@@ -222,11 +220,11 @@ class _Compactor:
                 if part == _LIVE:
                     self._live[verdict.reason] = self._live.get(verdict.reason, Sum()).plus(1, len(line))
                 else:
-                    found.append(self._doomed(place, line, part, one.run_id, verdict))
+                    found.append(self._marked(offset, line, part, one.run_id, verdict))
         if found:
-            await self._ledger.transact(partial(doomed.add, lines=found))
+            await self._ledger.transact(partial(tombstones.add, lines=found))
 
-    async def _judge_of(self, sessions: set[str], withdrawn: frozenset[int]) -> Judge:
+    async def _judge_of(self, sessions: set[str], retracted: frozenset[int]) -> Judge:
         rules = self._pipeline.rules
         outcomes = await self._ledger.outcomes(sessions)
         turn_rules = rules.records.turn_rules
@@ -234,12 +232,12 @@ class _Compactor:
         if turn_rules is not None:
             rewards = await self._ledger.turn_rewards(sessions, turn_rules.type)
             turns = TurnBook(rewards, outcomes, rules.join, turn_rules)
-        return Judge(outcomes, withdrawn, rules, turns)
+        return Judge(outcomes, retracted, rules, turns)
 
-    def _doomed(self, place: int, line: bytes, part: int, session: str, verdict: Verdict) -> doomed.MarkedLine:
-        return doomed.MarkedLine(
-            place,
-            place + len(line),
+    def _marked(self, offset: int, line: bytes, part: int, session: str, verdict: Verdict) -> tombstones.MarkedLine:
+        return tombstones.MarkedLine(
+            offset,
+            offset + len(line),
             part,
             session,
             line_key(line, self._by),
@@ -247,13 +245,13 @@ class _Compactor:
             self._pipeline.curation.counted_by(line),
         )
 
-    # -- take them out -----------------------------------------------------------------------------------
+    # -- remove them ------------------------------------------------------------------------------------
 
     async def _compact(self, numbers: Sequence[int]) -> None:
-        """Take out what is to go of parts that belong together, all of it or nothing."""
+        """Remove the marked lines of one group of parts, all or none."""
         taken, spans = await self._change(numbers)
         parts = [part for part in await self._ledger.parts() if part.number in set(numbers)]
-        sums = await self._ledger.look(partial(doomed.totals, parts=numbers))
+        sums = await self._ledger.look(partial(tombstones.totals, parts=numbers))
         if not sums:
             return
         rewritten = await self._rewrite(parts)
@@ -267,16 +265,16 @@ class _Compactor:
         self._failpoint("compacted")
         self._parts += len(rewritten)
         self._add(sums)
-        self._tell(parts, rewritten)
+        self._report(parts, rewritten)
 
     async def _change(self, parts: Sequence[int]) -> tuple[list[Span], list[Span]]:
-        """Return the spans that go and those that come; sessions of which that cannot be told keep their records."""
+        """Return the old spans and the new ones; unmark the sessions whose change cannot be computed."""
         taken: list[Span] = []
         spans: list[Span] = []
-        for session in await self._ledger.look(partial(doomed.sessions, parts=parts)):
+        for session in await self._ledger.look(partial(tombstones.sessions, parts=parts)):
             change = await self._spans.change(session)
             if change is None:
-                self._unjudged[NO_SHARD] += await self._ledger.transact(partial(doomed.spare, session=session))
+                self._unjudged[NO_SHARD] += await self._ledger.transact(partial(tombstones.unmark, session=session))
                 continue
             taken += change.taken
             spans += change.spans
@@ -286,7 +284,7 @@ class _Compactor:
         rewritten: list[Part] = []
         try:
             for part in parts:
-                ranges = await self._ledger.look(partial(doomed.ranges, part=part.number))
+                ranges = await self._ledger.look(partial(tombstones.ranges, part=part.number))
                 if ranges:
                     rewritten.append(await to_thread.run_sync(self._dataset.rewrite, part, ranges, self._failpoint))
         except StreamerError:
@@ -295,14 +293,14 @@ class _Compactor:
         return rewritten
 
     def _forget(self, db: sqlite3.Connection, parts: Sequence[int]) -> None:
-        doomed.forget_keys(db, parts)
-        self._pipeline.curation.remove(db, doomed.places(parts), doomed.values(parts))
+        tombstones.forget_keys(db, parts)
+        self._pipeline.curation.remove(db, tombstones.offsets(parts), tombstones.values(parts))
 
     def _add(self, sums: Sequence[tuple[str, int, int]]) -> None:
         for reason, records, size in sums:
             self._removed[reason] = self._removed.get(reason, Sum()).plus(records, size)
 
-    def _tell(self, before: Sequence[Part], after: Sequence[Part]) -> None:
+    def _report(self, before: Sequence[Part], after: Sequence[Part]) -> None:
         lines = {part.number: part.lines for part in before}
         for part in after:
             name = part_path(self._dataset.path, part.number).name
@@ -315,5 +313,5 @@ class _Compactor:
         return Sum(head.dataset_lines - gone, size)
 
 
-def _withdrawn(db: sqlite3.Connection) -> frozenset[int]:
+def _retracted(db: sqlite3.Connection) -> frozenset[int]:
     return frozenset(ref for (ref,) in db.execute("SELECT ref FROM outcome WHERE withdrawn"))

@@ -1,7 +1,7 @@
-"""What becomes of the lines of shards whose records are taken out: which spans take the place of which.
+"""Replaces the spans of shard lines whose records are removed.
 
-The ledger knows spans, not lines (ADR 0005). Where all lines of a session go, or all of one of its rollouts, its spans
-change their verdict as they are. Where only some go, the shard is read to find which.
+The ledger knows spans, not lines (ADR 0005). If all lines of a session or of one of its rollouts are removed, only the
+verdict of its spans changes. If some are removed, the shard is read to find them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from functools import partial
 
 import msgspec
 
-from streamer.commands.compact import doomed
-from streamer.commands.compact.doomed import Gone
+from streamer.commands.compact import tombstones
+from streamer.commands.compact.tombstones import Removal
 from streamer.core.records.arrived import ArrivedRecord
 from streamer.core.records.key import DedupBy, record_key
 from streamer.core.records.layouts import Envelope, MalformedError, record_of
@@ -27,18 +27,18 @@ from streamer.store.ledger.ledger import Ledger
 from streamer.store.ledger.paths import is_session
 
 _READ_BYTES = 8 << 20
-"""Bytes of a shard that are held at once."""
+"""Bytes of a shard in memory at once."""
 
 
 class _Change(msgspec.Struct, frozen=True):
-    """Spans that go, and those in their place: as many lines as before."""
+    """The old spans (``taken``) and the new ones, with the same number of lines."""
 
     taken: Sequence[Span] = ()
     spans: Sequence[Span] = ()
 
 
 class Spans:
-    """Works out the change of one session after the other."""
+    """Computes the change of spans for one session after the other."""
 
     def __init__(self, ledger: Ledger, shards: Inbox, rollouts: RolloutInbox | NoRollouts, by: DedupBy) -> None:
         self._ledger = ledger
@@ -47,15 +47,15 @@ class Spans:
         self._by = by
 
     async def change(self, session: str) -> _Change | None:
-        """Return what becomes of a session that loses lines; None where that cannot be told now."""
-        gone = await self._ledger.look(partial(doomed.gone, session=session))
-        if not gone:
+        """Return the change of spans for a session that loses lines; None if it cannot be computed now."""
+        removals = await self._ledger.look(partial(tombstones.removals, session=session))
+        if not removals:
             return _Change()  # none of them was counted yet: they were adopted after a crash
         spans = await self._ledger.appended(session)
-        return _whole([span for span, _ in spans], gone) or await self._split(session, spans, gone)
+        return _whole([span for span, _ in spans], removals) or await self._split(session, spans, removals)
 
     async def _split(
-        self, session: str, spans: Sequence[tuple[Span, Cursor | None]], gone: Sequence[Gone]
+        self, session: str, spans: Sequence[tuple[Span, Cursor | None]], removals: Sequence[Removal]
     ) -> _Change | None:
         put: list[Span] = []
         lost = 0
@@ -64,7 +64,7 @@ class Spans:
                 return None
             there = 0
             async for items in self._items(span, cursor):
-                keys = _keys(items, self._by)
+                keys = [_key(item, self._by) for item in items]
                 verdicts = await self._ledger.look(partial(_verdicts, session=session, keys=keys))
                 stays = Verdict(State.ACCEPTED, "", span.outcome)
                 put += spans_of([(item, verdicts.get(key, stays)) for item, key in zip(items, keys, strict=True)])
@@ -72,12 +72,12 @@ class Spans:
                 lost += sum(key in verdicts for key in keys)
             if there != span.lines:
                 return None
-        if lost != sum(one.lines for one in gone):
+        if lost != sum(one.lines for one in removals):
             return None
         return _Change([span for span, _ in spans], put)
 
     async def _items(self, span: Span, cursor: Cursor) -> AsyncIterator[Sequence[Item]]:
-        """Yield the lines of a span, some at once; fewer than it has where they cannot be read now."""
+        """Yield the lines of a span in batches; fewer than the span has if some cannot be read now."""
         inbox = self._rollouts if is_session(cursor.path) else self._shards
         rest: Sequence[Span] = [span]
         while rest:
@@ -88,18 +88,18 @@ class Spans:
             rest = work.due
 
 
-def _whole(spans: Sequence[Span], gone: Sequence[Gone]) -> _Change | None:
-    """Return the change of spans that lose all of their lines or none; None where they lose only some. Pure.
+def _whole(spans: Sequence[Span], removals: Sequence[Removal]) -> _Change | None:
+    """Return the change if each span loses all of its lines or none; None if a span loses some. Pure.
 
     Args:
-        spans: all of one session that are in the dataset.
-        gone: what the session loses.
+        spans: All accepted spans of one session.
+        removals: The lines that the session loses.
     """
-    if len(gone) == 1 and gone[0].lines == sum(span.lines for span in spans):
-        return _Change(spans, [_judged(span, gone[0].verdict) for span in spans])
+    if len(removals) == 1 and removals[0].lines == sum(span.lines for span in spans):
+        return _Change(spans, [_judged(span, removals[0].verdict) for span in spans])
     taken: list[Span] = []
     put: list[Span] = []
-    for one in gone:
+    for one in removals:
         theirs = [span for span in spans if span.outcome == one.verdict.outcome]
         if one.lines != sum(span.lines for span in theirs):
             return None
@@ -114,12 +114,8 @@ def _judged(span: Span, verdict: Verdict) -> Span:
     )
 
 
-def _keys(items: Sequence[Item], by: DedupBy) -> list[bytes]:
-    """Return the keys of lines that are in the dataset; one that holds no record any more has none."""
-    return [_key(item, by) for item in items]
-
-
 def _key(item: Item, by: DedupBy) -> bytes:
+    """Return the key of a line that is in the dataset; empty if it no longer holds a record."""
     line = item.content
     if isinstance(line, MalformedError):
         return b""
@@ -133,5 +129,5 @@ def _key(item: Item, by: DedupBy) -> bytes:
 
 
 def _verdicts(db: sqlite3.Connection, session: str, keys: Sequence[bytes]) -> Mapping[bytes, Verdict]:
-    found = ((key, doomed.verdict(db, session, key)) for key in keys)
+    found = ((key, tombstones.verdict(db, session, key)) for key in keys)
     return {key: verdict for key, verdict in found if verdict is not None}

@@ -1,6 +1,6 @@
-"""The troubleshooting page as a program: each check looks at one thing and says what to do about it.
+"""The troubleshooting page as a program: each check looks at one thing, and its findings name the remedy.
 
-Nothing is written but one temporary file beside the dataset, to see whether notifications arrive there.
+The checks write only one temporary file beside the dataset, to see whether notifications arrive there.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from enum import StrEnum
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 
 import anyio
 import msgspec
 from watchfiles import awatch
 
-from streamer.base.errors import ConfigError, StreamerError
+from streamer.base.errors import StreamerError
 from streamer.base.files import SystemClock, path_text
 from streamer.base.lock import holder, lock_file
 from streamer.base.text import counted
-from streamer.config import Config, From
+from streamer.config import Config, From, Source
 from streamer.config.database_url import Server, locate
 from streamer.config.fleet_names import Names
 from streamer.config.fleet_table import SinkKind
@@ -46,7 +47,7 @@ from streamer.store.parts.parts import opened
 from streamer.store.views.snapshot import snapshot
 
 _SAMPLED = 1000
-"""Shards whose session is looked up in the trace database."""
+"""The most shards whose session is looked up in the trace database."""
 
 _FIRST_LINE = 16 << 20
 _LITTLE_ROOM = 1 << 30
@@ -57,11 +58,11 @@ _REMOTE_TYPES = frozenset(
 _OFF = frozenset({"0", "false", "f", "no", "n", "off"})
 
 
-_Check = Callable[[], Iterable["DoctorFinding"]]
+_Check = Callable[[Config], Iterable["DoctorFinding"]]
 
 
 class Level(StrEnum):
-    """How much a finding matters."""
+    """The severity of a finding."""
 
     OK = "ok"
     WARNING = "warning"
@@ -69,7 +70,7 @@ class Level(StrEnum):
 
 
 class DoctorFinding(msgspec.Struct, frozen=True):
-    """What one check saw, and what to do about it."""
+    """One observation of a check, and its remedy."""
 
     level: Level
     what: str
@@ -77,51 +78,65 @@ class DoctorFinding(msgspec.Struct, frozen=True):
 
 
 def examine(configs: Sequence[Config], environ: Mapping[str, str]) -> Iterator[DoctorFinding]:
-    """Yield the findings of every check, in the order in which they build on each other.
+    """Yield the findings of every check that applies, in the order in which the checks build on each other.
 
-    What datasets have in common is looked at once; of what each has for itself, several are told by their names.
+    A check of what datasets have in common runs once. A check of a dataset runs for each, and its findings begin with
+    the name of the dataset if there are several.
     """
-    config = configs[0]
-    if config.source.is_local:
-        yield from _of_this_machine(configs, environ)
-    if not config.source.is_local or config.sink.kind is SinkKind.JETSTREAM:
-        yield from _checked(lambda: _fleet(config))
-    yield from _of_each(configs, _near, _room, _lock)
+    for for_each, checks in groupby(_checks(configs[0], environ), key=itemgetter(0)):
+        group = [check for _, check in checks]
+        for config in configs if for_each else configs[:1]:
+            name = f"{config.dataset.path.name}: " if for_each and len(configs) > 1 else ""
+            for finding in _findings(config, group):
+                yield msgspec.structs.replace(finding, what=f"{name}{finding.what}")
 
 
-def _of_this_machine(configs: Sequence[Config], environ: Mapping[str, str]) -> Iterator[DoctorFinding]:
-    """Look at shards and outcomes, and at what a daemon makes of them."""
-    config = configs[0]
-    source = config.source
-    shards = list(_shards(config)) if source.reads_shards else []
-    place = locate(source.database, source.token)
-    folder = source.shards if source.reads_shards else place.parent if isinstance(place, Path) else None
-    if source.reads_shards:
-        yield from _checked(lambda: _shard_folder(config, environ, shards), lambda: _shard_ends(config, shards))
-    yield from _of_each(configs, _database)
-    yield from _checked(lambda: _conversations(config), lambda: _matches(config, shards))
-    yield from _of_each(configs, _ledger)
-    if folder is not None:
-        yield from _checked(lambda: _notifications(config, folder))
-    if source.reads_shards:
-        yield from _checked(lambda: _watch_limits(source.shards))
+def misconfigured(error: StreamerError) -> DoctorFinding:
+    """Return the problem that an error describes."""
+    return _problem(f"cannot {error.op}: {error.where}: {error.cause}", error.hint)
 
 
-def _checked(*checks: _Check) -> Iterator[DoctorFinding]:
+def _checks(config: Config, environ: Mapping[str, str]) -> list[tuple[bool, _Check]]:
+    """Return the checks that apply, in order: whether each runs for every dataset, and the check."""
+    is_local = config.source.is_local
+    reads_shards = is_local and config.source.reads_shards
+    shards = list(_shards(config)) if reads_shards else []
+    table: tuple[tuple[bool, bool, _Check], ...] = (
+        # it applies, it runs for each dataset, the check
+        (reads_shards, False, partial(_shard_folder, environ=environ, shards=shards)),
+        (reads_shards, False, partial(_shard_ends, shards=shards)),
+        (is_local, True, _database),
+        (is_local, False, _conversations),
+        (reads_shards, False, partial(_matches, shards=shards)),
+        (is_local, True, _ledger),
+        (is_local, False, _notifications),
+        (reads_shards, False, _watch_limits),
+        (not is_local or config.sink.kind is SinkKind.JETSTREAM, False, _fleet),
+        (True, True, _near),
+        (True, True, _room),
+        (True, True, _lock),
+    )
+    return [(for_each, check) for applies, for_each, check in table if applies]
+
+
+def _findings(config: Config, checks: Iterable[_Check]) -> Iterator[DoctorFinding]:
     for check in checks:
         try:
-            yield from check()
+            yield from check(config)
         except StreamerError as error:
-            yield DoctorFinding(Level.PROBLEM, f"cannot {error.op}: {error.where}: {error.cause}", error.hint)
+            yield misconfigured(error)
 
 
-def _of_each(
-    configs: Sequence[Config], *checks: Callable[[Config], Iterable[DoctorFinding]]
-) -> Iterator[DoctorFinding]:
-    for config in configs:
-        name = f"{config.dataset.path.name}: " if len(configs) > 1 else ""
-        for finding in _checked(*(partial(check, config) for check in checks)):
-            yield msgspec.structs.replace(finding, what=f"{name}{finding.what}")
+def _ok(what: str) -> DoctorFinding:
+    return DoctorFinding(Level.OK, what)
+
+
+def _warning(what: str, remedy: str) -> DoctorFinding:
+    return DoctorFinding(Level.WARNING, what, remedy)
+
+
+def _problem(what: str, remedy: str) -> DoctorFinding:
+    return DoctorFinding(Level.PROBLEM, what, remedy)
 
 
 def _shards(config: Config) -> Iterator[FoundShard]:
@@ -131,56 +146,48 @@ def _shards(config: Config) -> Iterator[FoundShard]:
         return
 
 
-def _shard_folder(config: Config, environ: Mapping[str, str], shards: list[FoundShard]) -> Iterator[DoctorFinding]:
+def _shard_folder(config: Config, environ: Mapping[str, str], shards: Sequence[FoundShard]) -> Iterator[DoctorFinding]:
     folder = config.source.shards
     if not folder.is_dir():
-        yield DoctorFinding(
-            Level.PROBLEM,
+        yield _problem(
             f"the shard folder {folder} is not there",
             "set SFT_OUTPUT_DIR (or TASKAPP_SFT_OUTPUT_DIR) where the task app is started, and the same here",
         )
     elif not os.access(folder, os.R_OK | os.X_OK):
-        yield DoctorFinding(
-            Level.PROBLEM, f"the shard folder {folder} cannot be read", f"sudo setfacl -m u:$USER:rx {folder}"
-        )
+        yield _problem(f"the shard folder {folder} cannot be read", f"sudo setfacl -m u:$USER:rx {folder}")
     elif shards:
-        yield DoctorFinding(Level.OK, f"the shard folder {folder} holds {counted(len(shards), 'shard')}")
+        yield _ok(f"the shard folder {folder} holds {counted(len(shards), 'shard')}")
     else:
-        yield from _why_empty(config, environ)
+        yield from _why_empty(config.source, environ)
 
 
-def _why_empty(config: Config, environ: Mapping[str, str]) -> Iterator[DoctorFinding]:
-    source = config.source
+def _why_empty(source: Source, environ: Mapping[str, str]) -> Iterator[DoctorFinding]:
     others = sum(len(files) for _, _, files in os.walk(source.shards))
     if others:
-        yield DoctorFinding(
-            Level.PROBLEM,
+        yield _problem(
             f"none of the {others:,} files in {source.shards} fits source.pattern {source.pattern!r}",
             "set source.pattern",
         )
         return
     if environ.get("TASKAPP_TRACING_ENABLED", "").strip().lower() in _OFF and "TASKAPP_TRACING_ENABLED" in environ:
-        yield DoctorFinding(
-            Level.PROBLEM,
+        yield _problem(
             "TASKAPP_TRACING_ENABLED is off: the task app records nothing",
             "export TASKAPP_TRACING_ENABLED=1",
         )
         return
-    yield DoctorFinding(
-        Level.WARNING,
+    yield _warning(
         f"the shard folder {source.shards} is empty",
         "if rollouts have ended: was the task app started with TASKAPP_TRACING_ENABLED=1 and with SFT_OUTPUT_DIR"
         " set to this folder? Shards are written when a rollout ends.",
     )
 
 
-def _shard_ends(config: Config, shards: list[FoundShard]) -> Iterator[DoctorFinding]:
+def _shard_ends(config: Config, shards: Sequence[FoundShard]) -> Iterator[DoctorFinding]:
     empty = [found for found in shards if not found.stat[2]]
     torn = [found for found in islice(shards, _SAMPLED) if found.stat[2] and not _ends(config, found)]
     if empty or torn:
         names = ", ".join(found.path for found in [*empty, *torn][:3])
-        yield DoctorFinding(
-            Level.WARNING,
+        yield _warning(
             f"{counted(len(empty), 'shard')} empty, {len(torn):,} without a newline at the end ({names})",
             "if their rollouts are still being written, nothing; else the producer died, and the last line is lost",
         )
@@ -198,25 +205,21 @@ def _ends(config: Config, found: FoundShard) -> bool:
 def _database(config: Config) -> Iterator[DoctorFinding]:
     path = locate(config.source.database)
     if isinstance(path, Path) and not path.exists():
-        yield DoctorFinding(
-            Level.PROBLEM,
+        yield _problem(
             f"the trace database {path} is not there",
             "the producer makes it with its first session; else: --database FILE, TURSO_LOCAL_DB_URL or SQLD_DB_PATH",
         )
         return
     rows, qualifying, sessions, rewarded = anyio.run(_count_outcomes, config)
     if not rows:
-        yield DoctorFinding(
-            Level.WARNING, f"{path} has no outcome rows yet", "they come when rollouts end; is tracing on?"
-        )
+        yield _warning(f"{path} has no outcome rows yet", "they come when rollouts end; is tracing on?")
     elif not qualifying:
-        yield DoctorFinding(
-            Level.WARNING,
+        yield _warning(
             f"none of the {rows:,} outcomes in {path} meets: {config.qualify.where}",
             f"see what there is: {_shell(path)} 'SELECT total_reward, count(*) FROM outcome_rewards GROUP BY 1'",
         )
     else:
-        yield DoctorFinding(Level.OK, f"{path} has {rows:,} outcomes, {qualifying:,} meet: {config.qualify.where}")
+        yield _ok(f"{path} has {rows:,} outcomes, {qualifying:,} meet: {config.qualify.where}")
         yield from _turn_rewards(config, path, sessions, rewarded)
 
 
@@ -226,10 +229,10 @@ def _turn_rewards(config: Config, path: Path | Server, sessions: int, rewarded: 
         return
     what = f"{rewarded:,} of {counted(sessions, 'session')} that qualify have rewards of the type {turns.type}"
     if rewarded:
-        yield DoctorFinding(Level.OK, what)
+        yield _ok(what)
     else:
         remedy = f"see which there are: {_shell(path)} 'SELECT reward_type, count(*) FROM event_rewards GROUP BY 1'"
-        yield DoctorFinding(Level.WARNING, what, f"set records.reward_type; {remedy}")
+        yield _warning(what, f"set records.reward_type; {remedy}")
 
 
 def _shell(path: Path | Server) -> str:
@@ -247,17 +250,19 @@ def _conversations(config: Config) -> Iterator[DoctorFinding]:
         with closing(RemotePages(path)) as pages:
             found = Conversations(pages).any()
     if found:
-        yield DoctorFinding(Level.OK, f"{path} holds conversations")
+        yield _ok(f"{path} holds conversations")
     else:
-        yield DoctorFinding(
-            Level.WARNING,
+        yield _warning(
             f"{path} has no messages to take conversations from",
             'they come with the first rollout; else: source.conversations = "shards"',
         )
 
 
 async def _count_outcomes(config: Config) -> tuple[int, int, int, int]:
-    """Return how many outcomes there are and qualify; and sessions that qualify, and have event rewards, if asked."""
+    """Return the numbers of outcomes, of those that qualify, of their sessions, and of those with event rewards.
+
+    The last two are 0 unless the record rules read event rewards.
+    """
     source, turns = config.source, config.records.turn_rules
     poller = OutcomePoller(source.database, config.qualify.where, SystemClock(), token=source.token, turns=turns)
     rows = qualifying = 0
@@ -273,7 +278,7 @@ async def _count_outcomes(config: Config) -> tuple[int, int, int, int]:
     return rows, qualifying, len(has_rewards), sum(has_rewards.values())
 
 
-def _matches(config: Config, shards: list[FoundShard]) -> Iterator[DoctorFinding]:
+def _matches(config: Config, shards: Sequence[FoundShard]) -> Iterator[DoctorFinding]:
     path = locate(config.source.database, config.source.token)
     sessions = {session for found in islice(shards, _SAMPLED) if (session := _session(config, found))}
     if not sessions or (isinstance(path, Path) and not path.exists()):
@@ -281,7 +286,7 @@ def _matches(config: Config, shards: list[FoundShard]) -> Iterator[DoctorFinding
     try:
         found = _scored(path, sessions) if isinstance(path, Path) else _scored_there(path, sessions)
     except sqlite3.Error as error:
-        yield DoctorFinding(Level.PROBLEM, f"{path} cannot be asked for sessions: {error}", "see the finding above")
+        yield _problem(f"{path} cannot be asked for sessions: {error}", "see the finding above")
         return
     level = Level.OK if found == len(sessions) else Level.WARNING if found else Level.PROBLEM
     remedy = (
@@ -293,7 +298,7 @@ def _matches(config: Config, shards: list[FoundShard]) -> Iterator[DoctorFinding
 
 
 def _scored(path: Path, sessions: set[str]) -> int:
-    """Return how many of the sessions have an outcome in a file."""
+    """Return the number of sessions that have an outcome in a file."""
     uri = f"{path.absolute().as_uri()}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True, timeout=1.0)) as db:
         statement = "SELECT 1 FROM outcome_rewards WHERE session_id = ? LIMIT 1"
@@ -301,7 +306,7 @@ def _scored(path: Path, sessions: set[str]) -> int:
 
 
 def _scored_there(server: Server, sessions: set[str]) -> int:
-    """Return how many of the sessions have an outcome on a server, which is asked once for all of them."""
+    """Return the number of sessions that have an outcome on a server, by one statement."""
     statement = (
         "SELECT count(DISTINCT session_id) FROM outcome_rewards WHERE session_id IN (SELECT value FROM json_each(?))"
     )
@@ -322,29 +327,26 @@ def _ledger(config: Config) -> Iterator[DoctorFinding]:
     seen = snapshot(config.dataset.path, config.dataset.ledger)
     late = seen.reasons.get("waiting", {}).get(AFTER_LAST_OUTCOME, 0)
     if late:
-        yield DoctorFinding(
-            Level.WARNING,
+        yield _warning(
             f"{late:,} waiting lines are younger than every outcome of their session",
             'normal while rollouts of a repeated run id go on; else timestamps are not UTC: set join.rule = "max"',
         )
     size = _size(config.dataset.path)
     if size < seen.dataset_bytes:
-        yield DoctorFinding(
-            Level.PROBLEM,
+        yield _problem(
             f"{config.dataset.path} holds {size:,} bytes, its ledger has committed {seen.dataset_bytes:,}",
             f"bring the file back, or go on with what is there: {way_out(config.dataset.ledger)}",
         )
     dead = seen.counts["dead_lettered"]
     if dead:
-        yield DoctorFinding(
-            Level.WARNING,
+        yield _warning(
             f"{counted(dead, 'line')} could not be taken",
             f"jq -r .reason '{config.dataset.path}.dead.jsonl' | sort | uniq -c",
         )
 
 
 def _size(dataset: Path) -> int:
-    """Return how many bytes all files of a dataset hold."""
+    """Return the bytes of all files of a dataset; 0 if there are none."""
     try:
         with opened(dataset) as pieces:
             return length_of(pieces)
@@ -352,11 +354,15 @@ def _size(dataset: Path) -> int:
         return 0
 
 
-def _notifications(config: Config, watched: Path) -> Iterator[DoctorFinding]:
+def _notifications(config: Config) -> Iterator[DoctorFinding]:
+    source = config.source
+    place = source.shards if source.reads_shards else locate(source.database)
+    if not isinstance(place, Path):
+        return
+    watched = place if source.reads_shards else place.parent
     kind = _file_system(watched)
     if kind in _REMOTE_TYPES:
-        yield DoctorFinding(
-            Level.WARNING,
+        yield _warning(
             f"{watched} is on {kind}: changes made elsewhere are not notified",
             "set source.force_polling = true, or leave it to the timed scan (source.scan_interval)",
         )
@@ -365,10 +371,9 @@ def _notifications(config: Config, watched: Path) -> Iterator[DoctorFinding]:
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         return
     if anyio.run(_is_notified, folder):
-        yield DoctorFinding(Level.OK, f"notifications of changes arrive (tried in {folder})")
+        yield _ok(f"notifications of changes arrive (tried in {folder})")
     else:
-        yield DoctorFinding(
-            Level.WARNING,
+        yield _warning(
             f"no notification of a change arrived in {folder}",
             "set source.force_polling = true",
         )
@@ -389,14 +394,14 @@ async def _is_notified(folder: Path) -> bool:
 
 
 async def _keep_touching(file: Path, stop: anyio.Event) -> None:
-    """Change a file every now and then, as the watch begins at an unknown moment."""
+    """Change a file again and again, because the moment at which the watch begins is unknown."""
     while not stop.is_set():
         await anyio.Path(file).write_text("probe")
         await anyio.sleep(0.05)
 
 
 def _file_system(folder: Path) -> str:
-    """Return the type of the file system that holds ``folder``; empty where it cannot be told."""
+    """Return the type of the file system of ``folder``, or an empty text if it is unknown."""
     try:
         with open("/proc/mounts", encoding="utf-8", errors="replace") as table:
             mounts = [line.split()[1:3] for line in table]
@@ -407,21 +412,20 @@ def _file_system(folder: Path) -> str:
     return max(holding, default=(0, ""))[1]
 
 
-def _watch_limits(watched: Path) -> Iterator[DoctorFinding]:
+def _watch_limits(config: Config) -> Iterator[DoctorFinding]:
     try:
         with open("/proc/sys/fs/inotify/max_user_watches", encoding="ascii") as file:
             limit = int(file.read())
     except (OSError, ValueError):
         return
-    folders = sum(1 for _ in os.walk(watched))
+    folders = sum(1 for _ in os.walk(config.source.shards))
     if folders > limit // 2:
-        yield DoctorFinding(
-            Level.WARNING,
+        yield _warning(
             f"{folders:,} folders below the shard folder, {limit:,} watches allowed for each user",
             f"sudo sysctl fs.inotify.max_user_watches={4 * folders}",
         )
     else:
-        yield DoctorFinding(Level.OK, f"{counted(folders, 'folder')} to watch, {limit:,} watches allowed")
+        yield _ok(f"{counted(folders, 'folder')} to watch, {limit:,} watches allowed")
 
 
 def _fleet(config: Config) -> Iterator[DoctorFinding]:
@@ -433,22 +437,20 @@ def _fleet(config: Config) -> Iterator[DoctorFinding]:
 
     stream = anyio.run(look)
     check_dedup(stream, names, config.dedup.by)
-    yield DoctorFinding(Level.OK, f"the stream {names.stream} is there, with {counted(stream.buckets, 'bucket')}")
+    yield _ok(f"the stream {names.stream} is there, with {counted(stream.buckets, 'bucket')}")
 
 
 def _near(config: Config) -> Iterator[DoctorFinding]:
     if config.near.is_on:
         Signer(config.near)
-        yield DoctorFinding(Level.OK, "all that finds near-duplicates is installed")
+        yield _ok("all that finds near-duplicates is installed")
 
 
 def _room(config: Config) -> Iterator[DoctorFinding]:
     for name, file in (("dataset", config.dataset.path), ("ledger", config.dataset.ledger)):
         folder = next(parent for parent in file.absolute().parents if parent.is_dir())
         if not os.access(folder, os.W_OK):
-            yield DoctorFinding(
-                Level.PROBLEM, f"the folder of the {name}, {folder}, cannot be written", "see its rights"
-            )
+            yield _problem(f"the folder of the {name}, {folder}, cannot be written", "see its rights")
         free = shutil.disk_usage(folder).free
         level, remedy = (
             (Level.OK, "") if free > _LITTLE_ROOM else (Level.WARNING, "make room: the daemon waits when it is full")
@@ -458,9 +460,4 @@ def _room(config: Config) -> Iterator[DoctorFinding]:
 
 def _lock(config: Config) -> Iterator[DoctorFinding]:
     who = holder(lock_file(config.dataset.path))
-    yield DoctorFinding(Level.OK, f"the dataset is held by a daemon: {who}" if who else "no daemon holds the dataset")
-
-
-def misconfigured(error: ConfigError) -> DoctorFinding:
-    """Return the finding for a configuration that cannot be used."""
-    return DoctorFinding(Level.PROBLEM, f"cannot {error.op}: {error.where}: {error.cause}", error.hint)
+    yield _ok(f"the dataset is held by a daemon: {who}" if who else "no daemon holds the dataset")

@@ -1,33 +1,37 @@
-"""``streamer doctor``: what is set up wrong, and what to do about it."""
+"""``streamer doctor``: what is set up wrong, and how to mend it."""
 
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
 
-import msgspec
 import typer
 
 from streamer.base.errors import ConfigError
 from streamer.base.text import printable
+from streamer.commands.common import (
+    UNEXPECTED,
+    ConfigOption,
+    DatabaseOption,
+    DatasetsOption,
+    JsonOption,
+    ShardsOption,
+    WhereOption,
+    print_json,
+)
 from streamer.commands.doctor.checks import DoctorFinding, Level, examine, misconfigured
 from streamer.config import Flags, load_all
-
-_PROBLEMS_FOUND = 1
-"""Exit code when something has to be put right."""
 
 _MARKS = {Level.OK: "ok       ", Level.WARNING: "warning  ", Level.PROBLEM: "PROBLEM  "}
 
 
 def doctor(
     *,
-    config: Annotated[Path | None, typer.Option(help="The daemon's config.toml.")] = None,
-    shards: Annotated[str | None, typer.Option(help="Folder of the shards; else SFT_OUTPUT_DIR.")] = None,
-    database: Annotated[str | None, typer.Option(help="Trace database: file, sqld folder or URL.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="The dataset; else all that are configured.")] = None,
-    where: Annotated[str | None, typer.Option(help="SQL condition over outcome_rewards.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    config: ConfigOption = None,
+    shards: ShardsOption = None,
+    database: DatabaseOption = None,
+    dataset: DatasetsOption = None,
+    where: WhereOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Look at everything that streamer needs, and say what to do about what is wrong.
 
@@ -40,12 +44,11 @@ def doctor(
     flags = Flags(shards=shards, database=database, dataset=dataset, where=where)
     findings = list(_findings(config, flags))
     if as_json:
-        text = msgspec.json.format(msgspec.json.encode({"findings": findings}), indent=2).decode()
-        sys.stdout.write(text.encode("ascii", "backslashreplace").decode() + "\n")
+        print_json({"findings": findings})
     else:
         _show(findings)
     if any(finding.level is Level.PROBLEM for finding in findings):
-        raise typer.Exit(_PROBLEMS_FOUND)
+        raise typer.Exit(UNEXPECTED)
 
 
 def _findings(config: Path | None, flags: Flags) -> Iterable[DoctorFinding]:

@@ -1,9 +1,9 @@
-"""One dataset, made ready for a trainer: chosen, split by rollout, and written in the format that it takes.
+"""Exports a dataset for a trainer: selects records, splits them by rollout, and writes them in the trainer's format.
 
 Two passes over the committed lines::
 
-    lines ─► check ─► where ─► top rollouts ─► sample ─► split      (first pass: what is taken, and why not)
-    taken lines ─► format ─► files, card, report ─► OUT             (second pass: one line at a time)
+    lines ─► check ─► where ─► top rollouts ─► sample ─► split      (first pass: selects, and counts exclusions)
+    selected lines ─► format ─► files, card, report ─► OUT          (second pass: one line at a time)
 
-What is remembered between them is on disk; memory holds one line and one row group.
+The selection is on disk; memory holds one line and one row group.
 """

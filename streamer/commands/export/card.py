@@ -1,6 +1,7 @@
-"""The dataset card: a README.md with the front matter that the Hub and ``datasets`` read.
+"""The report of an export (``export.json``), and its dataset card.
 
-All that comes from records or from a person stands in indented blocks, in ASCII: nothing of it is markup.
+The card is a README.md with the front matter that the Hub and ``datasets`` read. Text of records and of users is in
+indented blocks, in ASCII, so that none of it is markup.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
+from streamer.commands.common import aligned
 from streamer.commands.export.chat import ExportRecord
+from streamer.commands.export.lines import DatasetOrigin
 from streamer.commands.export.options import Format, ImageMode, Options
-from streamer.commands.export.report import ExportReport
 from streamer.commands.export.selection import SplitCounts
 
 _DIGEST_BYTES = 16
 _LONGEST = 160
-"""Characters of a text of the sample."""
+"""The most characters of each text of the sample."""
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _LARGER = "1M<n<10M"
@@ -33,12 +35,29 @@ _SHAPE = {
 }
 
 
+class ExportReport(msgspec.Struct, frozen=True):
+    """The counts and the files of an export.
+
+    ``origin.lines`` = ``written`` + all of ``excluded``. ``splits`` has the splits with records, ``paths`` the path or
+    pattern of each below the output. The report has no time: the same input gives the same report.
+    """
+
+    streamer: str
+    options: Options
+    origin: DatasetOrigin
+    written: int
+    splits: list[SplitCounts]
+    paths: dict[str, str]
+    excluded: dict[str, int]
+    warnings: list[str]
+
+
 def card(report: ExportReport, sample: ExportRecord) -> str:
     """Return the text of the card.
 
     Args:
-        report: what was written.
-        sample: a record to show.
+        report: The report of the export.
+        sample: The record to show.
     """
     return "\n".join([*_front(report), *_body(report, sample)]) + "\n"
 
@@ -53,7 +72,7 @@ def _front(report: ExportReport) -> Iterator[str]:
     yield f"- {next((name for limit, name in _SIZES if report.written < limit), _LARGER)}"
     yield "configs:"
     yield "- config_name: default"
-    # `datasets` caches a local folder by its name and this text alone: another export has to have another text.
+    # `datasets` caches a local folder by its name and this text alone, so each export needs a text of its own.
     yield f"  description: export {blake3(msgspec.json.encode(report)).hexdigest(_DIGEST_BYTES)}"
     yield "  data_files:"
     for split, path in report.paths.items():
@@ -65,7 +84,7 @@ def _front(report: ExportReport) -> Iterator[str]:
 
 
 def _sharegpt_features(options: Options) -> Iterator[str]:
-    """Say what the columns are: of a first split without images no reader could tell."""
+    """Yield the types of the columns: readers cannot infer them from a first split without images."""
     yield from ("dataset_info:", "  features:", "  - name: conversations", "    list:")
     for name in ("from", "value"):
         yield from (f"    - name: {name}", "      dtype: string")
@@ -81,14 +100,14 @@ def _body(report: ExportReport, sample: ExportRecord) -> Iterator[str]:
     yield ""
     yield f"{report.written:,} conversations from evaluation rollouts, as streamer collected them by their reward."
     yield ""
-    yield from _section("Splits", _table([_HEAD, *map(_row, report.splits)]))
+    yield from _section("Splits", aligned([_HEAD, *map(_row, report.splits)]))
     yield "A rollout is in one split only: its run id decides, by a hash with the seed below."
     yield ""
     yield from _section("Columns", ())
     yield _SHAPE[options.format]
     yield ""
-    yield from _section("What was asked for", _asked(options))
-    left = _table([("reason", "records"), *((reason, f"{count:,}") for reason, count in report.excluded.items())])
+    yield from _section("What was asked for", _requested(options))
+    left = aligned([("reason", "records"), *((reason, f"{count:,}") for reason, count in report.excluded.items())])
     yield from _section("What was left out", left if report.excluded else ["nothing"])
     facts = [
         f"file        {_line(origin.name)}, {origin.lines:,} lines, {origin.bytes:,} bytes",
@@ -102,7 +121,7 @@ def _body(report: ExportReport, sample: ExportRecord) -> Iterator[str]:
     yield from _section("A record of the source, with texts cut", shown.splitlines())
 
 
-def _asked(options: Options) -> Iterator[str]:
+def _requested(options: Options) -> Iterator[str]:
     yield f"seed          {options.seed}"
     yield f"splits        {', '.join(f'{split.name}={split.share:g}' for split in options.splits)}"
     if options.where is not None:
@@ -130,11 +149,6 @@ def _section(title: str, lines: Iterable[str]) -> Iterator[str]:
     if block:
         yield from block
         yield ""
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Messages as formats take them: what several of them have to do with a conversation."""
+"""Messages and tool calls as several formats need them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from streamer.commands.export.images import is_image
 from streamer.commands.export.unfit import Exclusion, UnfitError
 
 _CALL_KEYS = frozenset({"id", "type", "function", "index"})
-"""``index`` is left from streaming, and says nothing that the order does not."""
+"""``index`` is left over from streaming, and only repeats the order."""
 
 _FUNCTION_KEYS = frozenset({"name", "arguments"})
 
 
 class ExportRecord(msgspec.Struct, frozen=True, gc=False):
-    """One record of a dataset, as formats get it. ``data`` is its line, newline included."""
+    """One record of a dataset, the input of formats. ``data`` is its line, newline included."""
 
     line: int
     id: str
@@ -27,25 +27,25 @@ class ExportRecord(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Call(msgspec.Struct, frozen=True, gc=False):
-    """One tool call. ``arguments`` is the text that the model wrote."""
+    """One tool call; ``arguments`` is the text that the model wrote."""
 
     id: str | None
     name: str
     arguments: str
 
 
-def _said(message: dict[str, Any]) -> dict[str, Any]:
-    """Return a message without the keys that say nothing: null, and empty lists of calls and the like."""
+def _without_empty(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message without keys whose value is null or an empty list, but with its content."""
     return {key: value for key, value in message.items() if key == "content" or (value is not None and value != [])}
 
 
 def known(message: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    """Return what a message says, if that has a place in the format.
+    """Return the values of a message under the keys of a format.
 
     Raises:
-        UnfitError: it says something under another key.
+        UnfitError: the message has a value under another key.
     """
-    found = _said(message)
+    found = _without_empty(message)
     unknown = sorted(found.keys() - set(keys))
     if unknown:
         raise UnfitError(Exclusion.UNKNOWN_KEY, f"a message has {', '.join(map(repr, unknown))}")
@@ -53,17 +53,17 @@ def known(message: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
 
 
 def parts_of(content: Any) -> list[dict[str, Any]]:
-    """Return content as parts: a text is one, nothing is none."""
+    """Return content as a list of parts; a text is one part, missing content none."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if content else []
     return list(content or ())
 
 
 def text_of(part: dict[str, Any]) -> str:
-    """Return what a part says.
+    """Return the text of a part.
 
     Raises:
-        UnfitError: it is no text.
+        UnfitError: the part is no text.
     """
     if part.get("type") != "text" or not isinstance(part.get("text"), str):
         raise UnfitError(Exclusion.UNKNOWN_PART, f"a part of type {part.get('type')!r} is neither text nor image")
@@ -72,7 +72,7 @@ def text_of(part: dict[str, Any]) -> str:
 
 
 def plain_text(content: Any) -> str | None:
-    """Return content as one text, as chat templates render it: parts follow each other without anything between.
+    """Return content as one text, as chat templates render it: the texts of all parts without separators.
 
     Raises:
         UnfitError: a part is no text.
@@ -81,10 +81,10 @@ def plain_text(content: Any) -> str | None:
 
 
 def without_images(message: dict[str, Any]) -> dict[str, Any]:
-    """Return a message without its images; what had any is one text.
+    """Return a message without its images; the content of one that had images becomes one text.
 
     Raises:
-        UnfitError: nothing would be left of it.
+        UnfitError: the message holds only images.
     """
     content = message.get("content")
     if not isinstance(content, list) or not any(map(is_image, content)):
@@ -99,16 +99,16 @@ def calls_of(message: dict[str, Any]) -> list[_Call]:
     """Return the tool calls of a message.
 
     Raises:
-        UnfitError: a call says more than a call of a function does.
+        UnfitError: a call has other keys than a function call.
     """
     return [_call(call) for call in message.get("tool_calls") or ()]
 
 
 def object_of(arguments: str) -> dict[str, Any]:
-    """Return the arguments of a call as the object that they spell.
+    """Return the arguments of a call as a JSON object.
 
     Raises:
-        UnfitError: they spell none.
+        UnfitError: they are no JSON object.
     """
     try:
         value = msgspec.json.decode(arguments or "{}")
@@ -120,8 +120,8 @@ def object_of(arguments: str) -> dict[str, Any]:
 
 
 def _call(call: dict[str, Any]) -> _Call:
-    function = _said(call["function"])
-    unknown = sorted((_said(call).keys() - _CALL_KEYS) | (function.keys() - _FUNCTION_KEYS))
+    function = _without_empty(call["function"])
+    unknown = sorted((_without_empty(call).keys() - _CALL_KEYS) | (function.keys() - _FUNCTION_KEYS))
     if unknown or call.get("type") not in (None, "function"):
         what = f"has {', '.join(map(repr, unknown))}" if unknown else f"is of type {call['type']!r}"
         raise UnfitError(Exclusion.UNKNOWN_KEY, f"a tool call {what}")

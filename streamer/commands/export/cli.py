@@ -1,26 +1,19 @@
-"""``streamer export``: a dataset in the format that a trainer takes."""
+"""``streamer export``: writes a dataset in the format of a trainer."""
 
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from streamer import config as configuration
-from streamer.base.text import printable
+from streamer.base.text import counted, printable
+from streamer.commands.common import UNEXPECTED, ConfigOption, JsonOption, print_json, progress_bar
+from streamer.commands.export.card import ExportReport
 from streamer.commands.export.options import Format, ImageMode, Options, parse_splits, read_tools
-from streamer.commands.export.report import ExportReport
 from streamer.commands.export.run import EXCLUDED
 from streamer.commands.export.run import export as export_dataset
-
-_NOTHING_TAKEN = 1
-"""Exit code when no record is left; nothing is written then."""
 
 
 def export(  # noqa: PLR0913 - the options of the command
@@ -39,8 +32,8 @@ def export(  # noqa: PLR0913 - the options of the command
         bool, typer.Option("--prompt-completion", help="(trl) Columns prompt and completion in place of messages.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older export at OUT.")] = False,
-    config: Annotated[Path | None, typer.Option(help="The daemon's config.toml.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a dataset, or a part of it, as a folder that a trainer loads, with a dataset card.
 
@@ -65,37 +58,22 @@ def export(  # noqa: PLR0913 - the options of the command
         tools=None if tools is None else read_tools(tools),
         prompt_completion=prompt_completion,
     )
-    with _progress() as progress:
+    with progress_bar("reading") as progress:
         report = export_dataset(files.path, files.ledger, out, options, overwrite=overwrite, progress=progress)
     if as_json:
-        # ASCII, so that no character of a condition reaches a terminal as it is
-        text = msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
-        sys.stdout.write(text.encode("ascii", "backslashreplace").decode() + "\n")
+        print_json(report)
     else:
         for line in _shown(report, out):
             typer.echo(line)
     if not report.written:
-        raise typer.Exit(_NOTHING_TAKEN)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show bytes done of bytes to do, if a person is looking."""
-    if not sys.stderr.isatty():
-        yield lambda _what, _done, _size: None
-        return
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading", total=None)
-        yield lambda what, done, size: bar.update(task, description=what, completed=done, total=size)
+        raise typer.Exit(UNEXPECTED)
 
 
 def _shown(report: ExportReport, out: Path) -> Iterator[str]:
     width = len(f"{report.origin.lines:,}")
     yield f"{report.origin.lines:>{width},} lines"
     for split in report.splits:
-        rollouts = f"from {split.rollouts:,} rollout{'' if split.rollouts == 1 else 's'}"
-        yield f"{split.records:>{width},} in {split.name}, {rollouts}"
+        yield f"{split.records:>{width},} in {split.name}, from {counted(split.rollouts, 'rollout')}"
     for reason, count in report.excluded.items():
         yield f"{count:>{width},} left out: {reason}"
     for warning in report.warnings:

@@ -1,15 +1,14 @@
-"""Images of a record, as bytes or as files that are named after what is in them."""
+"""Images of records, as bytes or as files named by a digest of their content."""
 
 from __future__ import annotations
 
-import os
 from base64 import b64decode
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from blake3 import blake3
 
+from streamer.commands.export.output import ExportFolder
 from streamer.commands.export.unfit import Exclusion, UnfitError
 from streamer.core.records.conversation import IMAGE_PARTS
 from streamer.core.records.images import image_url
@@ -23,12 +22,12 @@ _SIGNATURES = (
 )
 _NAME_BYTES = 16
 
-_Write = Callable[[str, bytes], None]
-"""Writes one file: (path below the output, its bytes)."""
+IMAGES = "images"
+"""The folder of images that are files."""
 
 
 class Image(msgspec.Struct, frozen=True, gc=False):
-    """One image as it is in the dataset. ``name`` says what is in it: equal images have equal names."""
+    """One image as it is in the dataset. ``name`` is a digest with a suffix: equal images have equal names."""
 
     data: bytes
     name: str
@@ -38,27 +37,25 @@ class ImageFiles:
     """Images as files below one folder, each once.
 
     Args:
-        folder: path below the output.
-        write: writes a file that is not there yet.
-        exists: says whether there is a file at a path below the output.
+        output: The folder of the export.
+        folder: The path of the images below it.
     """
 
-    def __init__(self, folder: str, write: _Write, exists: Callable[[str], bool]) -> None:
+    def __init__(self, output: ExportFolder, folder: str = IMAGES) -> None:
+        self._output = output
         self._folder = folder
-        self._write = write
-        self._exists = exists
 
     def put(self, image: Image) -> str:
-        """Return the path of an image, which is written unless it is there."""
+        """Write an image unless it exists, and return its path."""
         # The Hub takes some 10,000 files a folder.
         path = f"{self._folder}/{image.name[:2]}/{image.name}"
-        if not self._exists(path):
-            self._write(path, image.data)
+        if not self._output.exists(path):
+            self._output.write(path, image.data)
         return path
 
 
 def is_image(part: object) -> bool:
-    """Say whether a part of a message's content is an image."""
+    """Return whether a part of a message's content is an image."""
     kind = part.get("type") if isinstance(part, dict) else None
     return isinstance(kind, str) and kind in IMAGE_PARTS
 
@@ -67,7 +64,7 @@ def image_of(part: dict[str, Any]) -> Image:
     """Return the image in a part.
 
     Raises:
-        UnfitError: it is somewhere else (nothing is ever fetched), or no image of a known format.
+        UnfitError: it is on a server (images are never fetched), or its format is unknown.
     """
     url = image_url(part)
     if url is None:
@@ -78,10 +75,10 @@ def image_of(part: dict[str, Any]) -> Image:
 
 
 def decoded(url: str) -> bytes:
-    """Return what is in a data URL.
+    """Return the bytes in a data URL.
 
     Raises:
-        UnfitError: it is none, or not base64.
+        UnfitError: it is no data URL in base64.
     """
     header, _, payload = url.partition(",")
     if not header.startswith("data:") or not header.endswith(";base64"):
@@ -93,10 +90,10 @@ def decoded(url: str) -> bytes:
 
 
 def _suffix(data: bytes) -> str:
-    """Return the suffix of a file with this image, told by its first bytes.
+    """Return the file suffix of an image, which its first bytes determine.
 
     Raises:
-        UnfitError: they are of no known format.
+        UnfitError: the format is unknown.
     """
     for signature, found in _SIGNATURES:
         if data.startswith(signature):
@@ -104,8 +101,3 @@ def _suffix(data: bytes) -> str:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
     raise UnfitError(Exclusion.BAD_IMAGE, "an image is neither PNG, JPEG, GIF, WebP nor BMP")
-
-
-def relative(path: str, start: str) -> str:
-    """Return a path below the output as seen from a folder below it."""
-    return os.path.relpath(path, start)

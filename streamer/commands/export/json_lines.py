@@ -1,4 +1,4 @@
-"""The formats that are JSON lines: one file a split."""
+"""Formats of JSON lines, with one file for each split."""
 
 from __future__ import annotations
 
@@ -24,11 +24,8 @@ from streamer.commands.export.output import ExportFolder
 from streamer.commands.export.unfit import Exclusion, UnfitError
 from streamer.core.records.images import image_url
 
-IMAGES = "images"
-"""The folder of images that are files."""
-
 _IMAGE_TOKEN = "<image>"  # noqa: S105 - not a secret
-"""Where an image stands in a text of the ShareGPT format."""
+"""The placeholder of an image in a text of the ShareGPT format."""
 
 _OPENAI_KEYS = ("role", "content", "tool_calls", "tool_call_id", "name", "refusal", "function_call", "weight")
 _SHAREGPT_KEYS = ("role", "content", "tool_calls", "tool_call_id", "name")
@@ -42,7 +39,7 @@ _SPEAKERS = {
 _ASKS = ("human", "observation")
 
 _Encode = Callable[[str, ExportRecord], Any]
-"""Returns the value of one line, or its bytes: (split, record)."""
+"""Called with (split, record); returns the value of one line, or its bytes."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -51,8 +48,8 @@ class JsonLines:
     """Writes records as lines of ``<split>.jsonl``. Use it as a context manager.
 
     Args:
-        output: where the files are made.
-        encode: makes a line of a record; raises ``UnfitError`` before anything is written.
+        output: The folder of the export.
+        encode: Encodes a record; raises ``UnfitError`` if the format cannot hold it.
     """
 
     def __init__(self, output: ExportFolder, encode: _Encode) -> None:
@@ -81,21 +78,16 @@ class JsonLines:
         self._files[split].write(line)
 
     def finish(self) -> dict[str, str]:
-        """Close the files; return the path, or pattern, of each split that has any."""
+        """Close the files, and return the path of each split that has records."""
         self._open.close()
         return {split: f"{split}.jsonl" for split in self._files}
 
 
-def image_files(output: ExportFolder, folder: str = IMAGES) -> ImageFiles:
-    """Return where images go that are files."""
-    return ImageFiles(folder, output.write, output.exists)
-
-
 def plain_lines(output: ExportFolder, mode: ImageMode) -> _Encode:
-    """Return what makes lines of the dataset's own format: byte for byte, unless images leave it."""
+    """Return the encoder of the dataset's own format: byte for byte, unless images are dropped or become files."""
     if mode is ImageMode.EMBEDDED:
         return lambda _split, record: record.data
-    files = image_files(output)
+    files = ImageFiles(output)
 
     def encode(_split: str, record: ExportRecord) -> Any:
         if mode is ImageMode.DROP:
@@ -108,7 +100,7 @@ def plain_lines(output: ExportFolder, mode: ImageMode) -> _Encode:
 
 
 def openai_lines(options: Options, rules: FileRules) -> _Encode:
-    """Return what makes lines for fine-tuning by the OpenAI API; each keeps to its rules."""
+    """Return the encoder for fine-tuning by the OpenAI API. It refuses records that break a rule of the API."""
 
     def encode(split: str, record: ExportRecord) -> Any:
         messages = record.messages
@@ -127,8 +119,8 @@ def openai_lines(options: Options, rules: FileRules) -> _Encode:
 
 
 def sharegpt_lines(options: Options, output: ExportFolder) -> _Encode:
-    """Return what makes lines of the ShareGPT format, as LLaMA-Factory reads it."""
-    files = image_files(output)
+    """Return the encoder of the ShareGPT format of LLaMA-Factory."""
+    files = ImageFiles(output)
     tools = _encode([tool["function"] for tool in options.tools]).decode() if options.tools is not None else None
 
     def encode(_split: str, record: ExportRecord) -> Any:
@@ -149,7 +141,7 @@ def sharegpt_lines(options: Options, output: ExportFolder) -> _Encode:
 
 
 def _linked(messages: list[dict[str, Any]], files: ImageFiles) -> list[dict[str, Any]]:
-    """Return messages whose images are paths of files."""
+    """Return messages with the paths of image files in place of the images."""
     images = {id(part): image_of(part) for message in messages for part in _image_parts(message)}
     return [
         {**message, "content": [_link(part, files, images) for part in message["content"]]}
@@ -191,7 +183,7 @@ def _without_index(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _turn(message: dict[str, Any], images: list[Image]) -> dict[str, str]:
-    """Return what one message is in a ShareGPT conversation; its images are added to ``images``."""
+    """Return one message as a turn of a ShareGPT conversation, and append its images to ``images``."""
     text = _with_tokens(message.get("content"), images)
     if message["role"] != "assistant":
         return {"from": _SPEAKERS[message["role"]], "value": text}
@@ -219,7 +211,7 @@ def _with_tokens(content: Any, images: list[Image]) -> str:
 
 
 def _observed_together(turns: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Return turns in which results of several calls are one observation: a JSON list of them."""
+    """Return turns with consecutive observations merged into one, as a JSON list of results."""
     together: list[dict[str, str]] = []
     results: list[str] = []
     for turn in [*turns, {"from": "", "value": ""}]:
@@ -235,10 +227,10 @@ def _observed_together(turns: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def _check_order(turns: list[dict[str, str]]) -> None:
-    """Refuse what readers of this format drop without a word: asking and replying alternate after a system prompt."""
-    asked = turns[1:] if turns[0]["from"] == "system" else turns
-    for i, turn in enumerate(asked):
+    """Refuse turns that do not alternate after the system prompt: readers of this format drop them silently."""
+    dialogue = turns[1:] if turns[0]["from"] == "system" else turns
+    for i, turn in enumerate(dialogue):
         if (turn["from"] in _ASKS) != (i % 2 == 0) or turn["from"] == "system":
             raise UnfitError(Exclusion.TURN_ORDER, f"turn {i + 1} is of {turn['from']}, out of turn")
-    if len(asked) % 2:
+    if len(dialogue) % 2:
         raise UnfitError(Exclusion.TURN_ORDER, "the last turn is no reply")

@@ -1,4 +1,4 @@
-"""Metadata as columns of one type each, from the first record on, whatever shards held."""
+"""Metadata as columns of fixed types, whatever types shards held."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ COLUMNS: dict[str, type] = {
     "timestamp": str,
     "shard": str,
 }
-"""The keys that every line has, and the type of each."""
+"""The metadata keys of every line, and their types."""
 
-assert tuple(COLUMNS) == METADATA_KEYS  # noqa: S101 - a key that is added there needs a type here
+assert tuple(COLUMNS) == METADATA_KEYS  # noqa: S101 - a key added there needs a type here
 
 _LARGEST = 1 << 63
 _encode = msgspec.json.Encoder().encode
 
 
 def columns_of(metadata: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return (columns, the rest as a JSON object).
+    """Return (columns, all other values as a JSON object).
 
-    A value that is not of its column's type is null there, and stands in the rest as it was: nothing is lost.
+    A value of another type than its column is null in the column, and unchanged in the object: no value is lost.
     """
     columns = {name: _fitted(metadata.get(name), kind) for name, kind in COLUMNS.items()}
     rest = {

@@ -1,6 +1,6 @@
-"""What OpenAI documents of a file for supervised fine-tuning with chat messages, tools and images, as checks.
+"""Checks the documented rules of OpenAI for files for supervised fine-tuning with messages, tools and images.
 
-The rules and where they are documented: docs/export.md. Pure, but for the header of images, which Pillow reads.
+docs/export.md has the rules and their sources. Pure, but for the header of images, which Pillow reads.
 """
 
 from __future__ import annotations
@@ -9,14 +9,12 @@ import re
 import warnings
 from collections.abc import Iterator
 from io import BytesIO
-from types import ModuleType
 from typing import Any
 
 import msgspec
 
-from streamer.base.errors import MissingExtraError
 from streamer.commands.export.images import decoded
-from streamer.commands.export.unfit import UnfitError
+from streamer.commands.export.unfit import UnfitError, extra
 from streamer.core.records.schema import shown
 
 _MOST_IMAGES = 10
@@ -50,7 +48,7 @@ _MODES = ("RGB", "RGBA")
 
 
 class _Violation(msgspec.Struct, frozen=True, gc=False):
-    """One rule that an example breaks; ``detail`` says where in the line."""
+    """One broken rule of an example; ``detail`` names the place in the line."""
 
     rule: str
     detail: str
@@ -60,10 +58,10 @@ def check_example(example: Any) -> list[_Violation]:
     """Return every rule that one line breaks.
 
     Args:
-        example: the value of the line.
+        example: The value of the line.
 
     Raises:
-        MissingExtraError: there is an image in it, and Pillow is not installed.
+        MissingExtraError: the line has an image, and Pillow is not installed.
     """
     if not isinstance(example, dict):
         return [_Violation("line", "it is no object")]
@@ -71,7 +69,7 @@ def check_example(example: Any) -> list[_Violation]:
 
 
 class FileRules:
-    """The rules for a file as a whole, told as warnings: each split is a file."""
+    """Checks the rules for a whole file, as warnings. Each split is a file."""
 
     def __init__(self) -> None:
         self._examples: dict[str, int] = {}
@@ -79,7 +77,7 @@ class FileRules:
         self._calls_without_tools = 0
 
     def count(self, split: str, example: dict[str, Any]) -> None:
-        """Count an example that is written."""
+        """Count a written example."""
         self._examples[split] = self._examples.get(split, 0) + 1
         messages = example["messages"]
         if any(True for _ in _images(messages)):
@@ -88,10 +86,10 @@ class FileRules:
             self._calls_without_tools += 1
 
     def warnings(self, sizes: dict[str, int]) -> Iterator[str]:
-        """Yield what is against the rules of files.
+        """Yield a warning for each broken rule.
 
         Args:
-            sizes: bytes of the file of each split.
+            sizes: The bytes of the file of each split.
         """
         for split, examples in self._examples.items():
             if examples < FEWEST_EXAMPLES:
@@ -202,13 +200,14 @@ def _image(image: Any, where: str) -> Iterator[_Violation]:
 
 
 def _header(data: bytes, where: str) -> Iterator[_Violation]:
-    pillow = _pillow()
+    op, where_needed = "check the images", "OpenAI takes some formats and modes"
+    pillow = extra("PIL.Image", "Pillow", op, where_needed, ", or give --images drop")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with pillow.open(BytesIO(data), formats=(*_FORMATS, "GIF", "BMP")) as image:
                 found, mode = image.format, image.mode
-    except Exception as error:  # noqa: BLE001 - decoders of hostile bytes raise whatever they stumble on
+    except Exception as error:  # noqa: BLE001 - decoders of hostile bytes raise any error
         yield _Violation("image_format", f"{where}: no image: {shown(str(error) or type(error).__name__)}")
         return
     if found not in _FORMATS:
@@ -244,7 +243,7 @@ def _call(call: Any, where: str, ids: set[str]) -> Iterator[_Violation]:
 
 
 def _answers(messages: list[dict[str, Any]]) -> Iterator[_Violation]:
-    """Each call is answered by the messages right after it, unless it ends the conversation."""
+    """Yield violations of the rule that the messages after a call answer it, unless it ends the conversation."""
     open_ids: set[Any] = set()
     for i, message in enumerate(messages):
         if message.get("role") == "tool":
@@ -302,16 +301,3 @@ def _undefined(messages: Any, names: set[str]) -> Iterator[_Violation]:
             name = function.get("name") if isinstance(function, dict) else None
             if isinstance(name, str) and name not in names:
                 yield _Violation("undefined_tool", f"messages[{i}] calls {shown(name)}, which tools do not define")
-
-
-def _pillow() -> ModuleType:
-    try:
-        from PIL import Image  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise MissingExtraError(
-            "check the images",
-            "OpenAI takes some formats and modes",
-            "Pillow is not installed",
-            "install the extra `export` (in a checkout: pip install '.[export]'), or give --images drop",
-        ) from None
-    return Image

@@ -1,4 +1,4 @@
-"""What a person asks of an export, checked before anything is read."""
+"""The options of an export, checked before the dataset is read."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from streamer.base.text import printable
 
 _SPLIT_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _RESERVED = {"all", "images", "data"}
-"""`all` names all splits to ``datasets``; the others are folders of an export."""
+"""``datasets`` reads `all` as all splits; the others are folders of an export."""
 
 
 class Format(StrEnum):
-    """What is written."""
+    """The format of an export."""
 
     JSONL = "jsonl"
     PARQUET = "parquet"
@@ -30,7 +30,7 @@ class Format(StrEnum):
 
 
 class ImageMode(StrEnum):
-    """What becomes of images."""
+    """The treatment of images."""
 
     EMBEDDED = "embedded"
     FILES = "files"
@@ -45,22 +45,22 @@ _IMAGE_MODES: dict[Format, tuple[ImageMode, ...]] = {
     Format.TRL: (ImageMode.EMBEDDED, ImageMode.DROP),
     Format.SHAREGPT: (ImageMode.FILES, ImageMode.DROP),
 }
-"""What each format can do with images; the first is its default."""
+"""The image modes of each format; the first is its default."""
 
 _TAKES_TOOLS = frozenset({Format.PARQUET, Format.HUB, Format.OPENAI, Format.TRL, Format.SHAREGPT})
 
 
 class Split(msgspec.Struct, frozen=True):
-    """One part of the rollouts, ``share`` of them."""
+    """One split, with a share of the rollouts between 0 and 1."""
 
     name: str
     share: float
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What is written, and of what. ``images`` is None where nothing was said: the first mode of the format.
+    """The options of an export. With ``images`` None, the default mode of the format applies.
 
-    ``tools`` are definitions in the form of the chat completions API, told in every record.
+    ``tools`` are definitions in the form of the chat completions API, repeated in every record.
     """
 
     format: Format
@@ -75,14 +75,14 @@ class Options(msgspec.Struct, frozen=True):
 
     @property
     def image_mode(self) -> ImageMode:
-        """What becomes of images."""
+        """The image mode that applies."""
         return self.images or _IMAGE_MODES[self.format][0]
 
     def check(self) -> None:
-        """Refuse what does not go together.
+        """Refuse options that the format does not have.
 
         Raises:
-            ConfigError: an option that the format does not have.
+            ConfigError: the format does not have an option.
         """
         modes = _IMAGE_MODES[self.format]
         if self.image_mode not in modes:
@@ -97,7 +97,7 @@ def parse_splits(text: str) -> tuple[Split, ...]:
     """Return the splits of ``train=0.9,test=0.1``.
 
     Raises:
-        ConfigError: it is of another form, a name stands twice, or the shares do not add up to 1.
+        ConfigError: the text has another form, a name occurs twice, or the shares do not add up to 1.
     """
     splits = []
     for item in text.split(","):
@@ -116,7 +116,7 @@ def read_tools(path: Path) -> list[dict[str, Any]]:
     """Return the tool definitions in a JSON file.
 
     Raises:
-        ConfigError: it cannot be read, or is no list of ``{"type": "function", "function": {"name": …}}``.
+        ConfigError: the file cannot be read, or is no list of ``{"type": "function", "function": {"name": …}}``.
     """
     try:
         tools = msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])

@@ -1,11 +1,11 @@
-"""The folder of an export: made beside its place, and put there when it is complete.
+"""The folder of an export: written beside its path, and renamed to it when it is complete.
 
 ::
 
-    .OUT.part/new       becomes OUT, in one step, also where an older export stands
-    .OUT.part/scratch   what the pass has to remember
+    .OUT.part/new       becomes OUT, in one step, also in place of an older export
+    .OUT.part/scratch   temporary files of the passes
 
-A reader sees the old folder or the new one, whole. What a killed export left is removed by the next one.
+A reader sees the old folder or the new one, whole. The next export removes the files of a killed one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from streamer.base.files import Files, sync_folder
 from streamer.base.text import printable
 
 REPORT = "export.json"
-"""The file by which an older export is recognised: nothing else is ever replaced."""
+"""The file that marks a folder as an export: no other folder is ever replaced."""
 
 _FOLDER = 0o750
 _AT_FDCWD = -100
@@ -34,12 +34,12 @@ _NOT_HERE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
 class ExportFolder:
-    """Writes the files of one export. Leaving it without ``publish`` leaves everything as it was.
+    """Writes the files of one export. Without ``publish``, leaving the context changes nothing.
 
     Args:
-        path: the folder to make.
-        overwrite: an older export that stands there is replaced.
-        files: the system calls.
+        path: The folder to make.
+        overwrite: Whether to replace an older export at ``path``.
+        files: The system calls.
     """
 
     def __init__(self, path: Path, *, overwrite: bool, files: Files | None = None) -> None:
@@ -52,7 +52,7 @@ class ExportFolder:
 
     def __enter__(self) -> Self:
         self._refuse()
-        with self._saying():
+        with self._translated():
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):
                 os.mkdir(self._part, _FOLDER)
@@ -79,13 +79,13 @@ class ExportFolder:
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """Open a new file for writing; it is on the disk when it is closed.
+        """Open a new file for writing; it is synced when it is closed.
 
         Raises:
             UnavailableError: the disk did not take it.
         """
         path = self._new / name
-        with self._saying():
+        with self._translated():
             os.makedirs(path.parent, _FOLDER, exist_ok=True)
             fd = self._files.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
             with os.fdopen(fd, "wb") as file:
@@ -94,25 +94,25 @@ class ExportFolder:
                 self._files.fdatasync(fd)
 
     def exists(self, name: str) -> bool:
-        """Say whether a file was written."""
+        """Return whether a file was written."""
         return (self._new / name).exists()
 
     def size(self, name: str) -> int:
-        """Return the bytes of a file that was written."""
+        """Return the size of a written file in bytes."""
         return (self._new / name).stat().st_size
 
     def rename(self, old: str, new: str) -> None:
-        """Give a file that was written another name."""
-        with self._saying():
+        """Rename a written file."""
+        with self._translated():
             self._files.rename(self._new / old, self._new / new)
 
     def publish(self) -> None:
-        """Put the folder in its place, once all of it is on the disk.
+        """Sync all files, and put the folder in its place.
 
         Raises:
-            UnavailableError: the disk refused; what stood there is as it was.
+            UnavailableError: the disk refused; an older export is unchanged.
         """
-        with self._saying():
+        with self._translated():
             for folder, _, _ in os.walk(self._new):
                 sync_folder(self._files, folder)
             if self._path.exists():
@@ -152,15 +152,15 @@ class ExportFolder:
         )
 
     def _replace(self) -> None:
-        """Exchange the folders, so that one of them is there at any moment, and let the old one go."""
+        """Exchange the new folder and the old one, so that one of them is in place at any moment."""
         if not _exchange(self._new, self._path):
-            # Some file systems cannot; then the path is gone for a moment.
+            # Some file systems cannot exchange names; then the path is missing for a moment.
             old = self._part / "old"
             os.rename(self._path, old)
             os.rename(self._new, self._path)
 
     @contextmanager
-    def _saying(self) -> Iterator[None]:
+    def _translated(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -170,7 +170,7 @@ class ExportFolder:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names; return False where the file system or the C library cannot."""
+    """Exchange two names; return False if the file system or the C library cannot."""
     try:
         call = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError:

@@ -1,4 +1,4 @@
-"""The export itself: two passes over the lines, and what is said of them afterwards."""
+"""Runs an export: two passes over the lines, and the report."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ import msgspec
 
 from streamer import __version__
 from streamer.base.errors import ConfigError
-from streamer.commands.export.card import card
+from streamer.commands.export.card import ExportReport, card
 from streamer.commands.export.chat import ExportRecord
 from streamer.commands.export.json_lines import JsonLines, openai_lines, plain_lines, sharegpt_lines
 from streamer.commands.export.lines import ExportLine, Lines
 from streamer.commands.export.openai_rules import FileRules
 from streamer.commands.export.options import Format, Options
 from streamer.commands.export.output import REPORT, ExportFolder
-from streamer.commands.export.report import ExportReport
 from streamer.commands.export.selection import Candidate, Selection
 from streamer.commands.export.tables import Tables, layout
 from streamer.commands.export.unfit import Exclusion, UnfitError
@@ -28,19 +27,19 @@ from streamer.core.records.conversation import has_image
 from streamer.core.records.schema import CheckedLine, Kind, check_line
 
 EXCLUDED = "excluded.jsonl"
-"""The file that lists records which could not be taken, as opposed to those that were not chosen."""
+"""The file that lists the records that could not be exported, without those that were not selected."""
 
 _CARD = "README.md"
 _decode = msgspec.json.Decoder().decode
 _STEP = 1 << 20
 _SHOWN = 500
-"""Characters of a detail."""
+"""The most characters of a detail."""
 
 _LISTED = 100
-"""Details of one record."""
+"""The most details of one record."""
 
 _Progress = Callable[[str, int, int], None]
-"""Called with (what is done, bytes done, bytes in all), about once for each MiB."""
+"""Called with (step, bytes done, bytes in all), about once for each MiB."""
 
 
 class _Writer(Protocol):
@@ -66,21 +65,21 @@ def export(
     overwrite: bool = False,
     progress: _Progress = lambda _what, _done, _size: None,
 ) -> ExportReport:
-    """Write an export of a dataset, as far as it is committed now, and return what became of every line.
+    """Export the committed lines of a dataset, and return the report, which counts every line.
 
-    Nothing is written if no record is taken.
+    Without a selected record, the output is not written.
 
     Args:
-        dataset: the file.
-        ledger: its ledger, which need not be there.
-        out: the folder to make.
-        options: what is written, and of what.
-        overwrite: replace an older export at ``out``.
-        progress: is told how far it is.
+        dataset: The dataset file.
+        ledger: Its ledger, which may be missing.
+        out: The folder to make.
+        options: The options of the export.
+        overwrite: Whether to replace an older export at ``out``.
+        progress: Called with the progress.
 
     Raises:
-        ConfigError: options that do not go together, a condition that cannot be evaluated, no such dataset, or an
-            output that exists.
+        ConfigError: options contradict each other, the condition cannot be evaluated, there is no such dataset, or
+            the output exists.
         MissingExtraError: the format or the condition needs the extra.
         RefusedError: the output is no export, or the dataset is shorter than its ledger says.
         UnavailableError: something cannot be read or written now.
@@ -118,18 +117,18 @@ class _Export:
         self._selection = selection
         self._excluded: BinaryIO
         self._progress = progress
-        self._faulty: Counter[str] = Counter()
+        self._invalid: Counter[str] = Counter()
         self._rules = FileRules()
 
     def run(self, excluded: BinaryIO) -> dict[str, str]:
-        """Do both passes; return the path, or pattern, of each split."""
+        """Run both passes, and return the path or pattern of each split."""
         self._excluded = excluded
         self._read()
         self._choose()
         return self._write()
 
     def _read(self) -> None:
-        """Take every line that is a record, for now."""
+        """Run the first pass: select the lines that are records and meet the condition."""
         if self._options.where is None:
             for line, checked in self._records():
                 self._take(line, checked)
@@ -141,7 +140,7 @@ class _Export:
             self._selection.keep(condition.lines())
 
     def _records(self) -> Iterator[tuple[ExportLine, CheckedLine]]:
-        """Yield every line that is a record."""
+        """Yield each line that is a record, and exclude the others."""
         size = self._lines.length
         for line in self._lines:
             if line.offset // _STEP != (line.offset + line.length) // _STEP:
@@ -151,17 +150,17 @@ class _Export:
                 yield line, checked
 
     def _checked(self, line: ExportLine) -> CheckedLine | None:
-        """Return what a line holds, or None if it is no record: what `verify` calls a problem is none."""
+        """Return the content of a line, or None if it is no record: a line that is a problem for `verify` is none."""
         if not line.finished:
-            self._bury(line.number, line.offset, Exclusion.UNFINISHED, f"{line.length} bytes without a newline")
+            self._exclude(line.number, line.offset, Exclusion.UNFINISHED, f"{line.length} bytes without a newline")
         elif line.data is None:
-            self._bury(line.number, line.offset, Kind.TOO_LONG, f"{line.length} bytes")
+            self._exclude(line.number, line.offset, Kind.TOO_LONG, f"{line.length} bytes")
         else:
             checked = check_line(line.data)
             problem = next((found for found in checked.findings if not found.kind.is_warning), None)
             if problem is None:
                 return checked
-            self._bury(line.number, line.offset, problem.kind, problem.detail)
+            self._exclude(line.number, line.offset, problem.kind, problem.detail)
         return None
 
     def _take(self, line: ExportLine, checked: CheckedLine) -> None:
@@ -201,15 +200,15 @@ class _Export:
 
     def _record(self, candidate: Candidate) -> ExportRecord:
         data = self._lines.read(candidate.offset, candidate.length)
-        value = _decode(data)  # the first pass saw that it is a record
+        value = _decode(data)  # the first pass has checked it
         return ExportRecord(candidate.line, candidate.id, data, value["messages"], value["metadata"])
 
     def sample(self) -> ExportRecord:
-        """Return the first record that was written."""
+        """Return the first written record."""
         return self._record(next(self._selection.taken()))
 
     def report(self, paths: dict[str, str]) -> ExportReport:
-        """Return what became of every line."""
+        """Return the report, which counts every line."""
         counts = self._selection.counts()
         empty = [f"{split.name}: no rollout fell into it, so it has no file" for split in counts if not split.records]
         sizes = {split: self._output.size(path) for split, path in paths.items()} if self._is_openai() else {}
@@ -220,15 +219,15 @@ class _Export:
             written=sum(split.records for split in counts),
             splits=[split for split in counts if split.records],
             paths=paths,
-            excluded=dict(sorted({**self._faulty, **self._selection.excluded()}.items())),
+            excluded=dict(sorted({**self._invalid, **self._selection.excluded()}.items())),
             warnings=[*empty, *self._rules.warnings(sizes)],
         )
 
     def _is_openai(self) -> bool:
         return self._options.format is Format.OPENAI
 
-    def _bury(self, line: int, offset: int, reason: str, detail: str) -> None:
-        self._faulty[str(reason)] += 1
+    def _exclude(self, line: int, offset: int, reason: str, detail: str) -> None:
+        self._invalid[str(reason)] += 1
         self._list(line, offset, reason, detail)
 
     def _list(self, line: int, offset: int, reason: str, *details: str) -> None:
@@ -237,7 +236,7 @@ class _Export:
 
 
 def _keep_apart(dataset: Path, out: Path) -> None:
-    """Refuse an output that would hold or replace the dataset."""
+    """Refuse an output that would contain or replace the dataset."""
     inner = dataset.absolute().resolve()
     if out.absolute().resolve() in (inner, *inner.parents):
         raise ConfigError("export", str(out), "the dataset lies there", "name a folder of its own")

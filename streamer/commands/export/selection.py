@@ -1,7 +1,7 @@
-"""Which records are taken, and which are not and why: remembered on disk, so that memory does not grow with them.
+"""Selects records, and counts the excluded ones by reason. The selection is on disk, so that memory stays bounded.
 
-Nothing here depends on the order of the lines or on what else is in the dataset, but for the two that rank: a
-rollout stays in its split, and a record keeps its place in the draw, when the dataset grows.
+A rollout stays in its split, and a record keeps its rank in the sample, when the dataset grows: neither depends on the
+order of the lines or on other records. Only ``keep_top`` and ``keep_sample`` compare records.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PAGE = 1000
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
-    """A record that was taken so far: where its line is, and which split it is in."""
+    """A record that is selected so far: the place of its line, and its split."""
 
     line: int
     offset: int
@@ -45,7 +45,7 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
 
 
 class SplitCounts(msgspec.Struct, frozen=True):
-    """What one split holds. Rewards are None where no record has one."""
+    """The counts of one split. The rewards are None if no record has one."""
 
     name: str
     records: int
@@ -57,11 +57,11 @@ class SplitCounts(msgspec.Struct, frozen=True):
 
 
 class Selection:
-    """All records of a dataset, and what became of each. Use it as a context manager.
+    """All records of a dataset, each selected or excluded for a reason. Use it as a context manager.
 
     Args:
-        splits: what rollouts are divided into.
-        seed: another seed gives another division and another draw.
+        splits: The splits of the rollouts.
+        seed: The seed of the splits and of the sample.
 
     Every method raises ``UnavailableError`` when the temporary file cannot be written.
     """
@@ -79,7 +79,7 @@ class Selection:
         self._db.close()
 
     def add(self, line: int, offset: int, data: bytes, metadata: dict[str, Any], *, image: bool) -> None:
-        """Take a record, for now."""
+        """Select a record, for now."""
         identity = _record_id(data)
         run = _rollout(metadata, identity)
         reward = metadata.get("total_reward")
@@ -98,7 +98,7 @@ class Selection:
             self._db.execute("INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", row)
 
     def keep(self, lines: Iterable[int]) -> None:
-        """Leave out all records but those of these lines: the others do not meet the condition."""
+        """Exclude all records but those of ``lines``: the others do not meet the condition."""
         with _disk():
             self._db.executemany("INSERT OR IGNORE INTO kept VALUES (?)", ((line,) for line in lines))
             self._db.execute(
@@ -106,9 +106,9 @@ class Selection:
             )
 
     def keep_top(self, rollouts: int) -> None:
-        """Leave out all but the rollouts with the highest reward; of equal ones the seed decides.
+        """Exclude all but the rollouts with the highest rewards; the seed decides between equal rewards.
 
-        A rollout is a run with one reward: a run id that was used several times has several.
+        A rollout is a run id with one reward: a run id that was used several times has several rollouts.
         """
         with _disk():
             self._db.create_function("tie", 1, lambda run: self._hash("top", run), deterministic=True)
@@ -127,7 +127,7 @@ class Selection:
             )
 
     def keep_sample(self, records: int) -> None:
-        """Leave out all but so many records, drawn by the seed."""
+        """Exclude all but a sample of ``records``, drawn by the seed."""
         with _disk():
             self._db.execute(
                 "UPDATE record SET excluded = ? WHERE line IN"
@@ -136,12 +136,12 @@ class Selection:
             )
 
     def exclude(self, line: int, reason: Exclusion) -> None:
-        """Leave out one record that was taken."""
+        """Exclude one selected record."""
         with _disk():
             self._db.execute("UPDATE record SET excluded = ? WHERE line = ?", (reason, line))
 
     def taken(self) -> Iterator[Candidate]:
-        """Yield the records that are taken, in the order of the dataset. Records may be excluded meanwhile."""
+        """Yield the selected records in the order of the dataset. The caller may exclude records meanwhile."""
         last = 0
         query = (
             "SELECT line, offset, length, id, split FROM record"
@@ -152,18 +152,18 @@ class Selection:
                 yield Candidate(last, offset, length, identity.hex(), self._splits[split].name)
 
     def size(self) -> tuple[int, int]:
-        """Return (records, bytes of their lines) that are taken."""
+        """Return the number of selected records, and the bytes of their lines."""
         ((records, length),) = self._rows(
             "SELECT count(*), coalesce(sum(length), 0) FROM record WHERE excluded IS NULL"
         )
         return records, length
 
     def has_images(self) -> bool:
-        """Say whether any record that is taken has an image."""
+        """Return whether any selected record has an image."""
         return bool(self._rows("SELECT 1 FROM record WHERE excluded IS NULL AND image LIMIT 1"))
 
     def counts(self) -> list[SplitCounts]:
-        """Return what each split holds, empty ones too."""
+        """Return the counts of every split, including empty ones."""
         query = (
             "SELECT count(*), count(DISTINCT run), coalesce(sum(image), 0), min(reward), avg(reward), max(reward)"
             " FROM record WHERE excluded IS NULL AND split = ?"
@@ -171,7 +171,7 @@ class Selection:
         return [SplitCounts(split.name, *self._rows(query, (i,))[0]) for i, split in enumerate(self._splits)]
 
     def excluded(self) -> dict[str, int]:
-        """Return how many records were left out, by reason, the most frequent first."""
+        """Return the number of excluded records by reason, most frequent first."""
         query = "SELECT excluded, count(*) FROM record WHERE excluded IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
         return dict(self._rows(query))
 
@@ -180,7 +180,7 @@ class Selection:
             return self._db.execute(query, values).fetchall()
 
     def _split_of(self, run: bytes) -> int:
-        """Return the split of a rollout: its place between 0 and 1 falls into the share of one."""
+        """Return the index of a rollout's split: its hash, as a number between 0 and 1, falls into the share of one."""
         place = int.from_bytes(self._hash("split", run)[:8]) / (1 << 64)
         total = 0.0
         for index, split in enumerate(self._splits):
@@ -194,18 +194,18 @@ class Selection:
 
 
 def _record_id(line: bytes) -> bytes:
-    """Return what identifies a record for good: a digest of its line, which never changes."""
+    """Return the permanent id of a record: a digest of its line, which never changes."""
     return blake3(line.rstrip(b"\n")).digest(_ID_BYTES)
 
 
 def _rollout(metadata: dict[str, Any], identity: bytes) -> bytes:
-    """Return what identifies the rollout of a record; without a run id the record is alone."""
+    """Return the id of a record's rollout; a record without a run id is a rollout of its own."""
     run = metadata.get("run_id")
     return identity if run is None else blake3(str(run).encode()).digest(_ID_BYTES)
 
 
 class _disk:  # noqa: N801 - reads as a phrase at the `with`
-    """Turn a full or failing disk into an error that says so."""
+    """Translates errors of a full or failing disk."""
 
     def __enter__(self) -> None:
         pass

@@ -1,18 +1,18 @@
-"""The formats that are Parquet: rows of one schema, which is known before the first row is.
+"""Parquet formats: rows of one schema, which is known before the first row.
 
-Content of messages is text where no record has an image, and a list of parts where any has: then an image is a
-part ``{"type": "image"}``, and its bytes or path stand in the column ``images``, in the same order.
+The content of messages is text if no record has an image, and otherwise a list of parts. There an image is a part
+``{"type": "image"}``, and its bytes or path are in the column ``images``, in the same order.
 """
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from types import ModuleType
 from typing import Any, Self
 
 import msgspec
 
-from streamer.base.errors import MissingExtraError
 from streamer.commands.export.chat import (
     ExportRecord,
     calls_of,
@@ -23,17 +23,16 @@ from streamer.commands.export.chat import (
     text_of,
     without_images,
 )
-from streamer.commands.export.images import Image, ImageFiles, image_of, is_image, relative
-from streamer.commands.export.json_lines import IMAGES, image_files
+from streamer.commands.export.images import IMAGES, Image, ImageFiles, image_of, is_image
 from streamer.commands.export.metadata import COLUMNS, columns_of
 from streamer.commands.export.options import Format, ImageMode, Options
 from streamer.commands.export.output import ExportFolder
-from streamer.commands.export.unfit import Exclusion, UnfitError
+from streamer.commands.export.unfit import Exclusion, UnfitError, extra
 
 _ROW_GROUP_BYTES = 16 << 20
 _ROW_GROUP_ROWS = 1000
 _SHARD_BYTES = 500_000_000
-"""Bytes of lines in one file of a format for the Hub."""
+"""Bytes of lines in one file for the Hub."""
 
 _KEYS = ("role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content")
 _DTYPES = {str: "string", int: "int64", float: "float64", bool: "bool"}
@@ -41,16 +40,16 @@ _DTYPES = {str: "string", int: "int64", float: "float64", bool: "bool"}
 _encode = msgspec.json.Encoder().encode
 
 _Feature = Any
-"""A type as ``datasets`` writes it down: an object with ``_type``, an object of fields, or a list of one item."""
+"""A type in the notation of ``datasets``: an object with ``_type``, an object of fields, or a list of one item."""
 
 
 class _Layout(msgspec.Struct, frozen=True):
-    """What the rows of an export look like, and where they go.
+    """The schema and the files of an export.
 
-    ``parts``: content is a list of parts, and there is a column of images. ``objects``: arguments of calls are told
-    to ``datasets`` as JSON, which it gives as objects. ``path`` is a file name with ``split``, ``shard`` and
-    ``shards``; without ``sharded`` there is one file a split. ``linked`` are images as files: the column of their
-    paths. ``pattern`` is what a dataset card names, with ``split``.
+    ``path`` is a file name with ``split``, ``shard`` and ``shards``; without ``sharded`` each split has one file.
+    ``pattern`` is the pattern of the files of a ``split``, for the dataset card. With ``parts``, content is a list of
+    parts, and there is a column of images. With ``objects``, ``datasets`` loads the arguments of calls as objects.
+    ``linked`` is the column of image paths if images are files.
     """
 
     path: str
@@ -69,18 +68,18 @@ def layout(options: Options, *, images: bool) -> _Layout:
     """Return the layout of an export.
 
     Args:
-        options: what was asked for.
-        images: whether any record has an image.
+        options: The options of the export.
+        images: Whether any record has an image.
     """
     drop = options.image_mode is ImageMode.DROP
-    # Said in so many words, it holds for datasets that get their first image later, too.
+    # An explicit --images also applies to datasets that get their first image later.
     parts = not drop and (images or options.images is not None)
     tools = None if options.tools is None else _encode(options.tools).decode()
     if options.format is Format.PARQUET:
         linked = "images" if options.image_mode is ImageMode.FILES else None
         return _Layout("{split}.parquet", "{split}.parquet", parts, tools=tools, drop=drop, linked=linked)
     if options.image_mode is ImageMode.FILES:
-        # What `datasets` calls an image folder: it makes a column `images` of `file_names`.
+        # An image folder of `datasets`, which makes a column `images` of `file_names`.
         path, folder = "{split}/metadata.parquet", "{split}/images"
         return _Layout(path, "{split}/**", parts, tools=tools, linked="file_names", image_folder=folder)
     return _Layout(
@@ -99,16 +98,18 @@ class Tables:
     """Writes records as rows. Use it as a context manager.
 
     Args:
-        output: where the files are made.
-        layout: what rows look like.
-        shard_bytes: bytes of lines after which another file is begun, where the layout has several.
+        output: The folder of the export.
+        layout: The schema and the files.
+        shard_bytes: Bytes of lines after which a new file begins, if the layout is sharded.
     """
 
     def __init__(self, output: ExportFolder, layout: _Layout, *, shard_bytes: int = _SHARD_BYTES) -> None:
         self._output = output
         self._layout = layout
         self._shard_bytes = shard_bytes
-        self._arrow, self._parquet = _pyarrow()
+        why = ("write Parquet", "the format needs it")
+        self._arrow = extra("pyarrow", "pyarrow", *why)
+        self._parquet = extra("pyarrow.parquet", "pyarrow", *why)
         self._schemas = self._make_schema()
         self._open: dict[str, _File] = {}
         self._shards: dict[str, list[str]] = {}
@@ -137,7 +138,7 @@ class Tables:
             self._open.pop(split).close()
 
     def finish(self) -> dict[str, str]:
-        """Close the files; return the path, or pattern, of each split that has any."""
+        """Close the files, and return the path or pattern of each split that has records."""
         for split in list(self._open):
             self._open.pop(split).close()
         for split, shards in self._shards.items():
@@ -148,7 +149,7 @@ class Tables:
     def _begin(self, split: str) -> _File:
         shards = self._shards.setdefault(split, [])
         shard = len(shards)
-        # How many there will be is known at the end.
+        # The number of shards is known at the end.
         path = self._layout.path.format(split=split, shard=shard, shards=0)
         shards.append(path)
         return _File(self._output, path, self._schemas, self._arrow, self._parquet)
@@ -206,14 +207,14 @@ class Tables:
         if column == "file_names" and not images:
             raise UnfitError(Exclusion.NO_IMAGE, "an image folder has no place for a record without an image")
         folder = self._layout.image_folder.format(split=split)
-        files = self._images.setdefault(split, image_files(self._output, folder))
+        files = self._images.setdefault(split, ImageFiles(self._output, folder))
         home = self._layout.path.format(split=split).rpartition("/")[0] or "."
-        return {column: [relative(files.put(image), home) for image in images]}
+        return {column: [os.path.relpath(files.put(image), home) for image in images]}
 
     def _make_schema(self) -> tuple[Any, Any]:
-        """Return the schema as rows are made, and as it is written.
+        """Return the schema of the rows in memory, and the schema of the file.
 
-        The second has a type for JSON, and says the same in the way of ``datasets``: it knows images by it.
+        The second has a type for JSON, and the notation of ``datasets``, which needs it to recognise images.
         """
         arrow, made = self._arrow, self._layout
         text = _value("string")
@@ -241,7 +242,7 @@ class Tables:
 
 
 class _File:
-    """One Parquet file. Rows are held until they make a row group."""
+    """One Parquet file. Rows are collected until they fill a row group."""
 
     def __init__(
         self, output: ExportFolder, path: str, schemas: tuple[Any, Any], arrow: ModuleType, parquet: ModuleType
@@ -271,7 +272,7 @@ class _File:
 
     def _flush(self) -> None:
         if self._rows:
-            # Objects of Python do not become extension types, but what they are stored as does.
+            # Arrow makes no extension types of Python objects, but casts from their storage types.
             table = self._arrow.Table.from_pylist(self._rows, schema=self._stored)
             self._writer.write_table(table.cast(self._schema))
         self._rows, self._bytes = [], 0
@@ -293,17 +294,3 @@ def _arrow_type(arrow: ModuleType, feature: _Feature, json: Any) -> Any:
     if kind == "Image":
         return arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
     return arrow.struct([(name, _arrow_type(arrow, inner, json)) for name, inner in feature.items()])
-
-
-def _pyarrow() -> tuple[ModuleType, ModuleType]:
-    try:
-        import pyarrow as pa  # noqa: PLC0415 - an extra
-        from pyarrow import parquet  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise MissingExtraError(
-            "write Parquet",
-            "the format needs it",
-            "pyarrow is not installed",
-            "install the extra `export` (in a checkout: pip install '.[export]')",
-        ) from None
-    return pa, parquet

@@ -1,12 +1,16 @@
-"""Why a record is not in an export. Each reason is counted, and each record of the first two kinds is listed."""
+"""Reasons that exclude a record from an export. Records of the first two kinds are also listed, one by one."""
 
 from __future__ import annotations
 
+import importlib
 from enum import StrEnum
+from types import ModuleType
+
+from streamer.base.errors import MissingExtraError
 
 
 class Exclusion(StrEnum):
-    """Everything that keeps a record out, besides what ``check.Kind`` finds wrong with a line."""
+    """A reason that excludes a record; the problems of lines (``schema.Kind``) are reasons, too."""
 
     # of the line
     UNFINISHED = "unfinished"
@@ -32,9 +36,29 @@ class Exclusion(StrEnum):
 
 
 class UnfitError(Exception):
-    """A record that a format cannot hold as it is, for one reason, with all that is to be said about it."""
+    """A record that a format cannot hold: the reason, and its details."""
 
     def __init__(self, reason: Exclusion, *details: str) -> None:
         super().__init__(reason, *details)
         self.reason = reason
         self.details = details
+
+
+def extra(module: str, name: str, op: str, where: str, instead: str = "") -> ModuleType:
+    """Return a module of the extra `export`.
+
+    Args:
+        module: The module to import.
+        name: The name of its package, for the error.
+        op: The operation that needs it.
+        where: The part of the operation that needs it.
+        instead: The end of the hint: another way out.
+
+    Raises:
+        MissingExtraError: the package is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        hint = f"install the extra `export` (in a checkout: pip install '.[export]'){instead}"
+        raise MissingExtraError(op, where, f"{name} is not installed", hint) from None

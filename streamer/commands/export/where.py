@@ -1,21 +1,21 @@
-"""A condition on the metadata of records, in SQL that DuckDB evaluates: it sees one table, and nothing else.
+"""Evaluates a condition on the metadata of records: SQL for DuckDB over one table.
 
-The condition is a person's own, the metadata is not. The database has no access to files or the network, loads no
-extensions, and cannot be configured again. It lies in a file and holds a bounded part of it in memory.
+The user wrote the condition, but not the metadata. So the database has no access to files or the network, loads no
+extensions, and its settings are locked. It is in a file, with a bounded part in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Self
 
 import msgspec
 
-from streamer.base.errors import ConfigError, MissingExtraError, UnavailableError
+from streamer.base.errors import ConfigError, UnavailableError
 from streamer.base.text import printable
 from streamer.commands.export.metadata import COLUMNS, columns_of
+from streamer.commands.export.unfit import extra
 
 _TABLE = "metadata"
 _MEMORY = "256MB"
@@ -23,33 +23,33 @@ _MEMORY = "256MB"
 _SQL_TYPES = {str: "VARCHAR", int: "BIGINT", float: "DOUBLE", bool: "BOOLEAN"}
 _COLUMNS = {"line": "BIGINT", **{name: _SQL_TYPES[kind] for name, kind in COLUMNS.items()}, "extra": "VARCHAR"}
 _ROWS = 5000
-"""Rows that are held before they go to the database."""
+"""Rows that are collected before they are inserted."""
 
 _BYTES = 8 << 20
 _FETCH = 10_000
 
 
 class Condition:
-    """The metadata of all records, and a condition that is asked of them. Use it as a context manager.
+    """The metadata of all records, and the condition on it. Use it as a context manager.
 
     Args:
-        sql: what can stand after WHERE, over the columns of ``metadata.COLUMNS``, ``extra`` (JSON) and ``line``.
-        folder: where the database may lie while it is needed; it has to be there.
+        sql: An expression for WHERE, over the columns of ``metadata.COLUMNS``, ``extra`` (JSON) and ``line``.
+        folder: An existing folder for the temporary database.
 
     Raises:
-        ConfigError: the condition is not one expression, or names what is not there.
+        ConfigError: the condition is not one expression, or names an unknown column.
         MissingExtraError: DuckDB is not installed.
     """
 
     def __init__(self, sql: str, folder: Path) -> None:
         self._sql = sql
-        self._duckdb = _duckdb()
+        self._duckdb = extra("duckdb", "DuckDB", "evaluate --where", "the metadata")
         self._pending: list[dict[str, Any]] = []
         self._bytes = 0
         self._db = self._open(folder)
         try:
             self._query = self._parsed()
-            # An empty table already tells of a name that is not there, or of a type that does not fit.
+            # An empty table is enough to find unknown names and wrong types.
             self._execute(self._query).fetchall()
         except BaseException:
             self._db.close()
@@ -93,7 +93,7 @@ class Condition:
                 "python_enable_replacements": False,
             },
         )
-        # The database itself is a file: access to others ends once it is open.
+        # The database itself is a file, so access to files is disabled after it is open.
         db.execute("SET enable_external_access = false")
         db.execute("SET lock_configuration = true")
         columns = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())
@@ -142,17 +142,3 @@ class Condition:
         cause = printable(" ".join(str(error).split()))
         names = ", ".join([*COLUMNS, "extra"])
         return ConfigError("evaluate --where", printable(self._sql), cause, f"the columns are {names}")
-
-
-def _duckdb() -> ModuleType:
-    try:
-        import duckdb  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise MissingExtraError(
-            "evaluate --where",
-            "the metadata",
-            "DuckDB is not installed",
-            "install the extra `export` (in a checkout: pip install '.[export]')",
-        ) from None
-    module: ModuleType = duckdb
-    return module

@@ -1,1 +1,1 @@
-"""One pass over a trace database: choose sessions, and write what they hold as one dataset."""
+"""Filters a trace database: chooses sessions, and writes their examples as one dataset."""

@@ -1,4 +1,4 @@
-"""``streamer filter``: what `synth-ai filter` does, from the same configuration."""
+"""``streamer filter``: filters a trace database by the configuration of `synth-ai filter`."""
 
 import json
 import os
@@ -14,15 +14,13 @@ from streamer.base.atomic_file import AtomicFile
 from streamer.base.errors import ConfigError
 from streamer.base.files import Files
 from streamer.base.text import printable
+from streamer.commands.common import UNEXPECTED
 from streamer.commands.filter.config import FilterConfig, load
 from streamer.commands.filter.daemon import daemon_config
 from streamer.commands.filter.run import Counts, run
 from streamer.commands.run import run_daemon
 from streamer.config import NO_SHARDS, Config, From, Source
 from streamer.core.records.schema import tool_calls
-
-_NOTHING_MATCHED = 1
-"""Exit code when no example is left; nothing is written then."""
 
 _SAMPLES = 10
 _START = 100
@@ -53,10 +51,10 @@ def filter(  # noqa: A001 - the command is called so
         return
     settings = load(config, os.environ)
     counts = _dry_run(settings) if dry_run else _write(settings)
-    for line in _shown_summary(counts, settings, dry_run=dry_run):
+    for line in _summary(counts, settings, dry_run=dry_run):
         typer.echo(line)
     if not counts.written:
-        raise typer.Exit(_NOTHING_MATCHED)
+        raise typer.Exit(UNEXPECTED)
 
 
 def _followed(config: Path) -> Config:
@@ -85,11 +83,6 @@ def _dry_run(settings: FilterConfig) -> Counts:
     if samples:
         sys.stdout.write("\n")
     return counts
-
-
-def _shown_summary(counts: Counts, settings: FilterConfig, *, dry_run: bool) -> list[str]:
-    """Return what became of all sessions and decisions, as lines of text."""
-    return list(_summary(counts, settings, dry_run=dry_run))
 
 
 def _summary(counts: Counts, settings: FilterConfig, *, dry_run: bool) -> Iterator[str]:
@@ -121,15 +114,15 @@ def _summary(counts: Counts, settings: FilterConfig, *, dry_run: bool) -> Iterat
 
 
 def _sample(line: dict[str, Any]) -> str:
-    """Return what people see of an example, on one line. What models wrote cannot steer a terminal."""
+    """Return an example on one line. Text of models cannot steer the terminal."""
     metadata, messages = line["metadata"], line["messages"]
     turn, reward = metadata["turn"], metadata["total_reward"]
     reply = next(message for message in reversed(messages) if message["role"] == "assistant")
-    said = reply["content"] if isinstance(reply["content"], str) else "[parts]"
+    text = reply["content"] if isinstance(reply["content"], str) else "[parts]"
     calls = [f"{name}({arguments})" for name, arguments in tool_calls(reply)]
     return (
         f"{_cut(metadata['run_id'])}  turn {'-' if turn is None else turn}"
-        f"  reward {'-' if reward is None else reward}  {_cut(' '.join([said, *calls]).strip())}"
+        f"  reward {'-' if reward is None else reward}  {_cut(' '.join([text, *calls]).strip())}"
     )
 
 

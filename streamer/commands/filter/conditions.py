@@ -1,4 +1,4 @@
-"""Is a session taken? Pure: the first condition that it does not meet, by the name of its key."""
+"""Tests sessions and records by the conditions of a filter. Pure."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ CONDITIONS = (
     "min_judge_scores",
     "max_judge_scores",
 )
-"""In the order in which they are asked; a session that is removed counts at the first that it fails."""
+"""In the order in which they are tested: a removed session counts under the first condition that it fails."""
 
 
 class Session(msgspec.Struct, frozen=True):
     """One row of ``session_traces``, with the outcomes of its rollouts and the models that it called.
 
-    ``metadata`` is the session's own without prompt and completion, which may be long.
+    ``metadata`` lacks prompt and completion, which may be long.
     """
 
     row: int
@@ -40,7 +40,7 @@ class Session(msgspec.Struct, frozen=True):
 
 
 def removed_by(session: Session, config: FilterConfig) -> str | None:
-    """Return the key of the first condition that a session does not meet, or None if it meets all."""
+    """Return the key of the first condition that a session fails, or None if it meets all."""
     return (
         _by_names(session, config)
         or _by_time(session.created_us, config)
@@ -50,14 +50,14 @@ def removed_by(session: Session, config: FilterConfig) -> str | None:
 
 
 def record_is_taken(record: SourceRecord, outcome: Outcome | None, config: FilterConfig) -> bool:
-    """Say whether a record of a session that is taken is, too.
+    """Return whether a record of a chosen session meets the conditions.
 
     A session that was run several times has good and bad rollouts, perhaps of several models.
 
     Args:
-        record: one of the session's records.
-        outcome: what :func:`outcome_of` found for it; None for a session without outcomes.
-        config: the conditions.
+        record: One of the session's records.
+        outcome: The result of :func:`outcome_of`; None for a session without outcomes.
+        config: The conditions.
     """
     if config.models and record.model is not None and record.model not in config.models:
         return False
@@ -68,9 +68,9 @@ def outcome_of(record: SourceRecord, outcomes: list[Outcome]) -> Outcome | None:
     """Return the outcome of a record's rollout.
 
     Args:
-        record: with its own time, if it has one.
-        outcomes: those of its session. Of several, it is the first that was created at or after the record;
-            a record that is later than all of them gets the newest.
+        record: A record, whose time may be unknown.
+        outcomes: The outcomes of its session. The first one created at or after the record is chosen; the newest
+            if the record is later than all of them.
     """
     if len(outcomes) <= 1:
         return outcomes[0] if outcomes else None
@@ -90,7 +90,7 @@ def _by_names(session: Session, config: FilterConfig) -> str | None:
 
 
 def _is_among(value: Any, wanted: frozenset[str]) -> bool:
-    """Say whether a value is wanted; a number counts as its digits, as keys hold texts alone."""
+    """Return whether a value is wanted. An integer is compared by its digits, because the wanted values are texts."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     return isinstance(value, str) and value in wanted
@@ -105,14 +105,14 @@ def _by_time(created_us: int | None, config: FilterConfig) -> str | None:
 
 
 def _by_official_score(session: Session, config: FilterConfig) -> str | None:
-    """Return the bound that no rollout of the session keeps, if there is one."""
+    """Return the key of the bound that every rollout of the session fails, or None."""
     scores = [row.total_reward for row in session.outcomes] or [session.metadata.get("official_score")]
     failed = [_official(score, config) for score in scores]
     return None if None in failed else failed[0]
 
 
 def _official(score: Any, config: FilterConfig) -> str | None:
-    """Return the bound that a score does not keep. No score keeps none, be it a minimum or a maximum."""
+    """Return the key of the bound that a score fails, or None. A missing score fails any bound."""
     low, high = config.min_official_score, config.max_official_score
     if low is not None and not (_is_number(score) and score >= low):
         return "min_official_score"

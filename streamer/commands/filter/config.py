@@ -1,6 +1,6 @@
-"""The ``[filter]`` table of a TOML file -> one frozen FilterConfig, with every bad key and value named.
+"""Reads the ``[filter]`` table of a TOML file into a frozen FilterConfig; an error names every bad key and value.
 
-The keys are those of ``synth-ai filter``, and so is what they mean: docs/filter.md says where, and why, it differs.
+The keys have the names and the meaning of ``synth-ai filter``; docs/filter.md lists the differences.
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ _LARGEST = 1 << 62
 
 
 class FilterConfig(msgspec.Struct, frozen=True):
-    """What is taken, from where, and where it goes. A condition that is not set asks nothing.
+    """The source, the conditions and the output of a filter. A condition that is not set accepts everything.
 
-    ``db`` is a path or a URL, ``token`` what a server is shown, ``output`` the file to write. Times are microseconds
-    since 1970-01-01 UTC. ``limit`` and ``offset`` count examples: lines of the output. Every bound is itself still
-    taken.
+    ``db`` is a path or a URL, ``token`` the token for a server, ``output`` the file to write. Times are microseconds
+    since 1970-01-01 UTC. ``limit`` and ``offset`` count examples: lines of the output. Bounds are inclusive.
     """
 
     db: str
@@ -60,15 +59,15 @@ class FilterConfig(msgspec.Struct, frozen=True):
 
 
 def load(file: Path, environ: Mapping[str, str] = MappingProxyType({})) -> FilterConfig:
-    """Return what the ``[filter]`` table of a file says.
+    """Return the ``[filter]`` table of a file.
 
     Args:
-        file: a TOML file; its other tables are not looked at. Relative paths in it start from the working
-            directory, as for ``synth-ai filter``.
-        environ: the environment, which may hold the token for a server.
+        file: A TOML file; its other tables are ignored. Relative paths in it start from the working directory, as
+            for ``synth-ai filter``.
+        environ: The environment, which may hold the token for a server.
 
     Raises:
-        ConfigError: it cannot be read, or any key is unknown, bad or missing. All of them are named.
+        ConfigError: the file cannot be read, or keys are unknown, bad or missing. All of them are named.
     """
     tables = parse_file(file)
     shown = printable(str(file))
@@ -82,10 +81,10 @@ def load(file: Path, environ: Mapping[str, str] = MappingProxyType({})) -> Filte
 
 
 def read(table: Mapping[str, object], shown: str) -> FilterConfig:
-    """Return what a ``[filter]`` table says; ``shown`` is the name of its file, for errors.
+    """Return a ``[filter]`` table; ``shown`` is the name of its file, for errors.
 
     Raises:
-        ConfigError: any key is unknown, bad or missing. All of them are named.
+        ConfigError: keys are unknown, bad or missing. All of them are named.
     """
     problems: list[str] = []
     values: dict[str, Any] = {}
@@ -106,7 +105,7 @@ def read(table: Mapping[str, object], shown: str) -> FilterConfig:
 
 
 class _UnfitError(Exception):
-    """A key or value that cannot be taken; the argument says why."""
+    """A key or value that cannot be used; the argument is the reason."""
 
 
 def _unfit(raw: object, allowed: str) -> _UnfitError:
@@ -122,7 +121,7 @@ def _reader(key: str) -> Callable[[object], Any]:
 
 
 def _contradictions(values: Mapping[str, Any], table: Mapping[str, object]) -> list[str]:
-    """Return what is wrong with values that are fine alone, but not together."""
+    """Return the contradictions between values that are valid alone."""
     found = [
         f"filter.{low}: {shown_value(table[low])} is above {high}, which is {shown_value(table[high])}"
         for low, high in (("min_official_score", "max_official_score"), ("min_created_at", "max_created_at"))
@@ -142,7 +141,7 @@ def _contradictions(values: Mapping[str, Any], table: Mapping[str, object]) -> l
 
 
 def _is_database(db: str, output: Path) -> bool:
-    """Say whether writing the output would write to the database, or to its journals."""
+    """Return whether the output is the file of the database, or one of its journals."""
     place = locate(db)
     if isinstance(place, Server):
         return False

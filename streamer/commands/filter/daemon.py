@@ -1,7 +1,7 @@
-"""A FilterConfig -> the configuration of a daemon that goes on taking what the filter would take.
+"""Translates a FilterConfig to the configuration of a daemon that continues it.
 
-What a filter asks of sessions becomes the SQL condition that the trace database evaluates for each outcome. What
-asks for an end (``limit``, ``offset``, ``shuffle``) has no meaning for a file that grows.
+The conditions on sessions become the SQL condition that the trace database evaluates for each outcome. ``limit``,
+``offset`` and ``shuffle`` have no meaning for a file that grows.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _ENDS = ("limit", "offset", "shuffle")
 
 
 def daemon_config(settings: FilterConfig, source: Source) -> Config:
-    """Return the configuration of the daemon that goes on with a filter.
+    """Return the configuration of the daemon that continues a filter.
 
     Args:
-        settings: the filter.
-        source: what the daemon reads; its database is that of the filter.
+        settings: The filter.
+        source: The source of the daemon, with the database of the filter.
 
     Raises:
-        ConfigError: the filter asks for something that a daemon cannot do.
+        ConfigError: the filter has a key that a daemon cannot apply.
     """
     ends = [key for key in _ENDS if getattr(settings, key)]
     if ends:
@@ -42,9 +42,9 @@ def daemon_config(settings: FilterConfig, source: Source) -> Config:
 
 
 def condition(settings: FilterConfig) -> str:
-    """Return what a filter asks of an outcome and its session, as SQL over both tables.
+    """Return the conditions of a filter on an outcome and its session, as SQL over both tables.
 
-    Times are compared to the millisecond. Models are left to the records.
+    Times are compared by the millisecond. Models are tested on the records instead.
     """
     return " AND ".join(_conditions(settings)) or "1"
 

@@ -1,7 +1,7 @@
-"""The pass itself: all sessions are asked, the chosen ones are read, and their examples are written.
+"""Runs a filter: tests all sessions, reads the chosen ones, and writes their examples.
 
 Two passes over the database, both in short pages: one over the sessions, which are small, and one over the messages
-of those that were chosen, by the time at which they were created. What has to be remembered is on disk.
+of the chosen sessions, by creation time. State between the passes is on disk.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from streamer.sources.database_file import open_for_batch
 from streamer.sources.pages import FilePages, Pages, RemotePages
 
 _BUSY_SECONDS = 10.0
-"""How long one read waits for a producer that is committing."""
+"""Seconds that one read waits for a producer that is committing."""
 
-_TOLD = ("env_name", "policy_name", "seed", "official_score")
-"""What a line repeats of its session's metadata."""
+_REPEATED = ("env_name", "policy_name", "seed", "official_score")
+"""Keys of the session's metadata that each line repeats."""
 
 _RANK_BYTES = 8
 _NO_OUTCOME = Outcome(0, "", None, None, None, "", None, qualifies=True, rule="")
 
 
 class _Example(msgspec.Struct, frozen=True):
-    """The first decision that could not be taken for one reason."""
+    """The first dead letter with one reason."""
 
     session: str
     turn: int | None
@@ -50,10 +50,10 @@ class _Example(msgspec.Struct, frozen=True):
 
 
 class Counts(msgspec.Struct):
-    """Where everything went. ``removed`` has the sessions that each condition removed, in the order they are asked.
+    """The counts of one pass. ``removed`` has the sessions that each condition removed, in the order of the tests.
 
-    ``dead`` has the decisions that could not be taken, by reason, and ``first_dead`` the first of each. ``seen``
-    says whether all chosen sessions were read: with a limit, the pass ends early.
+    ``dead`` has the dead letters by reason, and ``first_dead`` the first of each. ``seen`` is False if a limit ended
+    the pass before all chosen sessions were read.
     """
 
     sessions: int = 0
@@ -77,16 +77,16 @@ def run(
     """Filter one trace database.
 
     Args:
-        config: what is taken.
-        write: is given every line of the output, newline included, in order.
-        folder: where lines wait that are to be shuffled; as much room as the output needs.
-        pages: makes the reader of a file that is open.
+        config: The filter.
+        write: Called with every line of the output, newline included, in order.
+        folder: The folder for lines to shuffle; it needs as much room as the output.
+        pages: Makes the reader of an open file.
 
     Returns:
-        What became of every session and decision.
+        The counts of sessions and decisions.
 
     Raises:
-        UnavailableError: the database is not there, is busy for long, or is not one of a producer.
+        UnavailableError: the database is missing, is busy for long, or is not one of a producer.
     """
     place = config.database
     if isinstance(place, Server):
@@ -106,10 +106,10 @@ class _Pass:
         self._conversations = Conversations(pages)
         self._source = pages.path.name
         self._dead: Counter[str] = Counter()
-        self.counts = Counts(removed=dict.fromkeys(self._asked(), 0))
+        self.counts = Counts(removed=dict.fromkeys(self._conditions(), 0))
 
     def run(self, write: Callable[[bytes], None]) -> Counts:
-        """Write the examples that are in the window of offset and limit."""
+        """Write the examples within offset and limit."""
         counts, config = self.counts, self._config
         self._choose()
         for line in self._shuffled() if config.shuffle else self._lines():
@@ -124,7 +124,7 @@ class _Pass:
         counts.dead = dict(self._dead.most_common())
         return counts
 
-    def _asked(self) -> list[str]:
+    def _conditions(self) -> list[str]:
         return [key for key in CONDITIONS if getattr(self._config, key) not in (None, frozenset(), {})]
 
     def _choose(self) -> None:
@@ -133,12 +133,12 @@ class _Pass:
             failed = removed_by(session, self._config)
             if failed is None:
                 self.counts.chosen += 1
-                self._scratch.choose(_what_is_told(session))
+                self._scratch.choose(_reduced(session))
             else:
                 self.counts.removed[failed] += 1
 
     def _shuffled(self) -> Iterator[bytes]:
-        """Yield all lines in an order that depends on the seed and on what they say, and on nothing else."""
+        """Yield all lines in an order that depends only on the seed and on the lines themselves."""
         seed = str(self._config.shuffle_seed).encode()
         for key, line in self._examples():
             self._scratch.shuffle_in(blake3(seed + b"\0" + key).digest(_RANK_BYTES), key, line)
@@ -149,7 +149,7 @@ class _Pass:
             yield line
 
     def _examples(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (key, line) of every example that is taken, each once."""
+        """Yield (key, line) of every accepted example, each once."""
         for session in self._scratch.chosen():
             ours = _session_keys(session)
             for record in self._records(session):
@@ -171,28 +171,28 @@ class _Pass:
             if isinstance(decision.found, SourceRecord):
                 yield decision.found
             else:
-                self._bury(session, decision.turn, decision.found)
+                self._dead_letter(session, decision.turn, decision.found)
         if not read:
             try:
                 yield from_completion(session.id, self._sessions.metadata(session))
             except MalformedError as error:
-                self._bury(session, None, error)
+                self._dead_letter(session, None, error)
 
-    def _bury(self, session: Session, turn: int | None, error: MalformedError) -> None:
+    def _dead_letter(self, session: Session, turn: int | None, error: MalformedError) -> None:
         self._dead[error.reason] += 1
         self.counts.first_dead.setdefault(error.reason, _Example(session.id, turn, error.detail))
 
 
-def _what_is_told(session: Session) -> Session:
-    """Return a session without what was only needed to choose it."""
-    metadata = {name: session.metadata.get(name) for name in (*_TOLD, "model")}
+def _reduced(session: Session) -> Session:
+    """Return a session without the values that were only needed to choose it."""
+    metadata = {name: session.metadata.get(name) for name in (*_REPEATED, "model")}
     return msgspec.structs.replace(session, metadata=metadata, models=[])
 
 
 def _session_keys(session: Session) -> dict[str, Any]:
-    """Return what ``synth-ai filter`` says of a session in every line, and its official score."""
-    told = {name: session.metadata.get(name) for name in _TOLD}
-    return {"session_id": session.id, "created_at": session.created_at, **told}
+    """Return the keys of a session that ``synth-ai filter`` writes to every line, and its official score."""
+    repeated = {name: session.metadata.get(name) for name in _REPEATED}
+    return {"session_id": session.id, "created_at": session.created_at, **repeated}
 
 
 def _with(record: SourceRecord, more: dict[str, Any]) -> SourceRecord:

@@ -1,7 +1,7 @@
-"""What one pass has to remember, on disk: it can be more than memory holds, and is gone when the pass ends.
+"""The temporary state of one pass, on disk, because it may exceed memory.
 
-All of it is in files without a name: SQLite's temporary database (``SQLITE_TMPDIR``, else ``/var/tmp``), and for
-shuffled examples one in the folder of the output. A killed pass leaves none of them behind.
+It is in unnamed files: SQLite's temporary database (``SQLITE_TMPDIR``, else ``/var/tmp``), and for shuffled examples a
+file in the folder of the output. A killed pass leaves none of them behind.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ CREATE TABLE shuffled (rank BLOB, key BLOB, start INTEGER, length INTEGER, PRIMA
 """
 _NEVER = 1 << 62
 _PAGE = 1000
-_encode = msgspec.json.Encoder().encode  # JSON, as what it holds came from JSON: numbers of any size
+_encode = msgspec.json.Encoder().encode  # JSON, because sessions come from JSON, with integers of any size
 _decode = msgspec.json.Decoder(Session).decode
 
 
 class Scratch:
-    """Sessions that were chosen, keys that were seen, and examples that wait for their place.
+    """The chosen sessions, the keys seen so far, and the examples to shuffle.
 
     Args:
-        folder: where examples wait that are to be shuffled.
+        folder: The folder for the examples to shuffle.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,20 +50,20 @@ class Scratch:
         with _disk(self._folder):
             self._db = self._open.enter_context(closing(sqlite3.connect("", isolation_level=None)))
             self._db.executescript(_TABLES)
-            self._db.execute("BEGIN")  # one transaction, never committed: nothing here outlives the pass
+            self._db.execute("BEGIN")  # one transaction, never committed: nothing outlives the pass
         return self
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
     def choose(self, session: Session) -> None:
-        """Remember a session that meets all conditions."""
+        """Keep a session that meets all conditions."""
         created = _NEVER if session.created_us is None else session.created_us
         with _disk(self._folder):
             self._db.execute("INSERT OR IGNORE INTO chosen VALUES (?, ?, ?)", (created, session.row, _encode(session)))
 
     def chosen(self) -> Iterator[Session]:
-        """Yield the chosen sessions by the time at which they were created; those without a time come last."""
+        """Yield the chosen sessions by creation time; those without a time come last."""
         last = (-_NEVER, -_NEVER)
         sql = "SELECT created_us, row, session FROM chosen WHERE (created_us, row) > (?, ?) ORDER BY 1, 2 LIMIT ?"
         while rows := self._db.execute(sql, (*last, _PAGE)).fetchall():
@@ -72,12 +72,12 @@ class Scratch:
                 last = created, row
 
     def is_new(self, key: bytes) -> bool:
-        """Say whether an example was not seen before, and remember it."""
+        """Return whether an example is new, and remember its key."""
         with _disk(self._folder):
             return self._db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,)).rowcount == 1
 
     def shuffle_in(self, rank: bytes, key: bytes, line: bytes) -> None:
-        """Keep a line until all are there; they come out by rank."""
+        """Keep a line; :meth:`shuffled` yields all of them by rank."""
         with _disk(self._folder):
             if self._lines < 0:
                 file = self._open.enter_context(tempfile.TemporaryFile(dir=self._folder, buffering=0))  # noqa: SIM115
@@ -89,14 +89,14 @@ class Scratch:
         self._length += len(line)
 
     def shuffled(self) -> Iterator[bytes]:
-        """Yield all lines that were kept, by rank."""
+        """Yield all kept lines by rank."""
         with _disk(self._folder):
             for start, length in self._db.execute("SELECT start, length FROM shuffled ORDER BY rank, key"):
                 yield os.pread(self._lines, length, start)
 
 
 class _disk:  # noqa: N801 - reads as a phrase at the `with`
-    """Turn a full or failing disk into an error that says so."""
+    """Translates errors of a full or failing disk."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -1,4 +1,4 @@
-"""Read all sessions with their outcomes: three short statements for each page of sessions, not one for each."""
+"""Reads all sessions with their outcomes, by three short statements for each page of sessions."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Sessions:
     """The sessions of one trace database.
 
     Args:
-        pages: reads the database.
-        with_models: whether it matters which models a session called.
+        pages: Reads the database.
+        with_models: Whether to read the models that a session called.
 
     Raises:
-        UnavailableError: the database has no sessions, or cannot be read now.
+        UnavailableError: the database has no table of sessions, or cannot be read now.
     """
 
     def __init__(self, pages: Pages, *, with_models: bool) -> None:
@@ -59,7 +59,7 @@ class Sessions:
         self._with_models = with_models and {"model_name", "event_type"} <= columns["events"]
 
     def __iter__(self) -> Iterator[Session]:
-        """Yield every session, in the order in which they were inserted.
+        """Yield every session in insertion order.
 
         Raises:
             UnavailableError: the database cannot be read now.
@@ -73,7 +73,7 @@ class Sessions:
                 yield from self._complete(rows)
 
     def metadata(self, session: Session) -> dict[str, Any]:
-        """Return all metadata of a session, prompt and completion among them.
+        """Return all metadata of a session, including prompt and completion.
 
         Raises:
             UnavailableError: the database cannot be read now.

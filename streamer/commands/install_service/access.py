@@ -1,8 +1,8 @@
-"""What a system service may see and write: its configuration -> a drop-in.
+"""Makes the drop-in that lets a service read and write the files of its configuration.
 
-A shard folder is shown by its parent, so that one that is deleted and made again, as a producer may do between two
-runs, is seen: a mount of the folder itself would go on showing the old one. Only where the parent is a home, or holds
-everything, it is the folder alone.
+The drop-in mounts the parent of a shard folder. A mount of the folder itself would go on showing the old folder after
+the producer has deleted it and made a new one. The folder itself is mounted only if its parent is a home, or holds
+everything.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def system_access(configs: Sequence[Config], state: Path) -> str:
     """Return the drop-in of a system service.
 
     Args:
-        configs: what is read and written, for each dataset.
-        state: the folder that the service may write to anyway.
+        configs: The configuration of each dataset.
+        state: The folder that the service may always write to.
 
     Raises:
-        ConfigError: a path that the service could not find, or could not be shown.
+        ConfigError: the service could not find a path, or a path cannot be mounted.
     """
     return "".join(_system_access(configs, state))
 
@@ -45,7 +45,7 @@ def system_access(configs: Sequence[Config], state: Path) -> str:
 def _system_access(configs: Sequence[Config], state: Path) -> Iterator[str]:
     config = configs[0]
     database = locate(config.source.database)
-    read = [_shown_by(config.source.shards)] if config.source.reads_shards else []
+    read = [_mounted_for(config.source.shards)] if config.source.reads_shards else []
     if isinstance(database, Path):
         read.append(_folder_of(database, "source.database"))
     targets = [
@@ -71,13 +71,13 @@ def _system_access(configs: Sequence[Config], state: Path) -> Iterator[str]:
 
 
 def user_access(config: Config) -> str:
-    """Return the drop-in of a user's service: empty unless it needs the network."""
+    """Return the drop-in of a user's service; empty unless it needs the network."""
     network = "".join(_network(config))
     return f"[Service]{network}" if network else ""
 
 
 def _network(config: Config) -> Iterator[str]:
-    """Yield what opens the network as far as it is needed: for a server, or for those who look at the page."""
+    """Yield the settings that open the network as far as a database server or the web UI needs it."""
     server, listen = isinstance(locate(config.source.database), Server), config.web.listen
     if not server and listen is None:
         return
@@ -91,14 +91,14 @@ def _network(config: Config) -> Iterator[str]:
     yield "IPAddressAllow=localhost\n" if only_here else "IPAddressDeny=\n"
 
 
-def _shown_by(folder: Path) -> Path:
-    """Return the folder that has to be shown for a shard folder to be seen."""
-    _require_whole(folder, "source.shards")
+def _mounted_for(folder: Path) -> Path:
+    """Return the folder to mount for a shard folder."""
+    _require_absolute(folder, "source.shards")
     return folder if _is_wide(folder.parent) else folder.parent
 
 
 def _folder_of(file: Path, key: str) -> Path:
-    _require_whole(file, key)
+    _require_absolute(file, key)
     if _is_wide(file.parent):
         hint = "move it into a folder of its own there"
         raise ConfigError(_OP, f"{key} = {file}", f"{file.parent} as a whole is not shown to the service", hint)
@@ -106,11 +106,11 @@ def _folder_of(file: Path, key: str) -> Path:
 
 
 def _is_wide(folder: Path) -> bool:
-    """Say whether a folder holds all kinds of things, as a home does."""
+    """Return whether a folder holds unrelated files, as a home does."""
     return folder in HIDDEN or folder.parent == Path("/home")
 
 
-def _require_whole(path: Path, key: str) -> None:
+def _require_absolute(path: Path, key: str) -> None:
     if not path.is_absolute():
         raise ConfigError(_OP, f"{key} = {path}", "it is a relative path", "a service needs the whole path")
 
@@ -124,7 +124,7 @@ def _is_in_home(path: Path) -> bool:
 
 
 def _outermost(paths: Iterable[Path]) -> list[Path]:
-    """Return the paths that lie in no other one of them."""
+    """Return the paths that are not below another one of them."""
     found = set(paths)
     return sorted(path for path in found if not found & set(path.parents))
 
@@ -134,10 +134,10 @@ def _listed(paths: Iterable[Path]) -> str:
 
 
 def unit_path(path: Path) -> str:
-    """Return a path as it stands in a unit.
+    """Return a path as it is written in a unit.
 
     Raises:
-        ConfigError: it has characters that a unit cannot name.
+        ConfigError: it has characters that a unit cannot hold.
     """
     if _UNFIT.search(str(path)):
         cause = "a unit cannot name a path with a quote, a colon, a backslash or a control character"

@@ -59,8 +59,8 @@ def _install(service: Service, command: Path, config: Path | None, *, force: boo
     file = config or (service.config if service.config.exists() else None)
     text, settings = plan.read_config(file) if file is not None else (plan.example(), None)
     files = plan.files(service, command, without_stamp(text), settings)
-    given = frozenset({service.config} if config is not None else ())
-    steps = install.steps_to_install(files, force=force, replace=given)
+    replaced = frozenset({service.config} if config is not None else ())
+    steps = install.steps_to_install(files, force=force, replace=replaced)
     install.verify(service, files)
     return steps, _next(service, is_ready=settings is not None)
 

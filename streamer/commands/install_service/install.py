@@ -1,9 +1,9 @@
-"""Put the files of a service into their places, and take them away again.
+"""Installs and removes the files of a service.
 
 Invariants
-- Everything is checked before anything is written, and each file appears whole.
-- What someone else wrote or edited is never replaced or removed, unless that is asked for.
-- Nothing is started, stopped or enabled: that is said to the person, as the next steps.
+- All checks run before the first write, and each file appears whole.
+- Files that others wrote or edited are not replaced or removed without --force.
+- No unit is started, stopped or enabled: the command prints these steps for the user.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from streamer.commands.install_service.plan import File, Service
 from streamer.commands.install_service.stamp import Origin, origin, stamped, without_stamp
 
 _NEWER_KEYS = ("RestartSteps", "RestartMaxDelaySec")
-"""Keys that an older systemd reports as unknown, and goes on."""
+"""Keys that an older systemd reports as unknown, and ignores."""
 
 
 class Change(StrEnum):
-    """What is done to one file."""
+    """The change of one file."""
 
     WRITE = "wrote"
     KEEP = "kept"
@@ -37,7 +37,7 @@ class Change(StrEnum):
 
 
 class Step(NamedTuple):
-    """One file, and what is done to it; ``why`` says why nothing is."""
+    """One file, and its change; ``why`` is the reason if the file is left as it is."""
 
     change: Change
     file: File
@@ -45,16 +45,16 @@ class Step(NamedTuple):
 
 
 def steps_to_install(files: Iterable[File], *, force: bool, replace: frozenset[Path]) -> list[Step]:
-    """Return what has to be done to install files.
+    """Return the steps that install files.
 
     Args:
-        files: those of the service.
-        force: whether files of others are replaced.
-        replace: files that are replaced although they are the user's, as the user has given another one.
+        files: The files of the service.
+        force: Whether to replace files that others wrote or edited.
+        replace: Files to replace although they are the user's, because the user has given new ones.
 
     Raises:
-        RefusedError: a file would be replaced that someone else wrote or edited.
-        UnavailableError: what is there cannot be read.
+        RefusedError: a step would replace a file that someone else wrote or edited.
+        UnavailableError: an existing file cannot be read.
     """
     steps: list[Step] = []
     for file in files:
@@ -72,11 +72,11 @@ def steps_to_install(files: Iterable[File], *, force: bool, replace: frozenset[P
 
 
 def steps_to_uninstall(service: Service, files: Iterable[Path], *, force: bool) -> list[Step]:
-    """Return what has to be done to remove the files of a service, as far as they are there.
+    """Return the steps that remove the existing files of a service.
 
     Raises:
         RefusedError: the service is running or enabled.
-        UnavailableError: what is there cannot be read.
+        UnavailableError: an existing file cannot be read.
     """
     _require_off(service)
     steps: list[Step] = []
@@ -93,7 +93,7 @@ def steps_to_uninstall(service: Service, files: Iterable[Path], *, force: bool) 
 
 
 def own_paths(service: Service) -> list[Path]:
-    """Return the files that are to go with a service: the shared ones with the last instance."""
+    """Return the files to remove with a service; for the last instance, this includes the shared ones."""
     own = [service.path_unit, service.access, service.environment, service.config]
     shared = [service.unit, *([service.sysusers] if service.sysusers is not None else [])]
     return own + (shared if not service.is_system or service.is_last else [])
@@ -122,11 +122,11 @@ def _says_yes(systemctl: str, service: Service, question: str, unit: str) -> boo
 
 
 def verify(service: Service, files: Sequence[File]) -> None:
-    """Let systemd look at the units before they are anywhere.
+    """Let systemd check the units before they are installed.
 
     Raises:
-        ConfigError: it finds fault with them.
-        UnavailableError: systemd is not here.
+        ConfigError: systemd rejects a unit.
+        UnavailableError: systemd is not installed.
     """
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
@@ -144,7 +144,7 @@ def verify(service: Service, files: Sequence[File]) -> None:
             environ.setdefault("XDG_RUNTIME_DIR", folder)
         command = [analyze, *service.manager, "verify", "--man=no", *units]
         done = subprocess.run(command, check=False, capture_output=True, text=True, env=environ)  # noqa: S603 - no shell
-    # Of units that are installed already it may say things, too.
+    # It may report on installed units, too.
     ours = [
         line.replace(f"{folder}/", "") for line in done.stderr.splitlines() if folder in line or service.name in line
     ]
@@ -171,7 +171,7 @@ def carry_out(steps: Iterable[Step], files: Files) -> None:
                 _write(step.file, files)
             elif step.change is Change.REMOVE:
                 files.unlink(path)
-                with contextlib.suppress(OSError):  # a drop-in of someone else may be in it
+                with contextlib.suppress(OSError):  # it may hold a drop-in of someone else
                     path.parent.rmdir()
         except OSError as error:
             raise _not_allowed(

@@ -1,4 +1,4 @@
-"""Which files make a service, where each of them belongs, and what stands in it."""
+"""The files of a service: their paths and their text."""
 
 from __future__ import annotations
 
@@ -21,23 +21,21 @@ _UNIT, _CONFIG, _SECRET = 0o644, 0o644, 0o600
 class File(NamedTuple):
     """One file of a service.
 
-    ``is_users`` says that it is there to be edited: once it exists, it is left as it is. ``is_shared`` says that it
-    belongs to all instances.
+    A file with ``is_users`` is for the user to edit, so it is not replaced.
     """
 
     path: Path
     text: str
     mode: int = _UNIT
     is_users: bool = False
-    is_shared: bool = False
 
 
 class Service(NamedTuple):
-    """The service of one dataset, by its names and places.
+    """The names and the paths of a service.
 
-    ``instance`` is the name that it was given, empty for none. ``name`` is that of the unit without ``.service``, and
-    ``template`` that of its file. ``units`` is where its manager looks for units, ``settings`` where its configuration
-    belongs, and ``sysusers`` what makes its user, if it has one of its own.
+    ``instance`` is its given name, or empty. ``name`` is the name of the unit without ``.service``, ``template`` that
+    of the unit file. ``units`` is the folder of unit files, ``settings`` the folder of the configuration, and
+    ``sysusers`` the file that creates the user of the service, if it has its own.
     """
 
     is_system: bool
@@ -50,28 +48,28 @@ class Service(NamedTuple):
 
     @property
     def manager(self) -> tuple[str, ...]:
-        """The options that lead systemctl and systemd-analyze to the manager of this service."""
+        """The options of systemctl and systemd-analyze that select the manager of this service."""
         return () if self.is_system else ("--user",)
 
     @property
     def systemctl(self) -> str:
-        """The command, as a person types it."""
+        """The systemctl command that a user types."""
         return "sudo systemctl" if self.is_system else "systemctl --user"
 
     @property
     def install_command(self) -> str:
-        """The command that installs it, as a person types it."""
+        """The install command that a user types."""
         name = f" --name {self.instance}" if self.instance else ""
         return f"{'sudo ' * self.is_system}streamer install-service {'--system' if self.is_system else '--user'}{name}"
 
     @property
     def config(self) -> Path:
-        """The configuration, with the name that the unit expects."""
+        """The configuration file that the unit names."""
         return self._setting("toml")
 
     @property
     def environment(self) -> Path:
-        """The environment file."""
+        """The environment file that the unit names."""
         return self._setting("env")
 
     def _setting(self, suffix: str) -> Path:
@@ -79,22 +77,22 @@ class Service(NamedTuple):
 
     @property
     def access(self) -> Path:
-        """The drop-in that says what it may see and write."""
+        """The drop-in with the paths that the service may read and write."""
         return self.units / f"{self.name}.service.d" / "access.conf"
 
     @property
     def path_unit(self) -> Path:
-        """The unit that starts it with a shard."""
+        """The unit that starts the service when a shard appears."""
         return self.units / f"{self.name}.path"
 
     @property
     def unit(self) -> Path:
-        """The unit file: of all instances, if it is a system service."""
+        """The unit file; all instances of a system service share it."""
         return self.units / self.template
 
     @property
     def is_last(self) -> bool:
-        """Say whether no other instance shares files with this one."""
+        """Whether no other instance shares files with this one."""
         return not any(path != self.access for path in self.units.glob("streamer@*.service.d/access.conf"))
 
 
@@ -102,11 +100,11 @@ def system_service(name: str | None, root: Path = Path("/")) -> Service:
     """Return the system service of a name.
 
     Args:
-        name: of the instance; None for the default one.
-        root: the folder that ``/etc`` is in.
+        name: The name of the instance; None for the default one.
+        root: The parent of ``etc``.
 
     Raises:
-        ConfigError: the name cannot be one.
+        ConfigError: the name is not valid.
     """
     instance = _checked(name or _DEFAULT_NAME)
     etc = root / "etc"
@@ -122,10 +120,10 @@ def system_service(name: str | None, root: Path = Path("/")) -> Service:
 
 
 def user_service(name: str | None, environ: Mapping[str, str]) -> Service:
-    """Return the service of the user whose environment it is.
+    """Return the service of the user of an environment.
 
     Raises:
-        ConfigError: the name cannot be one.
+        ConfigError: the name is not valid.
     """
     unit = f"streamer-{_checked(name)}" if name else "streamer"
     settings = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
@@ -147,15 +145,15 @@ def _checked(name: str) -> str:
 
 
 def example() -> str:
-    """Return the commented example of a configuration."""
+    """Return the commented example configuration."""
     return _data("config.toml")
 
 
 def read_config(file: Path) -> tuple[str, list[Config]]:
-    """Return the text of a configuration, and what it says of each dataset.
+    """Return the text of a configuration, and the configuration of each dataset.
 
     Raises:
-        ConfigError: it cannot be used, or not from another folder.
+        ConfigError: the file cannot be used, or means something else in another folder.
     """
     here = load_all(file, {}, Flags())
     text = file.read_text(encoding="utf-8-sig")
@@ -175,23 +173,22 @@ def files(service: Service, command: Path, text: str, configs: Sequence[Config] 
     """Return all files of a service.
 
     Args:
-        service: which one.
-        command: what the unit starts.
-        text: the configuration.
-        configs: what the configuration says of each dataset; None for the example, which says nothing of shards and
-            database yet.
+        service: The service.
+        command: The program that the unit starts.
+        text: The text of the configuration.
+        configs: The configuration of each dataset; None for the example, which names no shards or database yet.
 
     Raises:
-        ConfigError: the service could not reach what the configuration names.
+        ConfigError: the service could not reach a path of the configuration.
     """
     unit = _data("streamer@.service" if service.is_system else "streamer.service")
     found = [
-        File(service.unit, unit.replace("@STREAMER@", _executable(command)), is_shared=service.is_system),
+        File(service.unit, unit.replace("@STREAMER@", _executable(command))),
         File(service.config, text, _CONFIG, is_users=True),
         File(service.environment, _environment(service), _SECRET, is_users=True),
     ]
     if service.sysusers is not None:
-        found.append(File(service.sysusers, _data("sysusers.conf"), is_shared=True))
+        found.append(File(service.sysusers, _data("sysusers.conf")))
     if configs is not None:
         state = Path("/var/lib/streamer", service.instance)
         access = system_access(configs, state) if service.is_system else user_access(configs[0])

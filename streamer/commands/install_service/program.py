@@ -1,7 +1,7 @@
-"""The command that a unit starts: the one of the environment that this interpreter runs in.
+"""Finds the ``streamer`` command that a unit starts: the one beside this interpreter.
 
-In a virtual environment, and in those that pipx and uv make for a tool, that is ``bin/streamer`` beside the
-interpreter. It stays there when the tool is upgraded, as the interpreter's own name does.
+In a virtual environment, also one of pipx or uv, that is ``bin/streamer``. Its path stays the same when the tool is
+upgraded, as the path of the interpreter does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import streamer
 from streamer.base.errors import ConfigError
 
 HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/srv", "/mnt", "/media", "/tmp", "/var/tmp")))  # noqa: S108
-"""Where the system service sees nothing but what its access.conf shows."""
+"""Folders that are hidden from the system service, but for the paths in its access.conf."""
 
 _OP = "find the command for the unit"
 
@@ -25,7 +25,7 @@ def installed() -> Path:
     """Return the command ``streamer`` of this environment.
 
     Raises:
-        ConfigError: there is none, or it would be gone soon.
+        ConfigError: there is none, or it is in a cache.
     """
     command = Path(sysconfig.get_path("scripts"), "streamer")
     if not os.access(command, os.X_OK):
@@ -37,10 +37,10 @@ def installed() -> Path:
 
 
 def check_for_all(command: Path) -> None:
-    """See that the user of the system service can start the command.
+    """Check that the user of the system service can start the command.
 
     Raises:
-        ConfigError: its files are hidden from that user.
+        ConfigError: that user cannot read its files.
     """
     package = Path(streamer.__file__).parent
     for path in (command, Path(sys.executable), Path(os.path.realpath(sys.executable)), package):
@@ -56,7 +56,7 @@ def check_for_all(command: Path) -> None:
 
 
 def _closed(path: Path) -> Path | None:
-    """Return the first part of a path that is not open to everyone."""
+    """Return the first parent of a path (or the path) that not everyone may read; None if there is none."""
     for part in reversed((path, *path.parents)):
         mode = os.stat(part).st_mode
         if not mode & (stat.S_IXOTH if stat.S_ISDIR(mode) else stat.S_IROTH):

@@ -1,4 +1,4 @@
-"""A first line that says who wrote a file, and shows whether anyone has changed it since."""
+"""The stamp: a first line with a checksum, which shows whether streamer wrote a file and whether it was edited."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STAMP = re.compile(r"# Written by streamer install-service \S+, checksum ([0-9a
 
 
 class Origin(Enum):
-    """Where the content of a file is from."""
+    """The origin of the content of a file."""
 
     OURS = "as it was written"
     EDITED = "edited since it was written"
@@ -26,7 +26,7 @@ def stamped(text: str) -> str:
 
 
 def origin(content: str) -> Origin:
-    """Say where the content of a file is from."""
+    """Return the origin of the content of a file."""
     match = _STAMP.match(content)
     if match is None:
         return Origin.FOREIGN
@@ -34,7 +34,7 @@ def origin(content: str) -> Origin:
 
 
 def without_stamp(content: str) -> str:
-    """Return what stands below the stamp, if there is one."""
+    """Return the content without its stamp, if it has one."""
     return _STAMP.sub("", content, count=1)
 
 

@@ -1,1 +1,1 @@
-"""What is in a dataset and how it came about, as text or as one page to keep."""
+"""Reports on the contents and the history of a dataset, as text or as one HTML page."""

@@ -1,4 +1,4 @@
-"""What a survey remembers from line to line, in memory that does not grow with the dataset."""
+"""Statistics of a survey, in bounded memory."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from streamer.base.spill_counts import Tally
 
 _MOST_POINTS = 400
 
 
 class Top(msgspec.Struct, frozen=True):
-    """The most frequent names with their counts, how many names there are besides, and how often those came."""
+    """The most frequent names with their counts, the number of other names, and the sum of their counts."""
 
     names: dict[str, int]
     other_names: int = 0
@@ -22,13 +24,22 @@ class Top(msgspec.Struct, frozen=True):
 
 
 def top(tally: Tally, what: str, most: int) -> Top:
-    """Return the ``most`` frequent names of ``what``."""
+    """Return the ``most`` most frequent names that a tally counted under ``what``."""
     names = tally.top(what, most)
     return Top(names, tally.distinct(what) - len(names), tally.total(what) - sum(names.values()))
 
 
+def texts_of(content: object) -> Iterator[str]:
+    """Yield the texts in the content of a message: the content itself, or its text parts."""
+    if isinstance(content, str):
+        yield content
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, dict) and isinstance(part.get("text"), str):
+            yield part["text"]
+
+
 class RecordPlace(msgspec.Struct, frozen=True, order=True):
-    """Where a record lies in the dataset: bytes, through all of its files, and the number of its line."""
+    """The place of a record: its log offset and length in bytes, and the number of its line."""
 
     offset: int
     length: int
@@ -36,7 +47,7 @@ class RecordPlace(msgspec.Struct, frozen=True, order=True):
 
 
 class Sample:
-    """So many places, each equally likely to be picked; the same seed picks the same of the same dataset."""
+    """A random sample of places, each equally likely. The same seed picks the same places of the same dataset."""
 
     def __init__(self, size: int, seed: int) -> None:
         self._size = size
@@ -45,7 +56,7 @@ class Sample:
         self._places: list[RecordPlace] = []
 
     def offer(self, place: RecordPlace) -> None:
-        """Take a place into account."""
+        """Add a place to choose from."""
         self._seen += 1
         if len(self._places) < self._size:
             self._places.append(place)
@@ -53,12 +64,12 @@ class Sample:
             self._places[index] = place
 
     def places(self) -> list[RecordPlace]:
-        """Return what was picked, in the order of the dataset."""
+        """Return the sample in the order of the dataset."""
         return sorted(self._places)
 
 
 class Curve:
-    """A curve of any number of points, thinned out so that few are kept; the last one is always among them."""
+    """A curve that keeps a limited number of its points, evenly thinned, and always the last one."""
 
     def __init__(self) -> None:
         self._points: list[tuple[float, int]] = []
@@ -77,13 +88,13 @@ class Curve:
         self._count += 1
 
     def points(self) -> list[tuple[float, int]]:
-        """Return what was kept, in order."""
+        """Return the kept points in order."""
         end = [self._last] if self._last and self._last != self._points[-1] else []
         return [*self._points, *end]
 
 
 class Rollout(msgspec.Struct, frozen=True):
-    """One rollout: its best reward, how many records it has, and who played it. ``run_id`` is cut if it is long."""
+    """One rollout: its best reward, its number of records, and its model. A long ``run_id`` is cut."""
 
     run_id: str
     reward: float
@@ -93,7 +104,7 @@ class Rollout(msgspec.Struct, frozen=True):
 
 
 class BestRollouts:
-    """The rollouts with the highest rewards; of equal ones, those that came first."""
+    """The rollouts with the highest rewards; of equal rewards, the earliest rollouts."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -101,7 +112,7 @@ class BestRollouts:
         self._least = float("-inf")
 
     def offer(self, key: bytes, found: Rollout) -> None:
-        """Take one record of a rollout into account. ``key`` tells rollouts apart."""
+        """Add one record of the rollout that ``key`` identifies."""
         known = self._best.get(key)
         if known is not None:
             if found.reward > known.reward:
@@ -115,7 +126,7 @@ class BestRollouts:
         self._least = min(rollout.reward for rollout in self._best.values())
 
     def rollouts(self, tally: Tally, what: str) -> list[Rollout]:
-        """Return them, the best first, with the records that ``tally`` has counted for their keys."""
+        """Return the rollouts, best first, with the number of records that ``tally`` counted for their keys."""
         best = sorted(self._best, key=self._worth, reverse=True)
         return [msgspec.structs.replace(self._best[key], records=tally.times(what, key)) for key in best]
 

@@ -1,7 +1,7 @@
-"""HTML that is escaped by construction: text becomes markup in one place, ``el``, and nowhere else.
+"""HTML that is escaped by construction: only ``el`` makes markup of text.
 
-``Html`` is markup. Every other string is text: ``el`` escapes it, wherever it comes from. Putting strings together
-gives a ``str`` again, so that what was built past ``el`` is shown as text, and never read as markup.
+``Html`` is markup. Every other string is text, which ``el`` escapes. Concatenating strings gives a ``str`` again, so
+markup that was not built by ``el`` is shown as text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Child: TypeAlias = "str | int | Iterable[Child] | None"
 
 _VOID = frozenset({"meta", "img", "br"})
 _LINKS = {"href": "#", "src": "data:image/"}
-"""Where links may lead, and images come from: the page itself."""
+"""The required start of links and of image URLs: both stay within the page."""
 
 
 class Html(str):
@@ -31,12 +31,12 @@ def el(name: str, /, *children: Child, **attributes: str | float) -> Html:
     """Return an element.
 
     Args:
-        name: its name, a constant.
-        children: markup, text, numbers, or lists of them; None is nothing.
-        attributes: their names are constants: ``class_`` is ``class``, ``aria_label`` is ``aria-label``.
+        name: The name of the element, a constant.
+        children: Markup, text, numbers, or lists of them; None is skipped.
+        attributes: Attributes with constant names: ``class_`` is ``class``, ``aria_label`` is ``aria-label``.
 
     Raises:
-        ValueError: a link or an image would lead out of the page.
+        ValueError: a link or an image leads out of the page.
     """
     for attribute, start in _LINKS.items():
         if not str(attributes.get(attribute, start)).startswith(start):
@@ -63,5 +63,5 @@ def _attribute(key: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Escape text; what would turn its direction or is no character becomes visible, but for line ends and tabs."""
+    """Escape text. Control characters and marks of direction become visible, except newlines and tabs."""
     return "\n".join("\t".join(map(printable, line.split("\t"))) for line in html.escape(text).split("\n"))

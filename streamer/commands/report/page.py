@@ -1,4 +1,4 @@
-"""A report as one HTML page: no script, no request, readable in light and dark and by a screen reader."""
+"""Renders a report as one HTML page without scripts and requests, for light and dark mode and for screen readers."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from streamer.store.views.snapshot import Snapshot
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _OPEN_ROLES = ("user", "assistant")
-"""Messages of other roles are folded: the system prompt is the same everywhere."""
+"""Messages of other roles are folded: the system prompt is the same in all records."""
 
 
 def page(report: DatasetReport, samples: Sequence[ShownRecord], made: float) -> str:
     """Return the page.
 
     Args:
-        report: what there is to say.
-        samples: the records that were picked.
-        made: when, in seconds since the epoch.
+        report: The report.
+        samples: The sample records.
+        made: The time of the report in seconds since the epoch.
     """
     found = report.survey
     name = found.dataset.rsplit("/", 1)[-1]
@@ -102,7 +102,7 @@ def _tiles(report: DatasetReport) -> Html:
 
 
 def _flow(seen: Snapshot) -> Child:
-    said = ", ".join(f"{name} {seen.counts[state]:,}" for state, name in STATE_NAMES.items())
+    text = ", ".join(f"{name} {seen.counts[state]:,}" for state, name in STATE_NAMES.items())
     parts = [
         el("span", class_=f"part {state}", style=f"flex-grow:{seen.counts[state]}")
         for state in STATE_NAMES
@@ -121,7 +121,7 @@ def _flow(seen: Snapshot) -> Child:
             "p",
             f"The six numbers add up to the {counted(seen.read, 'line')} read. Only appended lines are in the dataset.",
         ),
-        el("div", parts, class_="flow", role="img", aria_label=f"{seen.read:,} lines read: {said}") if parts else None,
+        el("div", parts, class_="flow", role="img", aria_label=f"{seen.read:,} lines read: {text}") if parts else None,
         table,
         el("ul", [el("li", note) for note in status_text.notes(seen)]),
     ]
@@ -135,16 +135,16 @@ def _growth(found: Survey) -> Child:
     if growth.by_time:
         without = f" Not in the plot: {counted(growth.without_time, 'record')} without a time."
         first, last = (plots.moment(growth.points[end][0]) for end in (0, -1))
-        said = (
+        text = (
             "By the time at which each record was played (metadata.timestamp), not at which it was appended:"
             f" from {first} to {last} UTC."
         )
         return [
-            el("p", said, without if growth.without_time else None),
+            el("p", text, without if growth.without_time else None),
             plots.curve(growth.points, "Records over time", "time (UTC)", times=True),
         ]
-    said = "Most records have no time of their own: the growth is shown over the rollouts, in the order of the dataset."
-    return [el("p", said), plots.curve(growth.points, "Records over rollouts", "rollouts", times=False)]
+    text = "Most records have no time of their own: the growth is shown over the rollouts, in the order of the dataset."
+    return [el("p", text), plots.curve(growth.points, "Records over rollouts", "rollouts", times=False)]
 
 
 def _rewards(found: Survey) -> Child:
@@ -163,13 +163,13 @@ def _rewards(found: Survey) -> Child:
 
 
 def _lengths(found: Survey) -> Child:
-    said = (
+    text = (
         "Characters of all texts and tool calls; images are not counted. The last bar takes the longest 1 % as well."
         f" Median: {found.messages.median:,.0f} messages, {found.characters.median:,.0f} characters."
         f" Longest: {found.characters.max:,.0f} characters."
     )
     return [
-        el("p", said),
+        el("p", text),
         el(
             "div",
             plots.histogram(found.messages.bins, "Messages of each record", "messages"),
@@ -230,8 +230,8 @@ def _best(found: Survey) -> Html:
 
 
 def _samples(report: DatasetReport, samples: Sequence[ShownRecord]) -> Child:
-    said = f"{counted(len(samples), 'record')}, picked at random (seed {report.seed}); what is left out is said there."
-    return [el("p", said), el("div", map(_record, samples), class_="grid")]
+    text = f"{counted(len(samples), 'record')}, picked at random (seed {report.seed}); what is left out is text there."
+    return [el("p", text), el("div", map(_record, samples), class_="grid")]
 
 
 def _record(record: ShownRecord) -> Html:
@@ -268,7 +268,7 @@ def _text(shown: Shown) -> Child:
     return [el("pre", shown.text, dir="auto"), more]
 
 
-# -- where it comes from ---------------------------------------------------------------------------------
+# -- settings and sources -------------------------------------------------------------------------------
 
 
 def _settings(report: DatasetReport) -> Child:
@@ -293,11 +293,11 @@ def _settings(report: DatasetReport) -> Child:
 def _broken(found: Survey) -> Child:
     counts = [[str(kind), _number(times)] for kind, times in found.findings.counts.items()]
     rows = [[_number(one.line), _number(one.offset), str(one.kind), one.detail] for one in found.findings.first]
-    said = f"`streamer verify` has all of it, and also looks for duplicates and broken images. The first {len(rows)}:"
-    return [_table(("what", "times"), counts), el("p", said), _table(("line", "byte", "what", "detail"), rows)]
+    text = f"`streamer verify` has all of it, and also looks for duplicates and broken images. The first {len(rows)}:"
+    return [_table(("what", "times"), counts), el("p", text), _table(("line", "byte", "what", "detail"), rows)]
 
 
-# -- small parts -----------------------------------------------------------------------------------------
+# -- elements --------------------------------------------------------------------------------------------
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Child]]) -> Html:

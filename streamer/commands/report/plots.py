@@ -1,4 +1,4 @@
-"""Plots as SVG that stands in the page: colours come from the page's style, numbers from a table below each."""
+"""Plots as inline SVG. The style of the page colours them, and a table below each has its numbers."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from streamer.commands.report.html import Html, el
 
 _HEIGHT = 220
 _WIDE, _NARROW = 960, 480
-"""Widths of a curve, which has a row of its own, and of a histogram."""
+"""The widths of a curve, which takes a whole row, and of a histogram."""
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 22, 30
 _EDGE = 8
-"""Left and right of bars, which have no scale beside them: each says how high it is."""
+"""The margin left and right of bars, which have labels instead of a scale."""
 
 _PLOT_HEIGHT = _HEIGHT - _TOP - _BOTTOM
 _BASE = _TOP + _PLOT_HEIGHT
 _TICKS = 4
 _DAY = 86_400
 _HUGE, _WHOLE = 1e12, 100.0
-"""From where on numbers are shortened, and from where on a fraction does not matter."""
+"""Numbers from these values on are shortened, or shown without a fraction."""
 
 _MANY = 7
 _ROWS = 24
-"""Rows of the table below a curve."""
+"""The most rows of the table below a curve."""
 
 
 def histogram(found: Sequence[Bin], title: str, unit: str) -> Html:
-    """Return bars for bins: how many records have which value."""
+    """Return a histogram: a bar for each bin, as high as its number of records."""
     labels = _labels(found)
     top = max((bar.records for bar in found), default=0) or 1
     step = (_NARROW - 2 * _EDGE) / max(1, len(found))
@@ -56,7 +56,7 @@ def histogram(found: Sequence[Bin], title: str, unit: str) -> Html:
 
 
 def curve(points: Sequence[tuple[float, int]], title: str, unit: str, *, times: bool) -> Html:
-    """Return a curve of how many records there were, over seconds since the epoch (``times``) or over rollouts."""
+    """Return a curve of the number of records over seconds since the epoch (``times``) or over rollouts."""
     low, high = points[0][0], points[-1][0]
     top = _above(points[-1][1])
     span = high - low or 1.0
@@ -87,7 +87,7 @@ def moment(seconds: float) -> str:
 
 
 def _tick(span: float) -> Callable[[float], str]:
-    """Return how times are written below a curve that spans so many seconds: as exact as is needed."""
+    """Return the formatter of times for a curve over ``span`` seconds, with the precision that it needs."""
     if span < _DAY:
         return partial(_time, form="%H:%M:%S")
     return partial(_time, form="%Y-%m-%d %H:%M" if span < 30 * _DAY else "%Y-%m-%d")
@@ -96,7 +96,7 @@ def _tick(span: float) -> Callable[[float], str]:
 def _time(seconds: float, form: str) -> str:
     try:
         return datetime.fromtimestamp(seconds, UTC).strftime(form)
-    except (ValueError, OverflowError, OSError):  # a time zone takes the first or last year of the calendar out of it
+    except (ValueError, OverflowError, OSError):  # the time is beyond the first or last year of the calendar
         return f"{seconds:,.0f} s"
 
 
@@ -115,7 +115,7 @@ def _n(value: float) -> str:
 
 
 def _above(value: int) -> int:
-    """Return a round number at or above ``value`` that divides into ticks."""
+    """Return a round number of at least ``value`` that ticks divide evenly."""
     if value <= _TICKS:
         return _TICKS
     step = 10 ** math.floor(math.log10(value / _TICKS))

@@ -1,4 +1,4 @@
-"""A report: what a dataset holds, and what its ledger says of how it came about."""
+"""Makes a report from a survey of the dataset and a snapshot of its ledger."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streamer.store.views.snapshot import MadeWith, Snapshot, settings, snapshot
 
 
 class DatasetReport(msgspec.Struct, frozen=True):
-    """A survey of the dataset, and its ledger: None if there is none, or if it cannot be read (``trouble``)."""
+    """A survey of the dataset, and a snapshot of its ledger; None if it is missing or unreadable (``trouble``)."""
 
     survey: Survey
     seed: int
@@ -23,18 +23,18 @@ class DatasetReport(msgspec.Struct, frozen=True):
 
     @property
     def notes(self) -> list[str]:
-        """What a reader has to know to take the numbers for what they are."""
-        found = []
+        """Remarks that a reader needs to interpret the numbers."""
+        notes = []
         if self.trouble:
-            found.append(self.trouble)
+            notes.append(self.trouble)
         elif self.ledger is None:
-            found.append("There is no ledger beside the dataset: what was read and not taken is not known.")
+            notes.append("There is no ledger beside the dataset: what was read and not taken is not known.")
         elif self.survey.bytes < self.ledger.dataset_bytes:
             missing = self.ledger.dataset_bytes - self.survey.bytes
-            found.append(f"The dataset is {missing:,} bytes shorter than its ledger says: see `streamer doctor`.")
+            notes.append(f"The dataset is {missing:,} bytes shorter than its ledger says: see `streamer doctor`.")
         if self.survey.beyond:
-            found.append(f"{self.survey.beyond:,} bytes at the end were not committed yet, and not read.")
-        return found
+            notes.append(f"{self.survey.beyond:,} bytes at the end were not committed yet, and not read.")
+        return notes
 
 
 def report(
@@ -45,18 +45,18 @@ def report(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda _done, _size: None,
 ) -> DatasetReport:
-    """Read a dataset up to the length that its ledger has committed, and what the ledger says.
+    """Read a dataset up to its committed length, and its ledger.
 
     Args:
-        dataset: the dataset; a daemon may write meanwhile.
-        ledger: its ledger, if there is one.
-        samples: how many records are picked at random.
-        seed: the same one picks the same records.
-        progress: called with (bytes read, bytes to read).
+        dataset: The dataset; a daemon may write meanwhile.
+        ledger: Its ledger, which may be missing.
+        samples: The number of sample records.
+        seed: The seed of the sample.
+        progress: Called with (bytes read, bytes to read).
 
     Raises:
         ConfigError: there is no such dataset.
-        UnavailableError: it cannot be read, or the disk has no room for a temporary file.
+        UnavailableError: the dataset cannot be read, or the disk has no room for a temporary file.
     """
     seen, made_with, trouble = _look(dataset, ledger)
     committed = seen.dataset_bytes if seen else None
@@ -65,7 +65,7 @@ def report(
 
 
 def _look(dataset: Path, ledger: Path) -> tuple[Snapshot | None, MadeWith, str]:
-    """Ask the ledger; one that cannot be read is told, and the dataset is reported on all the same."""
+    """Read the ledger. If it cannot be read, return the reason, so that the dataset is reported on all the same."""
     try:
         seen = snapshot(dataset, ledger)
         return (seen if seen.ledger else None), settings(ledger), ""

@@ -1,26 +1,26 @@
-"""Sample records as a page shows them: read again from their places, within limits; what is left out is said."""
+"""Sample records for a page, read from their places. Limits apply, and the page names the parts left out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from streamer.commands.report.gather import RecordPlace
+from streamer.commands.report.gather import RecordPlace, texts_of
 from streamer.core.records.images import embedded
 from streamer.core.records.schema import check_line, image_parts, tool_calls
 from streamer.reader.scan import read_at
 from streamer.store.parts.parts import Piece, opened
 
 CHARACTERS = 1_500
-"""Of one text. Texts, images and messages beyond the limits are left out."""
+"""The most characters of one text. Texts, images and messages beyond the limits are left out."""
 
 MESSAGES = 10
 _CALLS = 8
 IMAGES = 4
-"""Of one record."""
+"""The most images of one record."""
 
 _IMAGE_BYTES = 1 << 20
 _PAGE_IMAGE_BYTES = 8 << 20
@@ -29,14 +29,14 @@ _VALUE = 120
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """A text, and how many characters of it were left out."""
+    """A text, and the number of its characters that were left out."""
 
     text: str
     left_out: int = 0
 
 
 class ShownMessage(msgspec.Struct, frozen=True):
-    """One message. ``calls`` are (name, arguments), ``images`` data URLs, ``left_out`` says what is not there."""
+    """One message. ``calls`` are (name, arguments), ``images`` data URLs, ``left_out`` names the parts left out."""
 
     role: str
     text: Shown
@@ -46,7 +46,7 @@ class ShownMessage(msgspec.Struct, frozen=True):
 
 
 class ShownRecord(msgspec.Struct, frozen=True):
-    """One record; ``left_out`` messages stood between the first ones and the last ones."""
+    """One record; ``left_out`` is the number of messages left out after the first two."""
 
     line: int
     facts: dict[str, str]
@@ -56,7 +56,7 @@ class ShownRecord(msgspec.Struct, frozen=True):
 
 
 class _Budget:
-    """Bytes of images that the page still takes."""
+    """The bytes of images that the page has room for, in all and for one image."""
 
     def __init__(self, page: int, image: int) -> None:
         self.left = page
@@ -70,13 +70,13 @@ def read_samples(
     page_bytes: int = _PAGE_IMAGE_BYTES,
     image_bytes: int = _IMAGE_BYTES,
 ) -> list[ShownRecord]:
-    """Read records again and return what is shown of them. Memory holds one of them whole at a time.
+    """Read the records at some places, and reduce them for the page. Memory holds one whole record at a time.
 
     Args:
-        dataset: what the places are of.
-        places: which records.
-        page_bytes: how many bytes of images there may be in all.
-        image_bytes: the same for one image.
+        dataset: The dataset.
+        places: The places of the records.
+        page_bytes: The most bytes of all images.
+        image_bytes: The most bytes of one image.
 
     Raises:
         OSError: the dataset cannot be read.
@@ -111,7 +111,7 @@ def _message(message: dict[str, Any], budget: _Budget, images: list[int]) -> Sho
         left_out += [f"an image: {why}"] if why else []
     return ShownMessage(
         role=_value(message.get("role")),
-        text=_cut("\n".join(_said(message.get("content")))),
+        text=_cut("\n".join(texts_of(message.get("content")))),
         calls=[(name[:_VALUE], _cut(_pretty(arguments))) for name, arguments in calls[:_CALLS]],
         images=shown,
         left_out=left_out,
@@ -119,7 +119,7 @@ def _message(message: dict[str, Any], budget: _Budget, images: list[int]) -> Sho
 
 
 def _add_image(part: dict[str, Any], budget: _Budget, images: list[int], shown: list[str]) -> str:
-    """Add an image to those that are shown; return why it is not, if so."""
+    """Add an image to ``shown``, or return the reason why it is left out."""
     if images[0] <= 0:
         return f"there are more than {IMAGES} in this record"
     found = embedded(part, budget.image)
@@ -133,16 +133,8 @@ def _add_image(part: dict[str, Any], budget: _Budget, images: list[int], shown: 
     return ""
 
 
-def _said(content: object) -> Iterator[str]:
-    if isinstance(content, str):
-        yield content
-    for part in content if isinstance(content, list) else ():
-        if isinstance(part, dict) and isinstance(part.get("text"), str):
-            yield part["text"]
-
-
 def _pretty(arguments: str) -> str:
-    """Return the arguments of a call in lines, if they are short and JSON."""
+    """Return the arguments of a call, indented if they are short JSON."""
     if len(arguments) > CHARACTERS:
         return arguments
     try:

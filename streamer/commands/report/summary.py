@@ -8,6 +8,7 @@ from streamer.base.histogram import Bin
 from streamer.base.sparkline import sparkline
 from streamer.base.text import counted, printable
 from streamer.commands import status_text
+from streamer.commands.common import bin_range
 from streamer.commands.report.gather import Top
 from streamer.commands.report.plots import moment
 from streamer.commands.report.report import DatasetReport
@@ -24,7 +25,7 @@ _COLUMNS = 60
 
 
 def summary(report: DatasetReport) -> Iterator[str]:
-    """Yield the lines of a concise summary."""
+    """Yield the lines of a short summary of a report."""
     found = report.survey
     yield f"{printable(found.dataset)}: {counted(found.records, 'record')} of {counted(found.rollouts, 'rollout')}"
     for label, text in _facts(report):
@@ -32,18 +33,12 @@ def summary(report: DatasetReport) -> Iterator[str]:
     if found.best:
         yield "best rollouts"
         for rollout in found.best[:_BEST]:
-            who = "  ".join(cut(printable(name), _NAME) for name in (rollout.run_id, rollout.model))
-            yield f"  {rollout.reward:<{_LABEL - 2}g}{who}  {counted(rollout.records, 'record')}"
+            names = "  ".join(cut(printable(name), _NAME) for name in (rollout.run_id, rollout.model))
+            yield f"  {rollout.reward:<{_LABEL - 2}g}{names}  {counted(rollout.records, 'record')}"
     if found.findings.counts:
         yield "problems in lines"
         for broken in found.findings.first[:_BEST]:
             yield f"  line {broken.line} at byte {broken.offset:,}: {broken.kind}: {printable(broken.detail)}"
-
-
-def _flow(seen: Snapshot) -> str:
-    """Return the accounts as a sum."""
-    counts = " + ".join(f"{name} {seen.counts[state]:,}" for state, name in STATE_NAMES.items())
-    return f"read {seen.read:,} = {counts}"
 
 
 def _facts(report: DatasetReport) -> Iterator[tuple[str, str]]:
@@ -52,7 +47,7 @@ def _facts(report: DatasetReport) -> Iterator[tuple[str, str]]:
     if found.records:
         yield "growth", _growth(found)
     if report.ledger:
-        yield "flow", _flow(report.ledger)
+        yield "flow", " ".join(status_text.sum_of(report.ledger))
         yield from _reasons(report.ledger)
     yield from (("condition", printable(sql)) for sql in report.settings.where)
     if found.rewards:
@@ -91,13 +86,9 @@ def _reasons(seen: Snapshot) -> Iterator[tuple[str, str]]:
 
 
 def _bins(found: list[Bin], without: int) -> str:
-    parts = [f"{_range(one)}: {one.records:,}" for one in found if one.records]
+    parts = [f"{bin_range(one)}: {one.records:,}" for one in found if one.records]
     shown = parts if len(parts) <= 2 * _BINS else [*parts[:_BINS], "…", *parts[-_BINS:]]
     return "  ".join([*shown, *([f"none: {without:,}"] if without else [])])
-
-
-def _range(one: Bin) -> str:
-    return f"{one.low:g}" if one.low == one.high else f"{one.low:g} to {one.high:g}"
 
 
 def _spread(found: Spread) -> str:

@@ -1,8 +1,7 @@
-"""A dataset, read once: what a report says of it. Memory holds one line at a time."""
+"""Surveys a dataset in one pass for a report. Memory holds one line at a time."""
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,43 +10,40 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from streamer.base.errors import UnavailableError
 from streamer.base.histogram import Bin, bins, quantile
 from streamer.base.spill_counts import Tally
-from streamer.base.text import printable
-from streamer.commands.report.gather import BestRollouts, Curve, RecordPlace, Rollout, Sample, Top, top
-from streamer.commands.verify.inspect import Findings, PlacedFinding
+from streamer.commands.report.gather import BestRollouts, Curve, RecordPlace, Rollout, Sample, Top, texts_of, top
+from streamer.commands.verify.inspect import Findings, PlacedFinding, scanning, with_progress
 from streamer.core.records.images import image_url
 from streamer.core.records.layouts import ROLES, time_us
 from streamer.core.records.schema import CheckedLine, Finding, Kind, check_line, image_parts, is_number, tool_calls
-from streamer.reader.scan import BLOCK, LONGEST_LINE, NumberedLine, check_is_dataset, length_of, numbered_lines
-from streamer.store.parts.parts import opened
+from streamer.reader.scan import LONGEST_LINE, NumberedLine, length_of, numbered_lines
 
 SAMPLES = 12
 _TOP = 12
 _BEST = 10
 
 _SLOTS = 240
-"""Points of the growth over time."""
+"""The most points of the growth over time."""
 
 _TAIL = 1
-"""Percent of the longest conversations that do not widen the bins."""
+"""The percentage of the longest conversations that do not widen the bins."""
 
 _BINS = 20
 _NAME = 200
-"""Characters of a name that count."""
+"""Characters that are kept of a name."""
 
 _NAMES = 100
-"""Names of achievements of one record that count."""
+"""The most achievements that are counted of one record."""
 
 _US = 1_000_000
 
 _ACHIEVEMENTS = ("achievements", "final_achievements")
-"""Keys of metadata under which the names of achievements stand, as a list or as an object."""
+"""Metadata keys of the achievements, a list or an object."""
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """How a length is spread over the records; the median is exact (the lower of two)."""
+    """The distribution of a length over the records; the median is exact (the lower of two)."""
 
     bins: list[Bin]
     min: float
@@ -56,10 +52,10 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 class _Growth(msgspec.Struct, frozen=True):
-    """How many records there were when. ``x`` of ``points`` is seconds since the epoch, or rollouts begun so far.
+    """The number of records over time. ``points`` are (seconds since the epoch, or rollouts begun so far; records).
 
-    Times are those of the records themselves (``metadata.timestamp``): when a turn was played, and not when its
-    record came into the dataset. ``without_time`` are records that have none.
+    Times are those of the records (``metadata.timestamp``): the time of a turn, not the time at which its record was
+    appended. ``without_time`` is the number of records without one.
     """
 
     by_time: bool
@@ -68,17 +64,17 @@ class _Growth(msgspec.Struct, frozen=True):
 
 
 class RoleCounts(msgspec.Struct, frozen=True):
-    """Messages of one role, and the characters of their texts and tool calls."""
+    """The number of messages of one role, and of the characters of their texts and tool calls."""
 
     messages: int
     characters: int
 
 
 class Survey(msgspec.Struct, frozen=True):
-    """What a dataset holds.
+    """The contents of a dataset.
 
-    ``bytes`` are those that were read, ``beyond`` those that lay after them: not committed, or written meanwhile.
-    ``records`` are the lines with messages. ``image_characters`` are those of the URLs of images, as a rule base64.
+    ``bytes`` is the number of bytes read, ``beyond`` the number after them, which were not committed or were written
+    meanwhile. ``records`` counts the lines with messages, ``image_characters`` the characters of image URLs.
     """
 
     dataset: str
@@ -114,40 +110,31 @@ def survey(
     progress: Callable[[int, int], None] = lambda _done, _size: None,
     longest_line: int = LONGEST_LINE,
 ) -> Survey:
-    """Read a dataset and return what is in it. Broken lines are counted and named; the rest goes on.
+    """Read a dataset and return its survey. Broken lines are counted as findings, and skipped.
 
     Args:
-        path: the dataset; a daemon may write meanwhile.
-        committed: bytes up to which it is read, where a ledger says how long it is; else all of it.
-        samples: how many places are picked at random.
-        seed: the same one picks the same places.
-        progress: called with (bytes read, bytes to read), about once for each MiB.
-        longest_line: bytes; a longer line is not looked into.
+        path: The dataset; a daemon may write meanwhile.
+        committed: The committed length in bytes, up to which to read; None to read all.
+        samples: The number of places in the sample.
+        seed: The seed of the sample.
+        progress: Called with (bytes read, bytes to read), about once for each MiB.
+        longest_line: Bytes; a longer line is a finding, and is not parsed.
 
     Raises:
         ConfigError: there is no such file, or it is a pipe or a folder.
         UnavailableError: the file cannot be read, or the disk has no room for the temporary database.
     """
-    try:
-        check_is_dataset("report on", path)
-        with opened(path, BLOCK) as pieces, Tally() as tally:
-            there = length_of(pieces)
-            size = there if committed is None else min(there, committed)
-            surveyor = _Surveyor(tally, Sample(samples, seed))
-            for line in numbered_lines(pieces, size, longest_line):
-                surveyor.take(line)
-                if line.crosses_block:
-                    progress(min(line.before + line.offset + line.length, size), size)
-            return surveyor.survey(str(path), size, there - size)
-    except OSError as error:
-        raise UnavailableError("read", printable(str(path)), error.strerror or str(error)) from error
-    except sqlite3.Error as error:
-        hint = "make room, or set SQLITE_TMPDIR to a folder on another disk"
-        raise UnavailableError("report on", "its temporary database", str(error), hint) from error
+    with scanning("report on", path, read_op="read") as (pieces, tally):
+        there = length_of(pieces)
+        size = there if committed is None else min(there, committed)
+        surveyor = _Surveyor(tally, Sample(samples, seed))
+        for line in with_progress(numbered_lines(pieces, size, longest_line), size, progress):
+            surveyor.take(line)
+        return surveyor.survey(str(path), size, there - size)
 
 
 class _Surveyor:
-    """Everything that is remembered from line to line."""
+    """The state of the pass: counts and findings so far."""
 
     def __init__(self, tally: Tally, sample: Sample) -> None:
         self._tally = tally
@@ -261,7 +248,7 @@ class _Surveyor:
         )
 
     def _growth(self) -> _Growth:
-        """Go by time if most records have one."""
+        """Return the growth over time if most records have a time, else over rollouts."""
         without = self._records - self._timed
         low, high = self._tally.range("second")
         if without > self._timed or low == high:
@@ -269,7 +256,7 @@ class _Surveyor:
         return _Growth(by_time=True, points=list(self._over_time(low, high)), without_time=without)
 
     def _over_time(self, low: float, high: float) -> Iterator[tuple[float, int]]:
-        """Yield how many records there were at the end of each of many equal slots."""
+        """Yield (time, number of records so far) at the ends of equal slots."""
         slots = int(min(_SLOTS, high - low))
         counts = [0] * (slots + 1)
         for second, records in self._tally.in_order("second"):
@@ -287,20 +274,15 @@ class _Surveyor:
 
 
 def _texts(message: dict[str, Any]) -> Iterator[str]:
-    """Yield what a message says and calls: its text, text parts, names and arguments of tool calls."""
-    content = message.get("content")
-    if isinstance(content, str):
-        yield content
-    for part in content if isinstance(content, list) else ():
-        if isinstance(part, dict) and isinstance(part.get("text"), str):
-            yield part["text"]
+    """Yield the texts of a message, and the names and arguments of its tool calls."""
+    yield from texts_of(message.get("content"))
     for name, arguments in tool_calls(message):
         yield name
         yield arguments
 
 
 def _achievements(metadata: dict[str, Any]) -> Iterator[str]:
-    """Yield the names of the achievements that were reached."""
+    """Yield the names of the reached achievements."""
     for key in _ACHIEVEMENTS:
         found = metadata.get(key)
         if isinstance(found, dict):

@@ -1,1 +1,1 @@
-"""What a person watches on a terminal while a dataset grows."""
+"""Live views of a dataset on a terminal."""

@@ -1,4 +1,4 @@
-"""Text in cells of a terminal: cut and filled up so that columns stand below each other."""
+"""Text in cells of a terminal: cut or padded so that columns are aligned."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from streamer.base.text import steady
 
 
 def fitted(text: str, width: int) -> str:
-    """Return a text in at most ``width`` cells, with an ellipsis where it was cut."""
+    """Return a text in at most ``width`` cells; a longer one ends with an ellipsis."""
     text = steady(text)
     if cell_len(text) <= width:
         return text
@@ -17,12 +17,12 @@ def fitted(text: str, width: int) -> str:
 
 
 def filled(text: str, width: int) -> str:
-    """Return a text in exactly ``width`` cells."""
+    """Return a text in exactly ``width`` cells, cut or padded."""
     return set_cell_size(fitted(text, width), width)
 
 
 def end_of(text: str, width: int) -> str:
-    """Return the end of a text in exactly ``width`` cells, as of a path."""
+    """Return the end of a text, such as a path, in exactly ``width`` cells."""
     text = steady(text)
     if cell_len(text) <= width:
         return set_cell_size(text, width)
@@ -32,6 +32,6 @@ def end_of(text: str, width: int) -> str:
 
 
 def cropped(line: Text, width: int) -> Text:
-    """Return a line cut to ``width`` cells. Its text has to be ``steady``."""
+    """Return a line cut to ``width`` cells. Its text must be ``steady``."""
     line.truncate(width, overflow="ellipsis")
     return line

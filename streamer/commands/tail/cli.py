@@ -1,6 +1,5 @@
-"""``streamer tail``: the records of a dataset, those that are there last and those to come."""
+"""``streamer tail``: the last records of a dataset, and each new one."""
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -12,32 +11,31 @@ from typing import Annotated
 import anyio
 import typer
 
-from streamer import config as configuration
 from streamer.base.errors import ConfigError, UnavailableError
 from streamer.base.stdout import reader_is_gone, until_enough
 from streamer.base.text import counted, printable
+from streamer.commands.common import ConfigOption, DatasetArgument, DatasetFlag, chosen_dataset
 from streamer.config import Dataset
 from streamer.reader.summary_line import START, Glimpse, cut, glimpse
 from streamer.reader.tail import DatasetLine, Follower, follow
-from streamer.store.views.snapshot import ledger_of
 
 _LAST = 10
-"""Records that plain lines begin with unless told otherwise."""
+"""Default number of records at the start of the plain view."""
 
 _SCREENFUL = 100
-"""Records that the live view begins with: more than most terminals have lines."""
+"""Default number of records at the start of the live view: more than most terminals have lines."""
 
 _RUN_SHARE = 4
-"""A run id gets at most this part of the terminal's width."""
+"""A run id gets at most the width of the terminal divided by this."""
 
 _CLOCK = 1.0
-"""Seconds after which ages are drawn anew although nothing happened."""
+"""Seconds after which ages are drawn again although nothing has changed."""
 
 _Show = Callable[[DatasetLine], None]
 
 
 def tail(
-    dataset: Annotated[Path | None, typer.Argument(help="The dataset; else the configured one.")] = None,
+    dataset: DatasetArgument = None,
     *,
     lines: Annotated[
         int | None, typer.Option("-n", "--lines", min=0, help="Begin with so many records; 10, or a screenful.")
@@ -45,8 +43,8 @@ def tail(
     no_follow: Annotated[bool, typer.Option("--no-follow", help="Stop at the end.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Write the JSON lines, byte for byte.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Print lines on a terminal, too.")] = False,
-    config: Annotated[Path | None, typer.Option(help="The daemon's config.toml.")] = None,
-    dataset_flag: Annotated[str | None, typer.Option("--dataset", help="The same as DATASET.")] = None,
+    config: ConfigOption = None,
+    dataset_flag: DatasetFlag = None,
 ) -> None:
     """Show the last records of a dataset, and every new one as it is written. Ctrl-C ends it.
 
@@ -59,9 +57,7 @@ def tail(
 
     Example: streamer tail -n 100 --no-follow --raw | jq .metadata.total_reward
     """
-    if dataset is not None and dataset_flag is not None:
-        raise typer.BadParameter("give the dataset once", param_hint="--dataset")
-    files = _files(dataset, config, dataset_flag)
+    files = chosen_dataset(dataset, dataset_flag, config)
     try:
         with until_enough():
             if plain or raw or no_follow or not sys.stdout.isatty() or not _watch(files, lines):
@@ -70,15 +66,9 @@ def tail(
         raise UnavailableError("read", printable(str(files.path)), error.strerror or str(error)) from error
 
 
-def _files(dataset: Path | None, config: Path | None, dataset_flag: str | None) -> Dataset:
-    if dataset is not None and config is None:
-        return Dataset(dataset, ledger_of(dataset))
-    return configuration.dataset(config, os.environ, str(dataset) if dataset else dataset_flag)
-
-
 def _watch(files: Dataset, lines: int | None) -> bool:
-    """Show the live view until it is ended; say whether the terminal can."""
-    from streamer.commands.tail.picture import picture  # noqa: PLC0415 - rich is for terminals: a pipe need not wait for it
+    """Show the live view until the user ends it; return False if the terminal cannot draw it."""
+    from streamer.commands.tail.picture import picture  # noqa: PLC0415 - only terminals need rich, which loads slowly
     from streamer.commands.tail.terminal import TICK, Terminal, can_draw  # noqa: PLC0415
     from streamer.commands.tail.watch import Watch  # noqa: PLC0415
 
@@ -137,7 +127,7 @@ def _note(text: str) -> None:
 
 
 async def _sleep(seconds: float) -> None:
-    """Sleep, but not for a reader that has gone: without a new record no write would tell us."""
+    """Sleep, or end if the reader has gone: without a new record no write would fail."""
     if reader_is_gone():
         raise BrokenPipeError
     await anyio.sleep(seconds)
@@ -151,13 +141,13 @@ def _write(line: DatasetLine) -> None:
 def _shower() -> _Show:
     if not sys.stdout.isatty():
         return lambda line: typer.echo("  ".join(_cells(glimpse(line), START)))
-    from rich.console import Console  # noqa: PLC0415 - rich is for terminals: a pipe need not wait for it
+    from rich.console import Console  # noqa: PLC0415 - only terminals need rich, which loads slowly
     from rich.text import Text  # noqa: PLC0415
 
     console = Console(highlight=False)
 
     def show(line: DatasetLine) -> None:
-        """Cut a record to one line. All text from it is escaped, and none is read for markup."""
+        """Print a record on one line. All text of the record is escaped; none is parsed as markup."""
         seen = glimpse(line)
         styles = ("red",) if seen.problem else ("cyan", "", "green", "")
         cells = _cells(seen, console.width // _RUN_SHARE)

@@ -1,4 +1,4 @@
-"""How many records came when, since one began to look: in bounded memory, however long that is."""
+"""The number of new records over time since the view was opened, in bounded memory."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections import deque
 import msgspec
 
 MOST = 240
-"""Slots that are kept. When they are full, two become one."""
+"""The most slots. When all are used, each two are merged."""
 
 _MINUTE = 60.0
 _RECENT = 1000
-"""Looks of the last minute that are kept: more than anyone looks."""
+"""The most looks that are kept of the last minute: more than there are."""
 
 
 class _Slots(msgspec.Struct, frozen=True):
-    """Records that came in slots of ``seconds`` each, the oldest first; the last slot is the present one."""
+    """The number of new records in each slot of ``seconds``, oldest first; the last slot is the present one."""
 
     seconds: float
     records: tuple[int, ...]
 
 
 class ArrivalHistory:
-    """Counts records by the time at which they came.
+    """Counts records by their arrival time.
 
     Args:
-        now: monotonic seconds at the beginning.
-        slot: seconds of a slot at the beginning.
+        now: The time in monotonic seconds.
+        slot: The initial length of a slot in seconds.
     """
 
     def __init__(self, now: float, slot: float = 1.0) -> None:
@@ -36,7 +36,7 @@ class ArrivalHistory:
         self._recent: deque[tuple[float, int]] = deque(maxlen=_RECENT)
 
     def add(self, now: float, records: int) -> None:
-        """Count ``records`` that came now; 0 lets time pass."""
+        """Count ``records`` that arrived at ``now``; 0 only advances time."""
         while (index := int((now - self._start) / self._slot)) >= MOST:
             self._records += [0] * (len(self._records) % 2)
             self._records = [a + b for a, b in zip(self._records[::2], self._records[1::2], strict=True)]
@@ -47,13 +47,13 @@ class ArrivalHistory:
             self._recent.append((now, records))
 
     def slots(self, width: int) -> _Slots:
-        """Return all of it in at most ``width`` slots of equal length."""
+        """Return the whole history in at most ``width`` slots of equal length."""
         merged = -(-len(self._records) // max(1, width))
         records = (sum(self._records[i : i + merged]) for i in range(0, len(self._records), merged))
         return _Slots(self._slot * merged, tuple(records))
 
     def per_minute(self, now: float) -> float:
-        """Return how many records came in the last minute; of a shorter time, how many a minute."""
+        """Return the records of the last minute; in the first minute, the rate extrapolated to a minute."""
         while self._recent and self._recent[0][0] < now - _MINUTE:
             self._recent.popleft()
         seconds = min(max(now - self._start, self._slot), _MINUTE)

@@ -1,7 +1,7 @@
-"""What ``streamer tail`` draws: growth, flow and the newest records, in as many lines as there are.
+"""Draws the live view of ``streamer tail``: growth, counts and the newest records, within the lines of the terminal.
 
-Every line is as wide as the terminal or narrower. What came from outside goes through ``steady``, and stands last in
-its line or in a column that is filled up by cells.
+No line is wider than the terminal. Text from outside goes through ``steady``, and is the last of its line or in a
+column that is padded by cells.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _COLOURS = {
 }
 
 _TABLE_WIDTH, _TABLE_HEIGHT = 48, 20
-"""Where there is less room than this, the flow is a sum and not a table."""
+"""On a smaller terminal, the counts are a sum instead of a table."""
 
 _AIRY = 20
-"""Lines from which on there are empty ones between the parts."""
+"""From this height on, empty lines separate the parts."""
 
 _LEAST_RECORDS = 3
 _STALE = 2.0
-"""Seconds after which counts that are out of date say so."""
+"""Seconds after which outdated counts show their age."""
 
 _BAR = 30
 
@@ -46,7 +46,7 @@ def picture(view: TailView, width: int, height: int) -> list[Text]:
     growth = _growth(view, width)
     fixed = [[_head(view, width)], [growth[0]], [_foot(view, width)]]
     if height <= len(fixed):
-        order = (fixed[1], fixed[0], fixed[2])  # where there is hardly any room, the count comes first
+        order = (fixed[1], fixed[0], fixed[2])  # on a tiny terminal the count comes first
         return [line for part in order for line in part][: max(0, height)]
     left = height - len(fixed)
     chart = [growth[1]] if left > _LEAST_RECORDS else []
@@ -66,7 +66,7 @@ def _head(view: TailView, width: int) -> Text:
 
 
 def _growth(view: TailView, width: int) -> tuple[Text, Text]:
-    """Return the growth in words, and as a line of bars."""
+    """Return the growth as text, and as a line of bars."""
     if view.size is None:
         return cropped(Text("waiting for the dataset: it is not there yet", style="yellow"), width), Text()
     parts = [counted(view.seen.dataset_lines, "record")] if view.seen else []
@@ -88,14 +88,14 @@ def _chart(view: TailView, width: int) -> Text:
 
 
 def _flow(view: TailView, width: int, height: int, room: int) -> list[Text]:
-    """Return where all that was read stands: the six counts are of one moment, and add up."""
+    """Return the six counts, which are of one moment and add up to the lines read."""
     if view.seen is None:
-        why = view.trouble or "no ledger beside the dataset: what was read, and what was not taken, is not known"
-        return [cropped(Text(steady(why), style="yellow"), width)][: max(0, room)]
+        reason = view.failure or "no ledger beside the dataset: what was read, and what was not taken, is not known"
+        return [cropped(Text(steady(reason), style="yellow"), width)][: max(0, room)]
     if width >= _TABLE_WIDTH and height >= _TABLE_HEIGHT:
         return list(_flow_table(view, view.seen, width))
     rows = _flow_sum(view.seen, width)
-    return rows if len(rows) < room else []  # a part of a sum says nothing
+    return rows if len(rows) < room else []  # a part of a sum would mislead
 
 
 def _flow_table(view: TailView, seen: Snapshot, width: int) -> Iterator[Text]:
@@ -105,7 +105,7 @@ def _flow_table(view: TailView, seen: Snapshot, width: int) -> Iterator[Text]:
     bar = min(_BAR, width // 4)
     for state, name in STATE_NAMES.items():
         count = seen.counts[state]
-        filled = -(-bar * count // seen.read) if seen.read else 0  # whatever there is, is seen
+        filled = -(-bar * count // seen.read) if seen.read else 0  # round up, so that each non-zero count is visible
         line = Text.assemble(
             f"  {name:<14}{count:>{digits},}  ", ("━" * filled, _COLOURS[state]), ("─" * (bar - filled), "dim"), "  "
         )
@@ -114,12 +114,10 @@ def _flow_table(view: TailView, seen: Snapshot, width: int) -> Iterator[Text]:
 
 
 def _flow_sum(seen: Snapshot, width: int) -> list[Text]:
-    """Return the accounts as a sum, broken where the signs are."""
-    signs = "=" + "+" * (len(STATE_NAMES) - 1)
-    counts = (f"{name} {seen.counts[state]:,}" for state, name in STATE_NAMES.items())
-    parts = [f"read {seen.read:,}", *(f"{sign} {count}" for sign, count in zip(signs, counts, strict=True))]
-    rows = [parts[0]]
-    for part in parts[1:]:
+    """Return the counts as a sum, broken before its signs."""
+    first, *others = status_text.sum_of(seen)
+    rows = [first]
+    for part in others:
         if len(rows[-1]) + 1 + len(part) <= width:
             rows[-1] += f" {part}"
         else:
@@ -133,7 +131,7 @@ _REWARD = 6
 
 
 def _newest(view: TailView, width: int, height: int) -> list[Text]:
-    """Return the newest records that there is room for, the newest last, filled up to ``height`` lines."""
+    """Return as many of the newest records as fit, newest last, padded to ``height`` lines."""
     if height <= 0:
         return []
     head = [_row_of([name for name, _ in _COLUMNS], "reply", width, "dim")] if width >= _NARROW and height > 1 else []
@@ -164,9 +162,9 @@ def _row_of(cells: Sequence[str], reply: str, width: int, style: str) -> Text:
 
 
 def _foot(view: TailView, width: int) -> Text:
-    said = [view.note] if view.note else []
-    said += [view.trouble] if view.trouble and view.seen else []
-    said += status_text.notes(view.seen) if view.seen else []
-    if said:
-        return Text(fitted("; ".join(said), width), style="yellow")
+    notes = [view.note] if view.note else []
+    notes += [view.failure] if view.failure and view.seen else []
+    notes += status_text.notes(view.seen) if view.seen else []
+    if notes:
+        return Text(fitted("; ".join(notes), width), style="yellow")
     return Text(fitted("q or Ctrl-C ends", width), style="dim")

@@ -1,10 +1,10 @@
-"""A terminal taken over for a while: a picture in its place, and everything as before when it ends.
+"""Takes over a terminal to show a picture on it, and restores the terminal afterwards.
 
 Invariants
-- However it ends (Ctrl-C, q, SIGTERM, SIGHUP, an error), the terminal is as it was found. Ctrl-Z gives it back, too,
-  and ``fg`` takes it again.
-- A picture never wraps or scrolls, whatever the terminal makes of the width of a character: wrapping is off.
-- What would look the same is not written again.
+- However the view ends (Ctrl-C, q, SIGTERM, SIGHUP, an error), the terminal is restored. Ctrl-Z restores it, too, and
+  ``fg`` takes it over again.
+- A picture never wraps or scrolls, whatever width the terminal gives a character: wrapping is off.
+- A picture that equals the last one is not written again.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     Compose = Callable[[int, int], Sequence[Text]]
-    """Returns the lines of a picture for a width and a height in cells."""
+    """Called with the width and the height in cells; returns the lines of the picture."""
 
 TICK = 0.25
-"""Seconds between two looks at what is shown: at most so often a picture is drawn."""
+"""The least number of seconds between two pictures."""
 
 _SIZE_UNKNOWN = (80, 24)
 _WRAP_OFF, _WRAP_ON = "\x1b[?7l", "\x1b[?7h"
 _HOLD, _SHOW = "\x1b[?2026h", "\x1b[?2026l"
-"""Between these a terminal that knows them waits, and then shows a picture at once; others pass over them."""
+"""Between these a terminal collects its updates and shows them at once; one that does not know them ignores them."""
 
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def can_draw() -> bool:
-    """Say whether stdout is a terminal on which lines can be drawn over."""
+    """Return whether stdout is a terminal that can redraw lines."""
     console = Console()
     return console.is_terminal and sys.stdout.isatty() and not console.is_dumb_terminal
 
 
 class Terminal:
-    """Stdout's terminal as a picture, as a context manager. What ends it raises ``KeyboardInterrupt``."""
+    """Context manager that shows pictures on stdout; keys and signals that end it raise ``KeyboardInterrupt``."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False)
@@ -72,7 +72,7 @@ class Terminal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number in self._handlers:  # who is impatient does not get half a terminal back
+        for number in self._handlers:  # a second Ctrl-C must not interrupt the restoring
             signal.signal(number, signal.SIG_IGN)
         try:
             self._give_back()
@@ -82,7 +82,7 @@ class Terminal:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def show(self, compose: Compose) -> None:
-        """Draw a picture, if it differs from the one that is there."""
+        """Draw a picture if it differs from the last one."""
         size = _size()
         lines = list(compose(*size))
         if (size, lines) == self._last:
@@ -98,14 +98,14 @@ class Terminal:
 
     @property
     def resized(self) -> bool:
-        """Whether the terminal has another size than the picture."""
+        """Whether the size of the terminal has changed since the last picture."""
         return self._last is not None and self._last[0] != _size()
 
     def rest(self, seconds: float) -> None:
-        """Wait for so many seconds; less if the size changes.
+        """Wait for ``seconds``, or until the size changes.
 
         Raises:
-            KeyboardInterrupt: someone has had enough: ``q`` was typed.
+            KeyboardInterrupt: the user typed ``q``.
         """
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0 and not self.resized:
@@ -115,7 +115,7 @@ class Terminal:
                 self._stop()
 
     def _stop(self) -> None:
-        """Give the terminal back to the shell until it lets us go on."""
+        """Restore the terminal, and stop until the shell continues this process."""
         self._asked_to_stop = False
         self._give_back()
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -143,7 +143,7 @@ class Terminal:
 
 
 class _Keys:
-    """The keyboard, if stdin is one: nothing that is typed appears in the picture."""
+    """The keyboard, if stdin is a terminal. Typed keys are not echoed."""
 
     def __init__(self) -> None:
         self._before: list[object] | None = None
@@ -164,7 +164,7 @@ class _Keys:
             self._before = None
 
     def pressed(self, seconds: float) -> bytes:
-        """Return the key that is pressed within ``seconds``, nothing if none is."""
+        """Return the key that is pressed within ``seconds``, or no bytes."""
         if self._before is None:
             time.sleep(seconds)
             return b""
@@ -178,7 +178,7 @@ class _Keys:
 
 
 def _size() -> tuple[int, int]:
-    """Ask the terminal itself: COLUMNS and LINES in the environment would stay as they are."""
+    """Return the size that the terminal reports: COLUMNS and LINES in the environment would not follow it."""
     with suppress(OSError):
         width, height = os.get_terminal_size(sys.stdout.fileno())
         if width > 0 and height > 0:

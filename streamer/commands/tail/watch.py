@@ -1,4 +1,4 @@
-"""A dataset and its ledger, looked at again and again: a look at what did not change costs a few system calls."""
+"""Watches a dataset and its ledger. A look costs a few system calls if nothing has changed."""
 
 from __future__ import annotations
 
@@ -19,28 +19,27 @@ from streamer.reader.tail import Follower
 from streamer.store.views.snapshot import Snapshot, snapshot
 
 SHARE = 20
-"""After the ledger was asked, it is left alone for so many times what that took: sums over millions of spans cost
-some tenths of a second."""
+"""The pause after a query of the ledger, in durations of the query: sums over millions of spans take some tenths of a
+second."""
 
 _LEAST_PAUSE = 0.5
 _DAEMON_PAUSE = 1.0
 _BEHIND = 64 << 20
-"""Bytes. What is further behind the end of the dataset is passed over: the newest records are wanted."""
+"""Bytes behind the end of the dataset from which on records are skipped, to show the newest ones."""
 
 _KEPT = 400
-"""Records that are kept: no terminal is higher."""
+"""The most records that are kept: no terminal has more lines."""
 
 _PICKED_UP = 50
-"""Records that are shown after some were passed over."""
+"""Records that are shown after some were skipped."""
 
 
 class TailView(msgspec.Struct, frozen=True):
-    """What there is to see at one moment.
+    """The state of a dataset at one moment.
 
-    ``seen`` is of ``age`` seconds ago, ``stale`` if the ledger has changed since then; None while no ledger could be
-    read, and then ``trouble`` says why.
-    ``size`` is the dataset's in bytes, None while there is none. ``newest`` are its last records, oldest first,
-    ``came`` those that were written since the beginning.
+    ``seen`` is the last snapshot of the ledger, ``age`` seconds old, and ``stale`` if the ledger has changed since. It
+    is None while no ledger could be read; ``failure`` is the reason. ``size`` is the dataset's in bytes, None while the
+    dataset is missing. ``newest`` has its last records, oldest first; ``came`` counts the records since the start.
     """
 
     dataset: str
@@ -49,7 +48,7 @@ class TailView(msgspec.Struct, frozen=True):
     seen: Snapshot | None
     age: float
     stale: bool
-    trouble: str
+    failure: str
     note: str
     came: int
     per_minute: float
@@ -58,13 +57,13 @@ class TailView(msgspec.Struct, frozen=True):
 
 
 class Watch:
-    """Looks at one dataset. Use it as a context manager.
+    """Watches one dataset. Use it as a context manager.
 
     Args:
-        dataset: where it is, or will be.
-        ledger: where its ledger is, or will be.
-        last: how many of the records that are there already are shown.
-        clock: monotonic seconds.
+        dataset: The path of the dataset, which may be missing.
+        ledger: The path of its ledger, which may be missing.
+        last: The number of existing records to show.
+        clock: Returns monotonic seconds.
     """
 
     def __init__(self, dataset: Path, ledger: Path, last: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -87,10 +86,10 @@ class Watch:
         self._follower.close()
 
     def look(self) -> bool:
-        """See what is new; say whether anything is.
+        """Look for changes, and return whether there are any.
 
         Raises:
-            OSError: the dataset is there and cannot be read.
+            OSError: the dataset exists and cannot be read.
         """
         before = self._came
         fresh = self._read()
@@ -99,7 +98,7 @@ class Watch:
         return bool(fresh) | self._ledger.look()
 
     def view(self) -> TailView:
-        """Return what was seen."""
+        """Return the state at the last look."""
         now = self._clock()
         seen = self._ledger.seen
         return TailView(
@@ -109,7 +108,7 @@ class Watch:
             seen=self._ledger.seen,
             age=now - self._ledger.seen_at,
             stale=self._ledger.stale,
-            trouble=self._ledger.trouble,
+            failure=self._ledger.failure,
             note=self._note,
             came=self._came,
             per_minute=self._history.per_minute(now),
@@ -118,7 +117,7 @@ class Watch:
         )
 
     def _read(self) -> list[Glimpse]:
-        """Return the newest of the records that came, and count all of them."""
+        """Count all new records, and return the newest of them."""
         size = _size(self._dataset)
         if size is not None and size - self._follower.offset > _BEHIND:
             self._follower.close()
@@ -138,7 +137,7 @@ class Watch:
 
 
 class _Ledger:
-    """What a ledger said when it was asked last. It is asked when its files have changed, and not too often."""
+    """The last snapshot of a ledger, which is taken again when its files have changed, but not too often."""
 
     def __init__(self, dataset: Path, ledger: Path, clock: Callable[[], float]) -> None:
         self._dataset = dataset
@@ -150,11 +149,11 @@ class _Ledger:
         self.seen_at = clock()
         self.daemon: Holder | None = None
         self.stale = False
-        self.trouble = ""
+        self.failure = ""
 
     def look(self) -> bool:
-        """Ask for what may have changed; say whether anything did."""
-        before = self.seen, self.daemon, self.trouble
+        """Take a new snapshot if it is due, and return whether anything has changed."""
+        before = self.seen, self.daemon, self.failure
         now = self._clock()
         try:
             if now >= self._next_daemon:
@@ -162,25 +161,25 @@ class _Ledger:
                 self.daemon = holder(lock_file(self._dataset))
             self._read(now)
         except StreamerError as error:
-            self.trouble = f"cannot {error.op}: {error.cause}"
-        return before != (self.seen, self.daemon, self.trouble)
+            self.failure = f"cannot {error.op}: {error.cause}"
+        return before != (self.seen, self.daemon, self.failure)
 
     def _read(self, now: float) -> None:
         files = [_state(path) for path in self._paths]
         self.stale = files != self._files
-        if now < self._next_read or not (self.stale or self.trouble):
+        if now < self._next_read or not (self.stale or self.failure):
             return
         try:
             seen = snapshot(self._dataset, self._paths[0])
         finally:
             end = self._clock()
             self._next_read = end + max(_LEAST_PAUSE, SHARE * (end - now))
-        self._files, self.stale, self.trouble = files, False, ""
+        self._files, self.stale, self.failure = files, False, ""
         self.seen, self.seen_at = (seen if seen.ledger else None), end
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:
-    """Return what changes with a file; None if it is empty or not there: the look of a reader leaves an empty log."""
+    """Return values that change with a file; None if it is missing or empty, as the log that a reader leaves behind."""
     try:
         found = os.stat(path)
     except OSError:

@@ -1,1 +1,1 @@
-"""``streamer verify``: checks of a dataset, line by line."""
+"""``streamer verify``: checks a dataset line by line."""

@@ -1,9 +1,9 @@
-"""``streamer verify``: whether a dataset is what trainers take, and what is in it."""
+"""``streamer verify``: whether trainers can take a dataset, and what it holds."""
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -14,24 +14,28 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from streamer.base.histogram import Bin
 from streamer.base.text import printable
+from streamer.commands.common import (
+    UNEXPECTED,
+    ConfigOption,
+    JsonOption,
+    aligned,
+    bin_range,
+    print_json,
+    progress_bar,
+)
 from streamer.commands.verify.inspect import Findings, VerifyReport, inspect
 from streamer.config import datasets
 from streamer.core.records.key import DedupBy
-from streamer.daemon.observers.progress import reading
-
-_PROBLEMS_FOUND = 1
-"""Exit code of a dataset with problems."""
 
 
 def verify(
     dataset: Annotated[Path | None, typer.Argument(help="The dataset; else all that are configured.")] = None,
     *,
-    config: Annotated[Path | None, typer.Option(help="The daemon's config.toml.")] = None,
+    config: ConfigOption = None,
     by: Annotated[DedupBy, typer.Option(help="What makes a duplicate, as the daemon has it.")] = DedupBy.CONVERSATION,
     no_images: Annotated[bool, typer.Option("--no-images", help="Do not decode images.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Check every line of a dataset and say what is in it.
 
@@ -42,30 +46,26 @@ def verify(
     Example: streamer verify high_reward.jsonl --json | jq .problems.counts
     """
     paths = [dataset] if dataset else [found.path for found in datasets(config, os.environ, None)]
-    with reading(sys.stderr.isatty()) as progress:
+    with progress_bar() as show:
+        progress = partial(show, "")
         reports = [inspect(path, by=by, decode_images=not no_images, progress=progress) for path in paths]
     if as_json:
-        typer.echo(_json(reports))
+        values = [{"fine": not report.problems.counts, **msgspec.to_builtins(report)} for report in reports]
+        print_json(values[0] if len(values) == 1 else {"datasets": values})
     else:
         for number, report in enumerate(reports):
             typer.echo("\n" if number else "", nl=False)
             _show(report)
     if any(report.problems.counts for report in reports):
-        raise typer.Exit(_PROBLEMS_FOUND)
+        raise typer.Exit(UNEXPECTED)
 
 
 class _Section(NamedTuple):
-    """A part of the report: text from the dataset is in it as ``printable`` leaves it."""
+    """A section of the report. Text from the dataset has gone through ``printable``."""
 
     title: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
-
-
-def _json(reports: Sequence[VerifyReport]) -> str:
-    """Return the reports in ASCII, so that no character of a dataset reaches a terminal as it is."""
-    values = [{"fine": not report.problems.counts, **msgspec.to_builtins(report)} for report in reports]
-    return json.dumps(values[0] if len(values) == 1 else {"datasets": values}, indent=2)
 
 
 def _show(report: VerifyReport) -> None:
@@ -76,7 +76,7 @@ def _show(report: VerifyReport) -> None:
     typer.echo(_verdict(report))
     for section in sections:
         typer.echo(f"\n{section.title}")
-        for row in _aligned(section.rows):
+        for row in aligned(section.rows):
             typer.echo(f"  {row}")
 
 
@@ -91,12 +91,6 @@ def _show_tables(verdict: str, sections: list[_Section]) -> None:
             # Text, as a str would be read for markup.
             table.add_row(*map(Text, row))
         console.print(table)
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def _verdict(report: VerifyReport) -> str:
@@ -148,15 +142,11 @@ def _contents(report: VerifyReport) -> list[tuple[str, str]]:
         ("with images", f"{images.records:,} records"),
     ]
     if images.records:
-        fates = f"{images.decoded:,} decoded, {images.skipped:,} not decoded, {images.remote:,} remote"
-        rows.append(("images", f"{fates}, {images.broken:,} broken"))
+        results = f"{images.decoded:,} decoded, {images.skipped:,} not decoded, {images.remote:,} remote"
+        rows.append(("images", f"{results}, {images.broken:,} broken"))
     return rows
 
 
 def _rewards(report: VerifyReport) -> list[tuple[str, str]]:
-    rows = [(_range(reward), f"{reward.records:,}") for reward in report.rewards]
+    rows = [(bin_range(reward), f"{reward.records:,}") for reward in report.rewards]
     return [*rows, ("none", f"{report.without_reward:,}")] if report.without_reward else rows
-
-
-def _range(reward: Bin) -> str:
-    return f"{reward.low:g}" if reward.low == reward.high else f"{reward.low:g} to {reward.high:g}"

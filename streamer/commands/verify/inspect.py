@@ -1,10 +1,11 @@
-"""A whole dataset, read once: what is wrong with it, and what is in it. Memory holds one line at a time."""
+"""Inspects a dataset in one pass: its problems and its contents. Memory holds one line at a time."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,13 +24,15 @@ from streamer.reader.scan import BLOCK, LONGEST_LINE, NumberedLine, check_is_dat
 from streamer.store.parts.parts import opened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
+
+    from streamer.store.parts.parts import Piece
 
 FINDINGS_KEPT = 20
 _TOP = 10
 _NAME = 200
-"""Characters of a name (of a model, of a tool) that count."""
+"""Characters that are kept of the name of a model or tool."""
 
 
 class PlacedFinding(msgspec.Struct, frozen=True):
@@ -46,13 +49,13 @@ class PlacedFinding(msgspec.Struct, frozen=True):
 
 
 class Findings(msgspec.Struct):
-    """How many of each kind, and the first few of all."""
+    """The number of findings of each kind, and the first few findings."""
 
     counts: dict[str, int] = {}
     first: list[PlacedFinding] = []
 
     def add(self, found: PlacedFinding) -> None:
-        """Count one."""
+        """Count a finding, and keep it if it is one of the first."""
         self.counts[found.kind] = self.counts.get(found.kind, 0) + 1
         if len(self.first) < FINDINGS_KEPT:
             self.first.append(found)
@@ -67,7 +70,7 @@ class _Lengths(msgspec.Struct, frozen=True):
 
 
 class _Images(msgspec.Struct, frozen=True):
-    """Records with images, and what became of the images."""
+    """The number of records with images, and the results of decoding the images."""
 
     records: int = 0
     decoded: int = 0
@@ -77,7 +80,7 @@ class _Images(msgspec.Struct, frozen=True):
 
 
 class VerifyReport(msgspec.Struct, frozen=True):
-    """What a dataset holds, in so many files. ``bytes`` is its length when the reading began."""
+    """The problems and the contents of a dataset. ``bytes`` is its length at the start of the pass."""
 
     dataset: str
     files: int
@@ -104,40 +107,65 @@ def inspect(
     sleep: Callable[[float], None] = time.sleep,
     longest_line: int = LONGEST_LINE,
 ) -> VerifyReport:
-    """Read a dataset, as long as it is now, and return what was found.
+    """Read a dataset up to its present length, and report on it.
 
     Args:
-        path: the dataset file; it may grow meanwhile.
-        by: what makes a line a duplicate of one before it.
-        decode_images: decode data URLs with Pillow, or only count them.
-        progress: called with (bytes read, bytes to read), about once for each MiB.
-        sleep: waits so many seconds for the end of an unterminated last line.
-        longest_line: bytes; a longer line is a problem and is not looked into.
+        path: The dataset file; it may grow meanwhile.
+        by: The rule that makes a line a duplicate of an earlier one.
+        decode_images: Whether to decode data URLs with Pillow, or only count them.
+        progress: Called with (bytes read, bytes to read), about once for each MiB.
+        sleep: Called with the seconds to wait for the end of an unterminated last line.
+        longest_line: Bytes; a longer line is a problem, and is not parsed.
 
     Raises:
         ConfigError: there is no such file, or it is a pipe or a folder.
         MissingExtraError: images are to be decoded and Pillow is not installed.
         UnavailableError: the file cannot be read, or the disk has no room for the temporary database.
     """
+    with scanning("verify", path) as (pieces, tally):
+        size = length_of(pieces)
+        inspection = _Inspection(tally, by, decode_images=decode_images)
+        for line in with_progress(numbered_lines(pieces, size, longest_line, sleep), size, progress):
+            inspection.take(line)
+        return inspection.report(str(path), len(pieces), size)
+
+
+@contextmanager
+def scanning(op: str, path: Path, read_op: str | None = None) -> Iterator[tuple[Sequence[Piece], Tally]]:
+    """Open a dataset and a tally for one pass over its lines, and translate errors of files and of the tally.
+
+    Args:
+        op: The operation, a verb phrase for errors.
+        path: The dataset file.
+        read_op: The verb phrase for errors of the files; None for ``op``.
+
+    Raises:
+        ConfigError: there is no such file, or it is a pipe or a folder.
+        UnavailableError: the file cannot be read, or the disk has no room for the temporary database.
+    """
     try:
-        check_is_dataset("verify", path)
+        check_is_dataset(op, path)
         with opened(path, BLOCK) as pieces, Tally() as tally:
-            size = length_of(pieces)
-            inspection = _Inspection(tally, by, decode_images=decode_images)
-            for line in numbered_lines(pieces, size, longest_line, sleep):
-                inspection.take(line)
-                if line.crosses_block:
-                    progress(min(line.before + line.offset + line.length, size), size)
-            return inspection.report(str(path), len(pieces), size)
+            yield pieces, tally
     except OSError as error:
-        raise UnavailableError("verify", printable(str(path)), error.strerror or str(error)) from error
+        raise UnavailableError(read_op or op, printable(str(path)), error.strerror or str(error)) from error
     except sqlite3.Error as error:
         hint = "make room, or set SQLITE_TMPDIR to a folder on another disk"
-        raise UnavailableError("verify", "its temporary database", str(error), hint) from error
+        raise UnavailableError(op, "its temporary database", str(error), hint) from error
+
+
+def with_progress(
+    lines: Iterable[NumberedLine], size: int, progress: Callable[[int, int], None]
+) -> Iterator[NumberedLine]:
+    """Yield lines, and call ``progress`` with (bytes read, ``size``) about once for each MiB."""
+    for line in lines:
+        yield line
+        if line.crosses_block:
+            progress(min(line.before + line.offset + line.length, size), size)
 
 
 class _Inspection:
-    """Everything that is remembered from line to line."""
+    """The state of the pass: counts and findings so far."""
 
     def __init__(self, tally: Tally, by: DedupBy, *, decode_images: bool) -> None:
         self._tally = tally
@@ -234,7 +262,7 @@ def _unterminated(line: NumberedLine) -> Finding:
 
 
 def _key(checked: CheckedLine, by: DedupBy) -> bytes | None:
-    """Return the key that the daemon gives this line, or None if its shape allows none."""
+    """Return the key that the daemon computes for a line, or None if its shape allows none."""
     if not checked.messages:
         return None
     metadata = checked.metadata

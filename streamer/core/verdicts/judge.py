@@ -23,7 +23,7 @@ from streamer.core.records.model import Line, Outcome, SourceRecord, Span, State
 from streamer.core.records.trace_messages import Decision
 from streamer.core.records.worth import Worth
 from streamer.core.verdicts.join import JoinRule, choose
-from streamer.core.verdicts.qualify import RecordRules, rejection_reason
+from streamer.core.verdicts.qualify import Facts, RecordRules, rejection_reason
 from streamer.core.verdicts.reasons import AFTER_LAST_OUTCOME, REWARDS_UNREAD, RULE_CHANGED, SENT_AGAIN, WHERE
 from streamer.core.verdicts.turns import TurnBook, TurnReward
 
@@ -161,19 +161,31 @@ def _judge(
 
 
 def _judge_record(item: Item, record: SourceRecord, outcome: Outcome, rules: Rules, turns: TurnBook | None) -> Judged:
+    verdict, worth = judge_facts(record, outcome, rules, turns)
+    if verdict is not None:
+        return Judged(item, verdict)
+    key = record_key(record.conversation, rules.by, (record.session, record.turn, record.timestamp))
+    line = encode_line(record, outcome, item.line.shard, worth)
+    return Judged(item, Verdict(State.ACCEPTED, "", outcome.ref), _Offer(key, line))
+
+
+def judge_facts(
+    record: Facts, outcome: Outcome, rules: Rules, turns: TurnBook | None
+) -> tuple[Verdict | None, Worth | None]:
+    """Judge a record of a rollout that qualifies by the record rules.
+
+    Returns:
+        The verdict that keeps the record out for now, or None if it gets in; and the worth of its turn if known.
+    """
     reason = rejection_reason(record, rules.records)
     worth: Worth | None = None
     if turns is not None and reason is None:
         rollout = turns.rollout(outcome)
         if rollout is None:
-            return Judged(item, Verdict(State.WAITING, REWARDS_UNREAD))
+            return Verdict(State.WAITING, REWARDS_UNREAD), None
         reason = rollout.rejection_reason(record.turn)
         worth = rollout.of(record.turn)
-    if reason is not None:
-        return Judged(item, Verdict(State.REJECTED, reason, outcome.ref, outcome.rule))
-    key = record_key(record.conversation, rules.by, (record.session, record.turn, record.timestamp))
-    line = encode_line(record, outcome, item.line.shard, worth)
-    return Judged(item, Verdict(State.ACCEPTED, "", outcome.ref), _Offer(key, line))
+    return None if reason is None else Verdict(State.REJECTED, reason, outcome.ref, outcome.rule), worth
 
 
 def _dead(item: Item, error: MalformedError) -> Judged:

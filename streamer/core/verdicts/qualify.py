@@ -19,7 +19,7 @@ class Images(StrEnum):
     WITHOUT = "without"
 
 
-class _Facts(Protocol):
+class Facts(Protocol):
     """The facts that rules test; a record has them, and so has its dataset line."""
 
     @property
@@ -57,7 +57,7 @@ class RecordRules(msgspec.Struct, frozen=True):
         return TurnRules(self.turns, self.reward_type or DEFAULT_REWARD_TYPE, self.min_turn_reward)
 
 
-def rejection_reason(record: _Facts, rules: RecordRules) -> str | None:
+def rejection_reason(record: Facts, rules: RecordRules) -> str | None:
     """Return the counted reason to reject a record of a rollout that qualifies, or None to accept it."""
     if rules.models and record.model not in rules.models:
         return MODELS

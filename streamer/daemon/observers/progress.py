@@ -4,16 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from streamer.base.events import Committed, Emit, Event, Quiet
 
@@ -27,18 +18,6 @@ def shown(stream_is_tty: bool) -> Iterator[Callable[[Emit], Emit]]:  # noqa: FBT
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield _Counts(progress).over
-
-
-@contextmanager
-def reading(stream_is_tty: bool) -> Iterator[Callable[[int, int], None]]:  # noqa: FBT001 - as above
-    """Give the function that shows bytes read of bytes to read."""
-    if not stream_is_tty:
-        yield lambda _done, _size: None
-        return
-    columns = BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, size: bar.update(task, completed=done, total=size)
 
 
 class _Counts:
