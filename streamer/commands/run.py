@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import anyio
 import typer
 
+from streamer.base.env import Env
 from streamer.base.errors import MissingExtraError, UnavailableError
 from streamer.base.events import Emit, Event, fan_out
-from streamer.base.files import Files, SystemClock
 from streamer.base.text import counted, printable
 from streamer.config import Config, Flags, duration, load_all
 from streamer.core.records.model import State
@@ -101,11 +101,9 @@ def run_daemon(read: Callable[[], Sequence[Config]], until_idle: float | None = 
 
     daemon = Daemon(
         configs,
-        emit=fan_out(observer, page) if page else observer,
+        Env(emit=fan_out(observer, page) if page else observer),
         reload=read,
         notifier=Notifier(os.environ),
-        files=Files(),
-        clock=SystemClock(),
         listeners=Listeners(configure, beat, of),
         until_idle=until_idle,
     )
@@ -168,11 +166,9 @@ def run_once(read: Callable[[], Sequence[Config]]) -> list[str]:
     with progress.shown(sys.stderr.isatty()) as show:
         daemon = Daemon(
             configs,
-            emit=show(observer),
+            Env(emit=show(observer)),
             reload=read,
             notifier=Notifier(os.environ),
-            files=Files(),
-            clock=SystemClock(),
             listeners=Listeners(of=lambda config: show(observer.of(config.dataset.path))),
         )
         each = anyio.run(daemon.once)

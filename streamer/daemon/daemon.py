@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import anyio
+import msgspec
 from anyio.abc import TaskGroup, TaskStatus
 
+from streamer.base.env import Env
 from streamer.base.errors import StreamerError, UnavailableError
 from streamer.base.events import Emit, Idle, Reloaded, ReloadFailed
-from streamer.base.files import Clock, Files
 from streamer.config import Config, real_path
 from streamer.daemon.observers.systemd import Notifier
-from streamer.daemon.pipeline import drain, no_failpoints
+from streamer.daemon.pipeline import drain
 from streamer.daemon.status import Stands
 from streamer.daemon.supervisor import Callbacks, Supervisor
 from streamer.daemon.watchdog import Heartbeat
@@ -59,46 +60,39 @@ class Daemon:
     Args:
         configs: one for each dataset: what to read, how to judge, where to write. What is no matter of a single dataset
             is the same in all.
-        emit: is told of every event.
+        env: The machine; its ``emit`` gets the events that belong to no single dataset.
         reload: reads the configurations again, for SIGHUP.
         notifier: tells the service manager.
-        files: the system calls.
-        clock: ages and pauses.
         listeners: told of what is no event of the log.
         until_idle: after so many seconds without anything new the daemon ends; None for never.
-        failpoint: called with the name of each point at which a crash must be harmless.
     """
 
     def __init__(
         self,
         configs: Sequence[Config],
+        env: Env,
         *,
-        emit: Emit,
         reload: Callable[[], Sequence[Config]],
         notifier: Notifier,
-        files: Files,
-        clock: Clock,
         listeners: Listeners | None = None,
         until_idle: float | None = None,
-        failpoint: Callable[[str], None] = no_failpoints,
     ) -> None:
         self._source = configs[0].source
-        self._emit = emit
+        self._env = env
+        self._emit = env.emit
         self._read_configs = reload
         self._listeners = listeners or Listeners()
         self._notifier = notifier
-        self._clock = clock
-        self._failpoint = failpoint
+        self._clock = env.clock
         self._until_idle = until_idle
-        self._heartbeat = Heartbeat(notifier, clock, self._listeners.beat)
+        self._heartbeat = Heartbeat(notifier, env.clock, self._listeners.beat)
         database = locate(self._source.database) if self._source.is_local else None
         self._database_folder = database.parent if isinstance(database, Path) else None
         self._wake_ups = WakeUps(self._source.shards, database.name if isinstance(database, Path) else None)
         self._stands = Stands(notifier.status)
         self._read_cache = ReadCache() if len(configs) > 1 else None
         self._supervisors = [
-            Supervisor(config, files, clock, self._callbacks(config), self._pass, self._read_cache)
-            for config in configs
+            Supervisor(config, self._env_of(config), self._callbacks(config), self._read_cache) for config in configs
         ]
         self._watch_no_more = anyio.Event()
         self._greeted = False
@@ -207,11 +201,13 @@ class Daemon:
             self._refused.pop(supervisor, None)
         return done
 
-    def _callbacks(self, config: Config) -> Callbacks:
+    def _env_of(self, config: Config) -> Env:
         emit = self._listeners.of(config) if self._listeners.of else self._emit
-        return Callbacks(
-            emit, self._stands.of(config.dataset.path), self._ready, self._listeners.configure, self._wake_ups.ring
-        )
+        return msgspec.structs.replace(self._env, emit=emit, failpoint=self._pass)
+
+    def _callbacks(self, config: Config) -> Callbacks:
+        stand = self._stands.of(config.dataset.path)
+        return Callbacks(stand, self._ready, self._listeners.configure, self._wake_ups.ring)
 
     def _ready(self) -> None:
         """Tell the manager that a pipeline is open, once."""
@@ -252,7 +248,7 @@ class Daemon:
 
     def _pass(self, point: str) -> None:
         self._heartbeat.progress()
-        self._failpoint(point)
+        self._env.failpoint(point)
 
     def _watch(self, tasks: TaskGroup) -> None:
         source = self._source

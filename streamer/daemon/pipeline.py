@@ -21,12 +21,12 @@ from typing import NamedTuple, ParamSpec, Self, TypeVar
 
 from anyio import to_thread
 
+from streamer.base.env import Env
 from streamer.base.errors import UnavailableError
 from streamer.base.events import (
     Committed,
     DatabaseReplaced,
     DeadLettered,
-    Emit,
     NeverScored,
     OutcomesSeen,
     PartClosed,
@@ -36,7 +36,6 @@ from streamer.base.events import (
     Recovered,
 )
 from streamer.base.failures import SourceFailures
-from streamer.base.files import Clock, Files
 from streamer.config import Config
 from streamer.config.fleet_names import Names
 from streamer.config.fleet_table import SinkKind
@@ -92,38 +91,24 @@ def _runs(spans: Iterable[Span]) -> tuple[str, ...]:
     return tuple(islice(appended, _RUNS_TOLD))
 
 
-def no_failpoints(_point: str) -> None:
-    """Pass a named point at which a crash must be harmless; tests crash there."""
-
-
-def _outcomes(config: Config, clock: Clock) -> OutcomePoller | NoOutcomes:
+def _outcomes(config: Config, env: Env) -> OutcomePoller | NoOutcomes:
     source, qualify = config.source, config.qualify
     if not source.is_local:
         return NoOutcomes(qualify.where, f"the stream {Names(config.fleet.prefix, config.fleet.dataset).stream}")
     turns = config.records.turn_rules
-    return OutcomePoller(source.database, qualify.where, clock, token=source.token, turns=turns)
+    return OutcomePoller(source.database, qualify.where, env.clock, token=source.token, turns=turns)
 
 
-def _shards(
-    config: Config,
-    ledger: Ledger,
-    files: Files,
-    clock: Clock,
-    emit: Emit,
-    failpoint: Callable[[str], None],
-    read_cache: ReadCache | None,
-) -> ShardInbox:
+def _shards(config: Config, ledger: Ledger, env: Env, read_cache: ReadCache | None) -> ShardInbox:
     source = config.source
-    reader = ShardReader(source.shards, source.max_line_bytes, files, clock, follow_symlinks=source.follow_symlinks)
-    return ShardInbox(shard_folder(config), reader, ledger, source.max_line_bytes, clock, emit, failpoint, read_cache)
+    reader = ShardReader(source.shards, source.max_line_bytes, env, follow_symlinks=source.follow_symlinks)
+    return ShardInbox(shard_folder(config), reader, ledger, source.max_line_bytes, env, read_cache)
 
 
-def _uplink(
-    config: Config, ledger: Ledger, files: Files, clock: Clock, emit: Emit, failures: SourceFailures
-) -> Uplink | NoUplink:
+def _uplink(config: Config, ledger: Ledger, env: Env, failures: SourceFailures) -> Uplink | NoUplink:
     if config.sink.kind is not SinkKind.JETSTREAM:
         return NoUplink()
-    return Uplink(config, ledger, files, clock, emit, failures.fleet)
+    return Uplink(config, ledger, env, failures.fleet)
 
 
 class _Sources(NamedTuple):
@@ -142,13 +127,11 @@ class Pipeline:
     def __init__(
         self,
         config: Config,
+        env: Env,
         ledger: Ledger,
         dataset: DatasetWriter,
         dead: DeadLetters,
         sources: _Sources,
-        clock: Clock,
-        emit: Emit,
-        failpoint: Callable[[str], None],
     ) -> None:
         self.ledger = ledger
         self.dataset = dataset
@@ -157,9 +140,9 @@ class Pipeline:
         self.outcomes = sources.outcomes
         self.uplink = sources.uplink
         self._dead = dead
-        self._clock = clock
-        self._emit = emit
-        self._failpoint = failpoint
+        self._clock = env.clock
+        self._emit = env.emit
+        self._failpoint = env.failpoint
         self._failures = sources.failures.inputs
         self.poll_pause = 0.0
         self.poll_error: UnavailableError | None = None
@@ -172,10 +155,7 @@ class Pipeline:
     async def open(
         cls,
         config: Config,
-        files: Files,
-        clock: Clock,
-        emit: Emit,
-        failpoint: Callable[[str], None] = no_failpoints,
+        env: Env,
         failures: SourceFailures | None = None,
         read_cache: ReadCache | None = None,
         news: Callable[[], None] = lambda: None,
@@ -186,10 +166,7 @@ class Pipeline:
 
         Args:
             config: what to read, how to judge, where to write.
-            files: the system calls.
-            clock: ages and pauses; no verdict depends on it.
-            emit: is told of every event.
-            failpoint: called with the name of each point at which a crash must be harmless.
+            env: The machine, and where events go.
             failures: what did not work in an earlier pipeline; without it, nothing.
             read_cache: what other datasets have just read, and where others find what is read here.
             news: called when something has come that a step can take.
@@ -199,23 +176,23 @@ class Pipeline:
             UnavailableError: something cannot be opened now.
             RefusedError: dataset and ledger contradict each other; a person has to decide.
         """
-        dataset = DatasetWriter(config.dataset.path, files, clock, config.roll)
-        dead = DeadLetters(dead_letters_path(config.dataset.path), files)
-        outcomes = _outcomes(config, clock)
+        dataset = DatasetWriter(config.dataset.path, env, config.roll)
+        dead = DeadLetters(dead_letters_path(config.dataset.path), env.files)
+        outcomes = _outcomes(config, env)
         try:
             dataset.open()
-            async with Ledger.open(config.dataset.ledger, files) as ledger:
-                failures = failures or SourceFailures(emit)
-                uplink = _uplink(config, ledger, files, clock, emit, failures)
+            async with Ledger.open(config.dataset.ledger, env.files) as ledger:
+                failures = failures or SourceFailures(env.emit)
+                uplink = _uplink(config, ledger, env, failures)
                 if config.source.is_local:
-                    inbox: Inbox = _shards(config, ledger, files, clock, emit, failpoint, read_cache)
+                    inbox: Inbox = _shards(config, ledger, env, read_cache)
                     rollouts: RolloutInbox | NoRollouts = RolloutInbox(
-                        config.source, ledger, clock, emit, failures.conversations
+                        config.source, ledger, env, failures.conversations
                     )
                 else:
-                    inbox, rollouts = Intake(config, ledger, clock, emit, failures.fleet, news), NoRollouts()
+                    inbox, rollouts = Intake(config, ledger, env, failures.fleet, news), NoRollouts()
                 sources = _Sources(inbox, rollouts, outcomes, failures, uplink)
-                pipeline = cls(config, ledger, dataset, dead, sources, clock, emit, failpoint)
+                pipeline = cls(config, env, ledger, dataset, dead, sources)
                 with closing(pipeline.rollouts):
                     await pipeline.recover()
                     async with AsyncExitStack() as stack:

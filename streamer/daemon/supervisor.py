@@ -12,10 +12,10 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from streamer import config as configuration
+from streamer.base.env import Env
 from streamer.base.errors import StreamerError, UnavailableError
-from streamer.base.events import Emit, Reloaded, Started, Stopped
+from streamer.base.events import Reloaded, Started, Stopped
 from streamer.base.failures import ActiveFailures, SourceFailures
-from streamer.base.files import Clock, Files
 from streamer.base.lock import DatasetLock, lock_file
 from streamer.config import Config
 from streamer.daemon.pipeline import Pipeline
@@ -36,7 +36,6 @@ class Callbacks(NamedTuple):
     something has come by itself, so that there is a turn to be taken.
     """
 
-    event: Emit
     stand: Callable[[Stand], None] = lambda _stand: None
     opened: Callable[[], None] = lambda: None
     configured: Callable[[Config], None] = lambda _config: None
@@ -48,10 +47,8 @@ class Supervisor:
 
     Args:
         config: what to read, how to judge, where to write.
-        files: the system calls.
-        clock: ages and pauses.
-        told: who is told of what happens.
-        failpoint: called with the name of each point at which a crash must be harmless.
+        env: The machine, and where the events of this dataset go.
+        callbacks: Called on changes that are not events.
         read_cache: what other lives have just read, and where they find what is read here.
 
     ``due`` is the time in monotonic seconds at which there is something to do, whether or not there are news.
@@ -60,22 +57,20 @@ class Supervisor:
     def __init__(
         self,
         config: Config,
-        files: Files,
-        clock: Clock,
+        env: Env,
         callbacks: Callbacks,
-        failpoint: Callable[[str], None],
         read_cache: ReadCache | None = None,
     ) -> None:
         self.config = config
         self.due = 0.0
-        self._files = files
-        self._clock = clock
+        self._env = env
+        self._clock = env.clock
+        self._emit = env.emit
         self._callbacks = callbacks
-        self._failpoint = failpoint
         self._read_cache = read_cache
-        self._standing = DaemonStatus(callbacks.stand, clock)
-        self._failures = ActiveFailures(callbacks.event)
-        self._source_failures = SourceFailures(callbacks.event)
+        self._standing = DaemonStatus(callbacks.stand, env.clock)
+        self._failures = ActiveFailures(env.emit)
+        self._source_failures = SourceFailures(env.emit)
         self._pipeline: Pipeline | None = None
         self._stack = AsyncExitStack()
         self._next_scan = self._next_poll = 0.0
@@ -186,7 +181,7 @@ class Supervisor:
             self._pipeline.configure(self.config)
             await self._pipeline.take_up()
         self._callbacks.configured(self.config)
-        self._callbacks.event(event)
+        self._emit(event)
         if self._pipeline is not None:
             await self._pipeline.describe()
         return True
@@ -199,7 +194,7 @@ class Supervisor:
         """End the pipeline cleanly, if there is one."""
         if self._pipeline is None:
             return
-        self._callbacks.event(Stopped(self._pipeline.dataset.length))
+        self._emit(Stopped(self._pipeline.dataset.length))
         try:
             await self._close()
         except UnavailableError as error:
@@ -207,17 +202,7 @@ class Supervisor:
 
     def opening(self) -> AbstractAsyncContextManager[Pipeline]:
         """Return a new pipeline, as a context manager."""
-        callbacks = self._callbacks
-        return Pipeline.open(
-            self.config,
-            self._files,
-            self._clock,
-            callbacks.event,
-            self._failpoint,
-            self._source_failures,
-            self._read_cache,
-            callbacks.news,
-        )
+        return Pipeline.open(self.config, self._env, self._source_failures, self._read_cache, self._callbacks.news)
 
     async def _begin(self) -> bool:
         if self._clock.monotonic() < self.due:
@@ -236,7 +221,7 @@ class Supervisor:
         self._greeted = True
         config = self.config
         self._callbacks.opened()
-        self._callbacks.event(
+        self._emit(
             Started(
                 dataset=str(config.dataset.path),
                 dataset_bytes=pipeline.dataset.length,

@@ -11,9 +11,10 @@ import anyio
 import msgspec
 import pytest
 
+from streamer.base.env import Env
 from streamer.base.errors import UnavailableError
 from streamer.base.events import Event, Started, Trouble, TroubleOver
-from streamer.base.files import Files, SystemClock
+from streamer.base.files import Files
 from streamer.core.records.model import State
 from streamer.daemon.daemon import Daemon, Listeners
 from streamer.daemon.observers.health import Health, Healths
@@ -86,11 +87,9 @@ def test_a_disk_that_is_full_stops_one_dataset_and_no_other(tmp_path: Path, brok
     async def main() -> None:
         daemon = Daemon(
             list(configs.values()),
-            emit=lambda _event: None,
+            Env(files=disk),
             reload=lambda: list(configs.values()),
             notifier=Notifier({}),
-            files=disk,
-            clock=SystemClock(),
             listeners=Listeners(of=of),
         )
         async with anyio.create_task_group() as tasks:

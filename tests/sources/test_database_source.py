@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 
+from streamer.base.env import Env
 from streamer.base.errors import ConfigError
 from streamer.base.events import ShardOverwritten, Trouble, TroubleOver
-from streamer.base.files import Files
 from streamer.commands import status_text
 from streamer.commands.doctor.checks import Level, examine
 from streamer.config import Flags, From, load
@@ -105,7 +105,7 @@ def run(config: Config, act: Callable[[Pipeline, FakeClock], Awaitable[None]]) -
 
     async def main() -> None:
         clock = FakeClock()
-        async with Pipeline.open(config, Files(), clock, events.append) as pipeline:
+        async with Pipeline.open(config, Env(clock=clock, emit=events.append)) as pipeline:
             await act(pipeline, clock)
 
     anyio.run(main)
@@ -784,7 +784,7 @@ def test_in_any_order_each_decision_whose_outcome_qualifies_is_there_once(
 
     async def life(left: list[tuple[Any, ...]]) -> None:
         clock = FakeClock()
-        async with Pipeline.open(story.config, Files(), clock, lambda _: None) as pipeline:
+        async with Pipeline.open(story.config, Env(clock=clock)) as pipeline:
             while left:
                 name, *values = left.pop(0)
                 if name == "restart":

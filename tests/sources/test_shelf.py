@@ -9,6 +9,7 @@ import anyio
 import msgspec
 import pytest
 
+from streamer.base.env import Env
 from streamer.base.files import Files
 from streamer.core.records.model import Cursor, Line, Span, State
 from streamer.daemon.daemon import Daemon
@@ -77,9 +78,7 @@ def config_of(folder: Path, name: str, where: str = "total_reward > 0") -> Confi
 def once(*configs: Config) -> CountingFiles:
     """Work off what is there, for all datasets by one daemon; return what it took."""
     files = CountingFiles()
-    daemon = Daemon(
-        configs, emit=lambda _event: None, reload=lambda: configs, notifier=Notifier({}), files=files, clock=FakeClock()
-    )
+    daemon = Daemon(configs, Env(files=files, clock=FakeClock()), reload=lambda: configs, notifier=Notifier({}))
     anyio.run(daemon.once)
     for config in configs:
         accounts(config)

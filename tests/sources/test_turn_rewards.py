@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 
+from streamer.base.env import Env
 from streamer.base.errors import ConfigError, UnavailableError
-from streamer.base.files import Files
 from streamer.commands.doctor.checks import Level, examine
 from streamer.config import From
 from streamer.core.records.key import DedupBy
@@ -144,7 +144,7 @@ def run(config: Config, act: Callable[[Pipeline, FakeClock], Awaitable[None]]) -
 
     async def main() -> None:
         clock = FakeClock()
-        async with Pipeline.open(config, Files(), clock, lambda _event: None) as pipeline:
+        async with Pipeline.open(config, Env(clock=clock)) as pipeline:
             await act(pipeline, clock)
 
     anyio.run(main)
@@ -209,7 +209,7 @@ class TestOrder:
             todo = list(zip(steps, looks, strict=True))
             clock = FakeClock()
             while todo:
-                async with Pipeline.open(config, Files(), clock, lambda _event: None) as pipeline:
+                async with Pipeline.open(config, Env(clock=clock)) as pipeline:
                     while todo:
                         (step, *arguments), look = todo.pop(0)
                         step(folder, *arguments)

@@ -13,9 +13,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 
+from streamer.base.env import Env
 from streamer.base.events import Event, Started, Trouble, TroubleOver
 from streamer.base.failures import SourceFailures
-from streamer.base.files import Files
 from streamer.core.records.model import State
 from streamer.daemon.observers.health import STUCK_AFTER, Health
 from streamer.daemon.pipeline import Pipeline
@@ -336,7 +336,7 @@ def test_a_trouble_that_outlives_its_pipeline_is_over_in_another_one(tmp_path: P
     failures = SourceFailures(told.append)
 
     async def live() -> None:
-        async with Pipeline.open(config, Files(), FakeClock(), told.append, failures=failures) as pipeline:
+        async with Pipeline.open(config, Env(clock=FakeClock(), emit=told.append), failures=failures) as pipeline:
             await pipeline.drain()
 
     anyio.run(live)

@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from streamer.base.env import Env
 from streamer.base.events import Emit
-from streamer.base.files import Files, SystemClock
 from streamer.base.lock import DatasetLock, lock_file
 from streamer.base.text import counted, printable
 from streamer.commands.compact.run import Compacted, Sum
@@ -84,9 +84,7 @@ async def _compact(
     close_live: bool,  # noqa: FBT001 - anyio.run passes no keywords
     dry_run: bool,  # noqa: FBT001 - as above
 ) -> Compacted:
-    return await compact_dataset(
-        config, Files(), SystemClock(), emit, progress=progress, close_live=close_live, dry_run=dry_run
-    )
+    return await compact_dataset(config, Env(emit=emit), progress=progress, close_live=close_live, dry_run=dry_run)
 
 
 @contextmanager

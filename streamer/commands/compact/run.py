@@ -19,9 +19,10 @@ from functools import partial
 import msgspec
 from anyio import to_thread
 
+from streamer.base.env import Env
 from streamer.base.errors import StreamerError, UnavailableError
-from streamer.base.events import Emit, PartCompacted
-from streamer.base.files import Clock, Files
+from streamer.base.events import PartCompacted
+from streamer.base.files import Clock
 from streamer.commands.compact import doomed
 from streamer.commands.compact.spans import Spans
 from streamer.commands.compact.verdicts import NO_SHARD, Judge, facts_of
@@ -29,7 +30,7 @@ from streamer.config import Config
 from streamer.core.records.dataset_line import line_key
 from streamer.core.records.model import Span, Verdict
 from streamer.core.verdicts.turns import TurnBook
-from streamer.daemon.pipeline import Pipeline, no_failpoints
+from streamer.daemon.pipeline import Pipeline
 from streamer.store.curation.curation import chunks
 from streamer.store.ledger.transactions import Compaction
 from streamer.store.parts.parts import Part, part_path
@@ -77,10 +78,7 @@ class Compacted(msgspec.Struct, frozen=True):
 
 async def compact(
     config: Config,
-    files: Files,
-    clock: Clock,
-    emit: Emit,
-    failpoint: Callable[[str], None] = no_failpoints,
+    env: Env,
     *,
     progress: _Progress = _untold,
     close_live: bool = False,
@@ -90,10 +88,7 @@ async def compact(
 
     Args:
         config: where everything is, and how it is judged now.
-        files: the system calls.
-        clock: what time it is.
-        emit: is told of every event.
-        failpoint: called with the name of each point at which a crash must be harmless.
+        env: The machine, and where events go.
         progress: called with (what is done, how much of it, how much there is).
         close_live: close the live file first, as if it were full.
         dry_run: rewrite nothing, and only count.
@@ -101,11 +96,9 @@ async def compact(
     Raises:
         StreamerError: something that is needed is not there, or a person has to decide something first.
     """
-    async with Pipeline.open(config, files, clock, emit, failpoint, travels=False) as pipeline:
-        await _catch_up(pipeline, clock)
-        return await _Compactor(pipeline, clock, emit, failpoint, progress).compact(
-            close_live=close_live, dry_run=dry_run
-        )
+    async with Pipeline.open(config, env, travels=False) as pipeline:
+        await _catch_up(pipeline, env.clock)
+        return await _Compactor(pipeline, env, progress).compact(close_live=close_live, dry_run=dry_run)
 
 
 async def _catch_up(pipeline: Pipeline, clock: Clock) -> None:
@@ -132,26 +125,17 @@ class _Compactor:
 
     Args:
         pipeline: it has recovered, and its outcomes are caught up.
-        clock: what time it is, a label.
-        emit: is told of each part.
-        failpoint: called with the name of each point at which a crash must be harmless.
+        env: The machine, and where events go.
         progress: called with (what is done, how much of it, how much there is).
     """
 
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        clock: Clock,
-        emit: Emit,
-        failpoint: Callable[[str], None],
-        progress: _Progress,
-    ) -> None:
+    def __init__(self, pipeline: Pipeline, env: Env, progress: _Progress) -> None:
         self._pipeline = pipeline
         self._ledger = pipeline.ledger
         self._dataset = pipeline.dataset
-        self._clock = clock
-        self._emit = emit
-        self._failpoint = failpoint
+        self._clock = env.clock
+        self._emit = env.emit
+        self._failpoint = env.failpoint
         self._progress = progress
         self._by = pipeline.config.dedup.by
         self._spans = Spans(pipeline.ledger, pipeline.inbox, pipeline.rollouts, self._by)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import msgspec
 
+from streamer.base.env import Env
 from streamer.base.errors import UnavailableError
 from streamer.commands.compact.run import compact
 from streamer.core.records.key import DedupBy
@@ -196,7 +197,7 @@ class Simulation:
 
     async def _compact_once(self, *, close_live: bool) -> None:
         done = await compact(
-            self._config, self._machine, self._clock, lambda _event: None, self._at, close_live=close_live
+            self._config, Env(files=self._machine, clock=self._clock, failpoint=self._at), close_live=close_live
         )
         self._say(f"  {done.removed} of {done.parts} parts, {done.unjudged} stay")
 
@@ -211,7 +212,7 @@ class Simulation:
     async def _opened(self) -> Pipeline:
         if self._pipeline is None:
             self._say("  start")
-            opened = Pipeline.open(self._config, self._machine, self._clock, lambda _event: None, self._at)
+            opened = Pipeline.open(self._config, Env(files=self._machine, clock=self._clock, failpoint=self._at))
             try:
                 self._pipeline = await self._open.enter_async_context(opened)
             except UnavailableError:
