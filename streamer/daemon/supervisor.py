@@ -18,6 +18,7 @@ from streamer.base.events import Reloaded, Started, Stopped
 from streamer.base.failures import ActiveFailures, SourceFailures
 from streamer.base.lock import DatasetLock, lock_file
 from streamer.config import Config
+from streamer.daemon.build import open_pipeline
 from streamer.daemon.pipeline import Pipeline
 from streamer.daemon.status import DaemonStatus, Stand
 from streamer.sources.outcomes import check_condition
@@ -32,14 +33,14 @@ class Callbacks(NamedTuple):
     """Who is told what of a life.
 
     ``event`` gets every event; ``stand`` how it stands, whenever that is another; ``opened`` is called when its first
-    pipeline is open; ``configured`` gets a configuration that is in force from now on; ``news`` is called when
+    pipeline is open; ``configured`` gets a configuration that is in force from now on; ``wake`` is called when
     something has come by itself, so that there is a turn to be taken.
     """
 
     stand: Callable[[Stand], None] = lambda _stand: None
     opened: Callable[[], None] = lambda: None
     configured: Callable[[Config], None] = lambda _config: None
-    news: Callable[[], None] = lambda: None
+    wake: Callable[[], None] = lambda: None
 
 
 class Supervisor:
@@ -179,7 +180,7 @@ class Supervisor:
     async def _go_on(self, event: Reloaded) -> bool:
         if self._pipeline is not None:
             self._pipeline.configure(self.config)
-            await self._pipeline.take_up()
+            await self._pipeline.backfill()
         self._callbacks.configured(self.config)
         self._emit(event)
         if self._pipeline is not None:
@@ -202,7 +203,13 @@ class Supervisor:
 
     def opening(self) -> AbstractAsyncContextManager[Pipeline]:
         """Return a new pipeline, as a context manager."""
-        return Pipeline.open(self.config, self._env, self._source_failures, self._read_cache, self._callbacks.news)
+        return open_pipeline(
+            self.config,
+            self._env,
+            failures=self._source_failures,
+            read_cache=self._read_cache,
+            wake=self._callbacks.wake,
+        )
 
     async def _begin(self) -> bool:
         if self._clock.monotonic() < self.due:

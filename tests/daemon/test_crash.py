@@ -20,7 +20,7 @@ from streamer.base.errors import RefusedError, StreamerError, UnavailableError
 from streamer.base.events import Recovered
 from streamer.base.files import Files
 from streamer.core.records.key import DedupBy
-from streamer.daemon.pipeline import Pipeline
+from streamer.daemon.build import open_pipeline
 from streamer.store.dataset.dead_letters import dead_letters_path
 from streamer.store.dataset.writer import DatasetWriter
 from streamer.store.parts.parts import RollRules
@@ -511,7 +511,7 @@ class TestCompany:
             path.rename(away / path.name)
 
         async def main() -> None:
-            async with Pipeline.open(config, Env(clock=clock, emit=events.append)) as pipeline:
+            async with open_pipeline(config, Env(clock=clock, emit=events.append)) as pipeline:
                 await settle(pipeline, clock)
                 assert callable(meanwhile)
                 meanwhile()

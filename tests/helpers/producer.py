@@ -23,6 +23,7 @@ from streamer.config import Batch, Config, Dataset, Dedup, From, Join, Qualify, 
 from streamer.core.records.key import DedupBy
 from streamer.core.verdicts.join import JoinRule
 from streamer.core.verdicts.qualify import RecordRules
+from streamer.daemon.build import open_pipeline
 from streamer.daemon.pipeline import Pipeline
 from streamer.store.parts.parts import opened
 from streamer.store.views.snapshot import Snapshot, snapshot
@@ -239,7 +240,7 @@ def work_off(
     clock = clock or FakeClock()
 
     async def main() -> None:
-        async with Pipeline.open(
+        async with open_pipeline(
             config, Env(files=files or Files(), clock=clock, emit=events.append, failpoint=failpoint)
         ) as pipeline:
             await settle(pipeline, clock)

@@ -30,6 +30,7 @@ from streamer.core.records.key import DedupBy
 from streamer.core.records.model import Cursor
 from streamer.core.records.trace_messages import Row
 from streamer.core.verdicts.join import JoinRule
+from streamer.daemon.build import open_pipeline
 from streamer.daemon.pipeline import Pipeline
 from streamer.sources.conversations import Pages
 from streamer.sources.lag import Lag, measure
@@ -105,7 +106,7 @@ def run(config: Config, act: Callable[[Pipeline, FakeClock], Awaitable[None]]) -
 
     async def main() -> None:
         clock = FakeClock()
-        async with Pipeline.open(config, Env(clock=clock, emit=events.append)) as pipeline:
+        async with open_pipeline(config, Env(clock=clock, emit=events.append)) as pipeline:
             await act(pipeline, clock)
 
     anyio.run(main)
@@ -784,7 +785,7 @@ def test_in_any_order_each_decision_whose_outcome_qualifies_is_there_once(
 
     async def life(left: list[tuple[Any, ...]]) -> None:
         clock = FakeClock()
-        async with Pipeline.open(story.config, Env(clock=clock)) as pipeline:
+        async with open_pipeline(story.config, Env(clock=clock)) as pipeline:
             while left:
                 name, *values = left.pop(0)
                 if name == "restart":

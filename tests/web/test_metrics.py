@@ -17,8 +17,8 @@ from streamer.base.env import Env
 from streamer.base.events import Event, Started, Trouble, TroubleOver
 from streamer.base.failures import SourceFailures
 from streamer.core.records.model import State
+from streamer.daemon.build import open_pipeline
 from streamer.daemon.observers.health import STUCK_AFTER, Health
-from streamer.daemon.pipeline import Pipeline
 from streamer.web.metrics import Metrics
 from streamer.web.monitoring import routes
 from tests.commands.test_run import Place, until
@@ -336,7 +336,7 @@ def test_a_trouble_that_outlives_its_pipeline_is_over_in_another_one(tmp_path: P
     failures = SourceFailures(told.append)
 
     async def live() -> None:
-        async with Pipeline.open(config, Env(clock=FakeClock(), emit=told.append), failures=failures) as pipeline:
+        async with open_pipeline(config, Env(clock=FakeClock(), emit=told.append), failures=failures) as pipeline:
             await pipeline.drain()
 
     anyio.run(live)

@@ -30,6 +30,7 @@ from streamer.config import Config
 from streamer.core.records.dataset_line import line_key
 from streamer.core.records.model import Span, Verdict
 from streamer.core.verdicts.turns import TurnBook
+from streamer.daemon.build import open_pipeline
 from streamer.daemon.pipeline import Pipeline
 from streamer.store.curation.curation import chunks
 from streamer.store.ledger.transactions import Compaction
@@ -96,7 +97,7 @@ async def compact(
     Raises:
         StreamerError: something that is needed is not there, or a person has to decide something first.
     """
-    async with Pipeline.open(config, env, travels=False) as pipeline:
+    async with open_pipeline(config, env, connect=False) as pipeline:
         await _catch_up(pipeline, env.clock)
         return await _Compactor(pipeline, env, progress).compact(close_live=close_live, dry_run=dry_run)
 

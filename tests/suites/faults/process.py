@@ -17,6 +17,7 @@ import anyio
 from streamer.base.env import Env, no_failpoints
 from streamer.base.events import Started
 from streamer.base.files import Files, SystemClock
+from streamer.daemon.build import open_pipeline
 from streamer.daemon.daemon import Daemon
 from streamer.daemon.observers.systemd import Notifier
 from streamer.daemon.pipeline import Pipeline
@@ -69,7 +70,7 @@ def drive(
     clock = clock or FakeClock()
 
     async def main() -> None:
-        async with Pipeline.open(config, Env(clock=clock, emit=told.append)) as pipeline:
+        async with open_pipeline(config, Env(clock=clock, emit=told.append)) as pipeline:
             await test(pipeline, clock)
 
     anyio.run(main)
