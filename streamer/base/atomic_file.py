@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from streamer.base.append_file import write_all
-from streamer.base.errors import LockedError, RefusedError, UnavailableError
+from streamer.base.errors import LockedError, RefusedError, translate_errors
 from streamer.base.files import PRIVATE, Files, sync_folder
 from streamer.base.lock import holder
 
@@ -38,7 +38,7 @@ class AtomicFile:
 
     def __enter__(self) -> Self:
         self._refuse_dataset()
-        with _saying(self.path):
+        with self._translated():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = self._files.open(self._part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
             try:
@@ -71,7 +71,7 @@ class AtomicFile:
             UnavailableError: the disk refused; the old file is as it was.
         """
         self._flush()
-        with _saying(self.path):
+        with self._translated():
             os.fchmod(self._fd, PRIVATE)
             self._files.fsync(self._fd)
             os.rename(self._part, self.path)
@@ -102,8 +102,11 @@ class AtomicFile:
     def _in_use(self) -> LockedError:
         return LockedError("write the output", str(self.path), "another process is writing it", "wait for it to end")
 
+    def _translated(self) -> translate_errors:
+        return translate_errors("write the output", self.path, _hint)
+
     def _flush(self) -> None:
-        with _saying(self.path):
+        with self._translated():
             write_all(self._files, self._fd, bytes(self._buffer))
         self._buffer.clear()
 
@@ -112,17 +115,6 @@ class AtomicFile:
         self._files.close(fd)
 
 
-class _saying:  # noqa: N801 - reads as a phrase at the `with`
-    """Turn an ``OSError`` into an error that says which file it was about."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, OSError):
-            hint = "remove that link" if error.errno == errno.ELOOP else "see `df` and the folder's rights"
-            cause = error.strerror or str(error)
-            raise UnavailableError("write the output", str(self._path), cause, hint) from error
+def _hint(error: Exception) -> str:
+    is_link = isinstance(error, OSError) and error.errno == errno.ELOOP
+    return "remove that link" if is_link else "see `df` and the folder's rights"

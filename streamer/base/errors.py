@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 
@@ -61,3 +62,36 @@ class MissingExtraError(StreamerError):
     """An optional dependency is needed; the hint names the extra."""
 
     exit_code = 2
+
+
+class translate_errors:  # noqa: N801 - reads as a phrase at the `with`
+    """Raise a StreamerError in place of the given exceptions of a block.
+
+    Args:
+        op: What the block does, as a verb phrase.
+        where: The file or folder that it does it to.
+        hint: What to do, or a function that returns it for an exception.
+        errors: The exceptions to replace.
+        kind: The class of the new exception.
+    """
+
+    def __init__(
+        self,
+        op: str,
+        where: object,
+        hint: str | Callable[[Exception], str] = "",
+        errors: type[Exception] | tuple[type[Exception], ...] = OSError,
+        kind: type[StreamerError] = UnavailableError,
+    ) -> None:
+        self._new = op, where, hint
+        self._errors = errors
+        self._kind = kind
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, self._errors):
+            op, where, hint = self._new
+            cause = getattr(error, "strerror", None) or str(error)
+            raise self._kind(op, str(where), cause, hint if isinstance(hint, str) else hint(error)) from error

@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 
 from streamer import config as configuration
 from streamer.base.env import Env
-from streamer.base.errors import StreamerError, UnavailableError
+from streamer.base.errors import StreamerError, UnavailableError, translate_errors
 from streamer.base.events import Reloaded, Started, Stopped
 from streamer.base.failures import ActiveFailures, SourceFailures
 from streamer.base.lock import DatasetLock, lock_file
@@ -109,12 +109,8 @@ class Supervisor:
         """
         check_condition(self.config.qualify.where)
         path = self.config.dataset.path
-        try:
+        with translate_errors("make the folder of the dataset", path.parent, "see its rights"):
             path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UnavailableError(
-                "make the folder of the dataset", str(path.parent), error.strerror or str(error), "see its rights"
-            ) from error
         return DatasetLock(lock_file(path))
 
     async def turn(self, news: PendingChanges) -> bool:

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from streamer.base.errors import ConfigError, LockedError, RefusedError, UnavailableError
+from streamer.base.errors import ConfigError, LockedError, RefusedError, translate_errors
 from streamer.base.files import Files, sync_folder
 from streamer.base.text import printable
 
@@ -52,7 +52,7 @@ class ExportFolder:
 
     def __enter__(self) -> Self:
         self._refuse()
-        with self._saying():
+        with self._translated():
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):
                 os.mkdir(self._part, _FOLDER)
@@ -85,7 +85,7 @@ class ExportFolder:
             UnavailableError: the disk did not take it.
         """
         path = self._new / name
-        with self._saying():
+        with self._translated():
             os.makedirs(path.parent, _FOLDER, exist_ok=True)
             fd = self._files.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
             with os.fdopen(fd, "wb") as file:
@@ -103,7 +103,7 @@ class ExportFolder:
 
     def rename(self, old: str, new: str) -> None:
         """Give a file that was written another name."""
-        with self._saying():
+        with self._translated():
             self._files.rename(self._new / old, self._new / new)
 
     def publish(self) -> None:
@@ -112,7 +112,7 @@ class ExportFolder:
         Raises:
             UnavailableError: the disk refused; what stood there is as it was.
         """
-        with self._saying():
+        with self._translated():
             for folder, _, _ in os.walk(self._new):
                 sync_folder(self._files, folder)
             if self._path.exists():
@@ -159,14 +159,8 @@ class ExportFolder:
             os.rename(self._path, old)
             os.rename(self._new, self._path)
 
-    @contextmanager
-    def _saying(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            cause = error.strerror or str(error)
-            hint = "see `df` and the folder's rights"
-            raise UnavailableError("write the output", printable(str(self._path)), cause, hint) from error
+    def _translated(self) -> translate_errors:
+        return translate_errors("write the output", printable(str(self._path)), "see `df` and the folder's rights")
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -25,10 +25,11 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-from streamer.base.errors import RefusedError, UnavailableError
+from streamer.base.errors import RefusedError, UnavailableError, translate_errors
 from streamer.base.files import Files, sync_folder
 from streamer.store.ledger.cuts import SCHEMA as COMPACTION
 from streamer.store.ledger.history import SCHEMA as HISTORY
@@ -194,27 +195,20 @@ def _add_column(table: str, column: str) -> str:
     return f"ALTER TABLE {table} ADD COLUMN {column} {_LATER_COLUMNS[table, column]};"
 
 
-class explained:  # noqa: N801 - reads as a phrase at the `with`
-    """Turn errors of SQLite and of the file system into ours: what can pass is retried, damage is refused."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, OSError):
-            raise UnavailableError("open the ledger", str(self._path), error.strerror or str(error)) from error
-        if isinstance(error, sqlite3.OperationalError):
-            raise UnavailableError(
-                "write the ledger",
-                str(self._path),
-                str(error),
-                "free the disk, or see who holds the file; it is retried",
-            ) from error
-        if isinstance(error, sqlite3.DatabaseError):
-            raise RefusedError("use the ledger", str(self._path), str(error), way_out(self._path)) from error
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Translate errors of SQLite and of the file system: transient ones are retried, damage is refused."""
+    with (
+        translate_errors("use the ledger", path, way_out(path), sqlite3.DatabaseError, RefusedError),
+        translate_errors(
+            "write the ledger",
+            path,
+            "free the disk, or see who holds the file; it is retried",
+            sqlite3.OperationalError,
+        ),
+        translate_errors("open the ledger", path),
+    ):
+        yield
 
 
 def way_out(path: Path) -> str:
