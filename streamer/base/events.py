@@ -246,7 +246,7 @@ class ShardUnreadable(Event):
 
 
 @dataclass(frozen=True)
-class NeverScored(Event):
+class LinesExpired(Event):
     """Lines have waited for their outcome longer than configured; they are still taken if it comes."""
 
     name = "never_scored"
@@ -274,7 +274,7 @@ class Failure(Event):
 
 
 @dataclass(frozen=True)
-class Trouble(Failure):
+class FailureBegan(Failure):
     """A failure that is new, or has another cause than the one before."""
 
     name = "trouble"
@@ -282,7 +282,7 @@ class Trouble(Failure):
 
 
 @dataclass(frozen=True)
-class StillTrouble(Failure):
+class FailureContinued(Failure):
     """The same failure once more."""
 
     name = "still_trouble"
@@ -290,7 +290,7 @@ class StillTrouble(Failure):
 
 
 @dataclass(frozen=True)
-class TroubleOver(Event):
+class FailureEnded(Event):
     """What could not be used works again."""
 
     name = "trouble_over"
@@ -303,7 +303,7 @@ class TroubleOver(Event):
 
 
 @dataclass(frozen=True)
-class SentAgain(Event):
+class RecordsResent(Event):
     """A writer has not got lines that the stream had acknowledged; they are sent once more."""
 
     name = "sent_again"
@@ -320,7 +320,7 @@ class SentAgain(Event):
 
 
 @dataclass(frozen=True)
-class SetAside(Event):
+class RecordUndeliverable(Event):
     """A record cannot travel. It stays in the outbox, and the writers do without it."""
 
     name = "set_aside"
@@ -382,7 +382,7 @@ class SyncUnknown(Event):
 
 
 @dataclass(frozen=True)
-class BucketMoved(Event):
+class PartitionMoved(Event):
     """A bucket of the fleet has come to this writer, or was given up by it."""
 
     name = "bucket_moved"
@@ -397,7 +397,7 @@ class BucketMoved(Event):
 
 
 @dataclass(frozen=True)
-class PageServed(Event):
+class WebUIServed(Event):
     """The page can be opened. Its token, if it has one, is not part of ``url``."""
 
     name = "page_served"
@@ -409,7 +409,7 @@ class PageServed(Event):
 
 
 @dataclass(frozen=True)
-class PageFault(Event):
+class WebUIFault(Event):
     """A request of the page ended with an error that was not expected; the dataset is not concerned."""
 
     name = "page_fault"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from streamer.base.errors import StreamerError
-from streamer.base.events import Emit, StillTrouble, Trouble, TroubleOver
+from streamer.base.events import Emit, FailureBegan, FailureContinued, FailureEnded
 
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 5.0
@@ -14,13 +14,13 @@ class ActiveFailures:
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
-        self._known: dict[str, tuple[Trouble, float]] = {}
+        self._known: dict[str, tuple[FailureBegan, float]] = {}
 
     def begin(self, error: StreamerError) -> float:
         """Note a trouble; return the seconds to wait before the next try (each longer than the last)."""
-        trouble = Trouble.of(error)
+        trouble = FailureBegan.of(error)
         known, pause = self._known.get(error.op, (None, _FIRST_PAUSE / 2))
-        self._emit(trouble if known != trouble else StillTrouble.of(error))
+        self._emit(trouble if known != trouble else FailureContinued.of(error))
         pause = min(_LONGEST_PAUSE, 2 * pause)
         self._known[error.op] = (trouble, pause)
         return pause
@@ -29,7 +29,7 @@ class ActiveFailures:
         """Note that ``op`` works."""
         known = self._known.pop(op, None)
         if known is not None:
-            self._emit(TroubleOver(op, known[0].where))
+            self._emit(FailureEnded(op, known[0].where))
 
     def all_over(self) -> None:
         """Note that everything works."""

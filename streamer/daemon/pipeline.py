@@ -22,7 +22,7 @@ from streamer.base.env import Env
 from streamer.base.errors import UnavailableError
 from streamer.base.events import (
     DatabaseReplaced,
-    NeverScored,
+    LinesExpired,
     OutcomesSeen,
     PartClosed,
     PartRemoved,
@@ -328,7 +328,7 @@ class Pipeline:
         await self._rotate_by_age()
         expired = await self.ledger.expire(self._clock.now() - self.config.join.never_scored_after)
         if expired:
-            self._emit(NeverScored(expired))
+            self._emit(LinesExpired(expired))
 
     async def refresh(self) -> None:
         """Scan the whole folder, and take all outcomes that are there now."""

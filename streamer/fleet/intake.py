@@ -25,7 +25,7 @@ from anyio import to_thread
 
 from streamer.base.env import Env
 from streamer.base.errors import StreamerError, UnavailableError
-from streamer.base.events import BucketMoved
+from streamer.base.events import PartitionMoved
 from streamer.base.failures import ActiveFailures
 from streamer.base.files import Clock
 from streamer.config import Config
@@ -292,7 +292,7 @@ class Intake:
         self._pulled.clear()
 
     def _moved(self, moved: BucketChange) -> None:
-        self._emit(BucketMoved(moved.bucket, moved.came, moved.keys))
+        self._emit(PartitionMoved(moved.bucket, moved.came, moved.keys))
 
     @property
     def wanted(self) -> frozenset[int] | None:

@@ -23,7 +23,7 @@ from anyio import to_thread
 
 from streamer.base.env import Env
 from streamer.base.errors import StreamerError, UnavailableError
-from streamer.base.events import SetAside
+from streamer.base.events import RecordUndeliverable
 from streamer.base.failures import ActiveFailures
 from streamer.base.files import Clock
 from streamer.config import Config
@@ -314,7 +314,7 @@ class _Session:
 
     async def _set_aside(self, bucket: int, place: int, size: int, reason: str, cause: str) -> None:
         if await self._backlog.set_aside(Undeliverable(place, bucket, size, reason)):
-            self._uplink.emit(SetAside(place, size, reason, cause))
+            self._uplink.emit(RecordUndeliverable(place, size, reason, cause))
 
     async def _publish(self, flight: _Flight) -> None:
         self._tokens += 1

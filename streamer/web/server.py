@@ -21,7 +21,7 @@ from anyio.from_thread import start_blocking_portal
 
 from streamer.base.address import Address
 from streamer.base.errors import UnavailableError
-from streamer.base.events import Emit, Event, PageFault, PageServed, fan_out
+from streamer.base.events import Emit, Event, WebUIFault, WebUIServed, fan_out
 from streamer.base.failures import ActiveFailures
 from streamer.config import Config
 from streamer.daemon.observers.health import Health, Healths
@@ -131,7 +131,7 @@ class Page:
         try:
             await self._serve(stop)
         except Exception as error:  # noqa: BLE001 - whatever it is, records go on
-            self._emit(PageFault("any more requests", repr(error)))
+            self._emit(WebUIFault("any more requests", repr(error)))
 
     async def _serve(self, stop: anyio.Event) -> None:
         async with anyio.create_task_group() as tasks:
@@ -153,7 +153,7 @@ class Page:
                     await stop.wait()
             else:
                 failures.over(_OP)
-                self._emit(PageServed(_url(self._address, listener)))
+                self._emit(WebUIServed(_url(self._address, listener)))
                 return listener
         return None
 

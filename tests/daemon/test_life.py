@@ -13,7 +13,7 @@ import pytest
 
 from streamer.base.env import Env
 from streamer.base.errors import UnavailableError
-from streamer.base.events import Event, Started, Trouble, TroubleOver
+from streamer.base.events import Event, FailureBegan, FailureEnded, Started
 from streamer.base.files import Files
 from streamer.core.records.model import State
 from streamer.daemon.daemon import Daemon, Listeners
@@ -98,18 +98,18 @@ def test_a_disk_that_is_full_stops_one_dataset_and_no_other(tmp_path: Path, brok
             await until(lambda: all(lines(config) == 2 for config in configs.values()))
             disk.is_full = True
             shard("2.jsonl", 2, 3, 4)
-            await until(lambda: any(isinstance(event, Trouble) for event in told[broken]))
+            await until(lambda: any(isinstance(event, FailureBegan) for event in told[broken]))
             await until(lambda: lines(configs[fine]) == 5)
             shard("3.jsonl", 5)
             await until(lambda: lines(configs[fine]) == 6)
             assert lines(configs[broken]) == 2
             disk.is_full = False
             await until(lambda: lines(configs[broken]) == 6)
-            await until(lambda: any(isinstance(event, TroubleOver) for event in told[broken]))
+            await until(lambda: any(isinstance(event, FailureEnded) for event in told[broken]))
             os.kill(os.getpid(), signal.SIGTERM)
 
     anyio.run(main)
-    assert not any(isinstance(event, Trouble) for event in told[fine])
+    assert not any(isinstance(event, FailureBegan) for event in told[fine])
     for config in configs.values():
         assert accounts(config).counts["appended"] == 6
 
@@ -154,6 +154,6 @@ def test_the_health_of_several_datasets_is_that_of_the_worst() -> None:
         health(Started("x.jsonl", 0, "", "", ""))
         health.beat()
     assert together.missing() == []
-    healths[1](Trouble.of(UnavailableError("append to the dataset", "x.jsonl", "no room")))
+    healths[1](FailureBegan.of(UnavailableError("append to the dataset", "x.jsonl", "no room")))
     assert together.missing() == ["dataset 2: cannot append to the dataset: see the log"]
     assert not together.is_stuck

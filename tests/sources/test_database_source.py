@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from streamer.base.env import Env
 from streamer.base.errors import ConfigError
-from streamer.base.events import ShardOverwritten, Trouble, TroubleOver
+from streamer.base.events import FailureBegan, FailureEnded, ShardOverwritten
 from streamer.commands import status_text
 from streamer.commands.doctor.checks import Level, examine
 from streamer.config import Flags, From, load
@@ -581,7 +581,10 @@ class TestProducer:
 
         events = run(config, act)
         assert "a" in texts(config)
-        assert [type(event) for event in events if isinstance(event, Trouble | TroubleOver)] == [Trouble, TroubleOver]
+        assert [type(event) for event in events if isinstance(event, FailureBegan | FailureEnded)] == [
+            FailureBegan,
+            FailureEnded,
+        ]
 
     def test_decisions_that_are_due_wait_for_a_database_that_is_away(self, folder: Path, traces: Path) -> None:
         """Lines of shards that are due do not wait with them."""

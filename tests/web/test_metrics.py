@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 
 from streamer.base.env import Env
-from streamer.base.events import Event, Started, Trouble, TroubleOver
+from streamer.base.events import Event, FailureBegan, FailureEnded, Started
 from streamer.base.failures import SourceFailures
 from streamer.core.records.model import State
 from streamer.daemon.build import open_pipeline
@@ -343,5 +343,5 @@ def test_a_trouble_that_outlives_its_pipeline_is_over_in_another_one(tmp_path: P
     anyio.run(live)
     make_traces(tmp_path / "traces.db")
     anyio.run(live)
-    said = [(type(event), event.op) for event in told if isinstance(event, Trouble | TroubleOver)]
-    assert said == [(Trouble, "read outcomes"), (TroubleOver, "read outcomes")]
+    said = [(type(event), event.op) for event in told if isinstance(event, FailureBegan | FailureEnded)]
+    assert said == [(FailureBegan, "read outcomes"), (FailureEnded, "read outcomes")]

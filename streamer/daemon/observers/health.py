@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from streamer.base.events import Event, Failure, Started, Stopped, TroubleOver
+from streamer.base.events import Event, Failure, FailureEnded, Started, Stopped
 
 STUCK_AFTER = 60.0
 """Seconds without a beat after which the loop counts as stuck: ``WatchdogSec`` of the systemd units."""
@@ -33,7 +33,7 @@ class Health:
         """Take note of an event."""
         if isinstance(event, Failure):
             self.failures = {**self.failures, event.op: event}
-        elif isinstance(event, TroubleOver):
+        elif isinstance(event, FailureEnded):
             self.failures = {op: trouble for op, trouble in self.failures.items() if op != event.op}
         elif isinstance(event, Started):
             self._recovered = True
