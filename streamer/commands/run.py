@@ -95,16 +95,16 @@ def run_daemon(read: Callable[[], Sequence[Config]], until_idle: float | None = 
         if page is not None:
             page.configure(config)
 
-    def beat() -> None:
+    def heartbeat() -> None:
         for health in healths.values():
-            health.beat()
+            health.heartbeat()
 
     daemon = Daemon(
         configs,
         Env(emit=fan_out(observer, page) if page else observer),
         reload=read,
         notifier=Notifier(os.environ),
-        listeners=Listeners(configure, beat, of),
+        listeners=Listeners(configure, heartbeat, of),
         until_idle=until_idle,
     )
     anyio.run(daemon.run, page.served() if page else None)
@@ -169,7 +169,7 @@ def run_once(read: Callable[[], Sequence[Config]]) -> list[str]:
             Env(emit=show(observer)),
             reload=read,
             notifier=Notifier(os.environ),
-            listeners=Listeners(of=lambda config: show(observer.of(config.dataset.path))),
+            listeners=Listeners(emit_for=lambda config: show(observer.of(config.dataset.path))),
         )
         each = anyio.run(daemon.once)
     lines: list[str] = []

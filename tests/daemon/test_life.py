@@ -19,7 +19,7 @@ from streamer.core.records.model import State
 from streamer.daemon.daemon import Daemon, Listeners
 from streamer.daemon.observers.health import Health, Healths
 from streamer.daemon.observers.systemd import Notifier
-from streamer.daemon.status import Stand, Stands
+from streamer.daemon.status import DatasetStatus, StatusText
 from streamer.store.ledger.ledger import Accounts
 from tests.helpers.producer import accounts, add_outcome, dialogue, jsonl, make_traces, settings
 
@@ -90,7 +90,7 @@ def test_a_disk_that_is_full_stops_one_dataset_and_no_other(tmp_path: Path, brok
             Env(files=disk),
             reload=lambda: list(configs.values()),
             notifier=Notifier({}),
-            listeners=Listeners(of=of),
+            listeners=Listeners(emit_for=of),
         )
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(daemon.run)
@@ -120,19 +120,19 @@ class TestText:
     def test_of_one_it_is_what_it_was(self, tmp_path: Path) -> None:
         """In full."""
         texts: list[str] = []
-        take = Stands(texts.append).of(tmp_path / "a.jsonl")
-        take(stand(3, 2, behind=0.04))
+        take = StatusText(texts.append).updater(tmp_path / "a.jsonl")
+        take(status(3, 2, behind=0.04))
         assert texts == ["3 records from 1 rollout; 2 waiting; 40 ms behind"]
 
     def test_of_several_it_is_a_sum_with_what_does_not_work(self, tmp_path: Path) -> None:
         """Records are added up; all wait for the same outcomes."""
         texts: list[str] = []
-        stands = Stands(texts.append)
-        first, second = stands.of(tmp_path / "a.jsonl"), stands.of(tmp_path / "b.jsonl")
-        first(stand(3, 2, behind=0.04))
-        second(stand(4, 1, behind=0.5))
+        text = StatusText(texts.append)
+        first, second = text.updater(tmp_path / "a.jsonl"), text.updater(tmp_path / "b.jsonl")
+        first(status(3, 2, behind=0.04))
+        second(status(4, 1, behind=0.5))
         error = UnavailableError("append to the dataset", "b.jsonl", "no room")
-        second(Stand(None, None, error))
+        second(DatasetStatus(None, None, error))
         assert texts == [
             "2 datasets: 3 records; 2 waiting; 40 ms behind",
             "2 datasets: 7 records; 2 waiting; 500 ms behind",
@@ -140,9 +140,9 @@ class TestText:
         ]
 
 
-def stand(records: int, waiting: int, behind: float | None = None) -> Stand:
-    """Return how a dataset stands."""
-    return Stand(Accounts(dict.fromkeys(State, 0) | {State.ACCEPTED: records}, waiting, 1), behind, None)
+def status(records: int, waiting: int, behind: float | None = None) -> DatasetStatus:
+    """Return the status of a dataset."""
+    return DatasetStatus(Accounts(dict.fromkeys(State, 0) | {State.ACCEPTED: records}, waiting, 1), behind, None)
 
 
 def test_the_health_of_several_datasets_is_that_of_the_worst() -> None:
@@ -152,7 +152,7 @@ def test_the_health_of_several_datasets_is_that_of_the_worst() -> None:
     assert len(together.missing()) == 2
     for health in healths:
         health(Started("x.jsonl", 0, "", "", ""))
-        health.beat()
+        health.heartbeat()
     assert together.missing() == []
     healths[1](FailureBegan.of(UnavailableError("append to the dataset", "x.jsonl", "no room")))
     assert together.missing() == ["dataset 2: cannot append to the dataset: see the log"]

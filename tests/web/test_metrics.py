@@ -306,7 +306,7 @@ def test_a_loop_that_does_not_come_round_is_told(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path / "dataset", tmp_path / "ledger", health)
     health(Started("d", 0, "s", "t", "w"))
     assert "being recovered" in ask(metrics, health, "/readyz").text
-    health.beat()
+    health.heartbeat()
     assert ask(metrics, health, "/readyz").status_code == 200
     clock.advance(STUCK_AFTER + 1)
     for path in ("/healthz", "/readyz"):
@@ -314,7 +314,7 @@ def test_a_loop_that_does_not_come_round_is_told(tmp_path: Path) -> None:
         assert answer.status_code == 503
         assert "has not come round for 61 s" in answer.text
     assert samples(ask(metrics, health, "/metrics").text)["streamer_loop_silence_seconds"] == STUCK_AFTER + 1
-    health.beat()
+    health.heartbeat()
     assert ask(metrics, health, "/healthz").status_code == 200
 
 
