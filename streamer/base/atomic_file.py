@@ -1,7 +1,7 @@
-"""The output file: written under another name, made durable, and only then put in the place of the old one.
+"""An output file that replaces the old one only when it is whole and on the disk.
 
-A reader sees the old file or the new one, whole. The other name is ``.<output>.part`` in the same folder, locked
-while it is written; what a killed pass left there is written over by the next one.
+A reader sees the old file or the new one. The new one is written as ``.<output>.part`` in the same folder, under a
+lock; the next pass overwrites the remains of a killed one.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _BUFFER = 1 << 20
 
 
 class AtomicFile:
-    """Writes the lines of one output. Leaving it without ``publish`` leaves everything as it was.
+    """Writes the lines of one output; without ``publish``, the old file stays.
 
     Args:
-        path: the file to make or to replace.
-        files: the system calls.
+        path: The file to make or to replace.
+        files: The system calls.
     """
 
     def __init__(self, path: Path, files: Files) -> None:
@@ -65,7 +65,7 @@ class AtomicFile:
             self._flush()
 
     def publish(self) -> None:
-        """Put the file in its place, once it is on the disk.
+        """Sync the file, and put it in its place.
 
         Raises:
             UnavailableError: the disk refused; the old file is as it was.

@@ -1,4 +1,4 @@
-"""The few errors that leave a module: what was done, where, why, and what to do about it."""
+"""Errors that leave a module: operation, place, cause, and the way out."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ class StreamerError(Exception):
     """An error that a person can act on.
 
     Args:
-        op: what was being done, as a verb phrase ("open the ledger").
-        where: the file, key or table that it was done to.
-        cause: why it failed, in one sentence.
-        hint: what to do, if possible the very command.
+        op: The operation that failed, as a verb phrase ("open the ledger").
+        where: The file, key or table of the operation.
+        cause: The cause, in one sentence.
+        hint: The way out, if possible as a command.
 
-    ``retry`` says whether the same thing can work later without a person: the daemon backs off and
-    tries again. ``exit_code`` is the exit status of a command that ends with this error.
+    ``retry`` says whether the operation can succeed later without manual action: the daemon backs off and retries.
+    ``exit_code`` is the exit status of a command that ends with this error.
     """
 
     retry: ClassVar[bool] = False
@@ -35,19 +35,19 @@ class StreamerError(Exception):
 
 
 class ConfigError(StreamerError):
-    """A key or value of the configuration that cannot be used."""
+    """A key or value of the configuration is invalid."""
 
     exit_code = 2
 
 
 class UnavailableError(StreamerError):
-    """Something outside is not there now and may come back: a folder, a database, room on a disk."""
+    """Something outside is unavailable now and may come back: a folder, a database, room on a disk."""
 
     retry = True
 
 
 class RefusedError(StreamerError):
-    """Going on could break a promise (a dataset shorter than its ledger, say); a person decides."""
+    """Continuing could break a guarantee (a dataset shorter than its ledger, say): manual action is required."""
 
     exit_code = 5
 
@@ -59,7 +59,7 @@ class LockedError(StreamerError):
 
 
 class MissingExtraError(StreamerError):
-    """An optional dependency is needed; the hint names the extra."""
+    """An optional dependency is missing; the hint names the extra."""
 
     exit_code = 2
 
