@@ -114,9 +114,7 @@ class Daemon:
             deadline, changes = self._clock.monotonic() + _ONCE_PATIENCE, -1
             while open_ := [one for one in pipelines if one.error is not None or not one.has_arrived]:
                 now, first = self._clock.monotonic(), open_[0]
-                if (
-                    first.error is None and first.ledger.changes != changes
-                ):  # a fleet takes its time, and makes progress
+                if first.error is None and first.ledger.changes != changes:  # a fleet makes progress
                     deadline, changes = now + _ONCE_PATIENCE, first.ledger.changes
                 if now >= deadline:
                     raise first.error or _unfinished(first.config)
@@ -178,16 +176,14 @@ class Daemon:
             await self._reconfigure()
         if not worked:
             self._stopping |= await self._has_idled_out()
-            await self._pause(
-                min(supervisor.next_turn_at for supervisor in self._supervisors) - self._clock.monotonic()
-            )
+            await self._pause(min(one.next_turn_at for one in self._supervisors) - self._clock.monotonic())
 
     def _clear_read_cache(self) -> None:
         if self._read_cache is not None:
             self._read_cache.clear()
 
     async def _guarded(self, supervisor: Supervisor, work: Awaitable[bool]) -> bool:
-        """Return the result of a supervisor's work; if it requires manual action, put the supervisor aside.
+        """Return the result of a supervisor's work; after an error, let the supervisor retry later.
 
         Raises:
             StreamerError: all supervisors require manual action.
