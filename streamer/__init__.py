@@ -1,16 +1,16 @@
 """streamer turns a running evaluation into a clean training set, one finished rollout at a time.
 
-The path of every record, in four hops::
+The path of every record::
 
     shard line ─┐
                 ├─► join ─► qualify ─► dedup ─► dataset line   ─► observers (log, sd_notify, progress)
     outcome row ┘                                │
                            ledger: one SQLite transaction per batch = the one commit point
 
-``streamer.daemon.pipeline`` is that sentence as code; ``streamer.core.records.model`` holds the values that flow.
+``streamer.daemon.pipeline`` is that path as code; ``streamer.core.records.model`` defines the values on it.
 
-What is public for programs stands in ``__all__``: a reader of a dataset that grows, and what trainers take of it.
-Each is imported when it is first asked for, so that commands start at once.
+``__all__`` is the public API: a reader of a growing dataset, and adapters for trainers. Each name is imported on first
+use, so that commands start fast.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the page is served: an address, and whether it reaches beyond this machine."""
+"""Addresses of the web UI: host and port, and whether other machines can reach them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _LAST_PORT = 65_535
 
 
 class Address(msgspec.Struct, frozen=True):
-    """A host (an IP address without brackets, or a name) and a port; port 0 is any that is free."""
+    """A host (an IP address without brackets, or a name) and a port; port 0 means any free port."""
 
     host: str
     port: int
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach it; of a name other than localhost that is not known."""
+        """Whether only this machine can reach it; False for names other than localhost."""
         if self.host == "localhost":
             return True
         address = ip_address(self.host)
@@ -31,7 +31,7 @@ class Address(msgspec.Struct, frozen=True):
 
 
 def parse_address(text: str) -> Address | None:
-    """Return the address that a text such as "127.0.0.1:8765", "[::1]:8765" or "localhost:8765" names, else None."""
+    """Return the address in a text such as "127.0.0.1:8765", "[::1]:8765" or "localhost:8765", or None."""
     host, _, port = text.rpartition(":")
     if not _PORT.fullmatch(port) or int(port) > _LAST_PORT:
         return None
@@ -42,7 +42,7 @@ def parse_address(text: str) -> Address | None:
 
 
 def ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the IP address that a text is, None if it is a name."""
+    """Return the IP address in a text, or None if it is a name."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:

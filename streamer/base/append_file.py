@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
-from streamer.base.errors import UnavailableError
+from streamer.base.errors import translate_errors
 from streamer.base.files import Files, sync_folder
 from streamer.base.text import invalid_utf8
 
@@ -193,9 +193,9 @@ class LogFile:
             finally:
                 self._files.close(fd)
 
-    def unavailable(self, op: str) -> _unavailable:
+    def unavailable(self, op: str) -> translate_errors:
         """Turn an ``OSError`` in a block into an error that says what was done, where, and what to do."""
-        return _unavailable(f"{op} {self._what}", self.path)
+        return translate_errors(f"{op} {self._what}", self.path, "see `df` and the folder's rights; it is retried")
 
     def _check_ours(self, length: int) -> None:
         """See that the path still names our file and that no one else wrote to it."""
@@ -252,23 +252,3 @@ def digest_before(files: Files, fd: int, length: int) -> bytes:
     """Return the digest of the last bytes before ``length``: it ties a ledger to a file that it describes."""
     start = max(0, length - _TAIL)
     return blake3(files.pread(fd, length - start, start)).digest(16)
-
-
-class _unavailable:  # noqa: N801 - reads as a phrase at the `with`
-    """Turn an ``OSError`` into an error that says what was done, where, and what to do."""
-
-    def __init__(self, op: str, path: Path) -> None:
-        self._op = op
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, OSError):
-            raise UnavailableError(
-                self._op,
-                str(self._path),
-                error.strerror or str(error),
-                "see `df` and the folder's rights; it is retried",
-            ) from error

@@ -1,7 +1,7 @@
-"""The output file: written under another name, made durable, and only then put in the place of the old one.
+"""An output file that replaces the old one only when it is whole and on the disk.
 
-A reader sees the old file or the new one, whole. The other name is ``.<output>.part`` in the same folder, locked
-while it is written; what a killed pass left there is written over by the next one.
+A reader sees the old file or the new one. The new one is written as ``.<output>.part`` in the same folder, under a
+lock; the next pass overwrites the remains of a killed one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from streamer.base.append_file import write_all
-from streamer.base.errors import LockedError, RefusedError, UnavailableError
+from streamer.base.errors import LockedError, RefusedError, translate_errors
 from streamer.base.files import PRIVATE, Files, sync_folder
 from streamer.base.lock import holder
 
@@ -22,11 +22,11 @@ _BUFFER = 1 << 20
 
 
 class AtomicFile:
-    """Writes the lines of one output. Leaving it without ``publish`` leaves everything as it was.
+    """Writes the lines of one output; without ``publish``, the old file stays.
 
     Args:
-        path: the file to make or to replace.
-        files: the system calls.
+        path: The file to make or to replace.
+        files: The system calls.
     """
 
     def __init__(self, path: Path, files: Files) -> None:
@@ -38,7 +38,7 @@ class AtomicFile:
 
     def __enter__(self) -> Self:
         self._refuse_dataset()
-        with _saying(self.path):
+        with self._translated():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = self._files.open(self._part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
             try:
@@ -65,13 +65,13 @@ class AtomicFile:
             self._flush()
 
     def publish(self) -> None:
-        """Put the file in its place, once it is on the disk.
+        """Sync the file, and put it in its place.
 
         Raises:
             UnavailableError: the disk refused; the old file is as it was.
         """
         self._flush()
-        with _saying(self.path):
+        with self._translated():
             os.fchmod(self._fd, PRIVATE)
             self._files.fsync(self._fd)
             os.rename(self._part, self.path)
@@ -102,8 +102,11 @@ class AtomicFile:
     def _in_use(self) -> LockedError:
         return LockedError("write the output", str(self.path), "another process is writing it", "wait for it to end")
 
+    def _translated(self) -> translate_errors:
+        return translate_errors("write the output", self.path, _hint)
+
     def _flush(self) -> None:
-        with _saying(self.path):
+        with self._translated():
             write_all(self._files, self._fd, bytes(self._buffer))
         self._buffer.clear()
 
@@ -112,17 +115,6 @@ class AtomicFile:
         self._files.close(fd)
 
 
-class _saying:  # noqa: N801 - reads as a phrase at the `with`
-    """Turn an ``OSError`` into an error that says which file it was about."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, OSError):
-            hint = "remove that link" if error.errno == errno.ELOOP else "see `df` and the folder's rights"
-            cause = error.strerror or str(error)
-            raise UnavailableError("write the output", str(self._path), cause, hint) from error
+def _hint(error: Exception) -> str:
+    is_link = isinstance(error, OSError) and error.errno == errno.ELOOP
+    return "remove that link" if is_link else "see `df` and the folder's rights"

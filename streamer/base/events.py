@@ -1,7 +1,7 @@
-"""Every event that can be observed, one dataclass each. Logs, metrics and pages subscribe to them.
+"""Events, one dataclass each; the log, metrics and the web UI observe them.
 
-An event holds what happened as plain values and can say it in a sentence; it never holds what models
-wrote. ``level`` is how much a person should care: debug, info, warning, error.
+An event holds plain values and can say in a sentence what happened; it never holds texts of models. ``level`` is its
+importance to people: debug, info, warning, error.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from streamer.base.text import counted
 
 @dataclass(frozen=True)
 class Event:
-    """What all events have: a stable ``name``, a ``level`` and a sentence."""
+    """The base of all events: a stable ``name``, a ``level`` and a sentence."""
 
     name: ClassVar[str] = "event"
     level: ClassVar[str] = "info"
@@ -30,11 +30,11 @@ Emit = Callable[[Event], None]
 
 
 def fan_out(*observers: Emit) -> Emit:
-    """Return a function that tells each of ``observers`` of every event, in order."""
+    """Return a function that calls each of ``observers`` with every event, in order."""
 
     def emit(event: Event) -> None:
-        for tell in observers:
-            tell(event)
+        for observer in observers:
+            observer(event)
 
     return emit
 
@@ -76,11 +76,11 @@ class Recovered(Event):
 
 @dataclass(frozen=True)
 class Committed(Event):
-    """One batch is durable. ``runs`` are the first rollouts of which records were appended.
+    """One batch is durable.
 
-    ``sync_seconds`` is how long the dataset's sync took, None where nothing was written to it;
-    ``commit_seconds`` is the ledger's transaction. ``latencies`` are the ages in seconds of the outcomes by
-    which records were appended; the log leaves them out.
+    ``runs`` are the first rollouts with accepted records. ``sync_seconds`` is the duration of the dataset's sync, None
+    if nothing was written to it; ``commit_seconds`` that of the ledger's transaction. ``latencies`` are the ages in
+    seconds of the outcomes by which records were accepted; the log leaves them out.
     """
 
     name = "committed"
@@ -98,7 +98,7 @@ class Committed(Event):
     latencies: tuple[float, ...] = field(default=(), repr=False)
 
     def message(self) -> str:
-        """Say what the batch brought."""
+        """Say how many records the batch has added."""
         return f"{counted(self.appended, 'record')} appended of {counted(self.read, 'line')}"
 
 
@@ -112,7 +112,7 @@ class Quiet(Committed):
 
 @dataclass(frozen=True)
 class PartClosed(Event):
-    """The live file was full or old; it has another name now and does not change any more."""
+    """The live file was full or old and is a closed part now, which does not change."""
 
     name = "part_closed"
     part: str
@@ -126,7 +126,7 @@ class PartClosed(Event):
 
 @dataclass(frozen=True)
 class PartRemoved(Event):
-    """A part was older, or one more, than what is to be kept."""
+    """A part was removed: it was too old, or one too many."""
 
     name = "part_removed"
     part: str
@@ -139,7 +139,7 @@ class PartRemoved(Event):
 
 @dataclass(frozen=True)
 class PartCompacted(Event):
-    """Records that would not get in any more were taken out of a part."""
+    """Records that would be rejected today were removed from a part."""
 
     name = "part_compacted"
     part: str
@@ -153,20 +153,20 @@ class PartCompacted(Event):
 
 @dataclass(frozen=True)
 class PartsMissing(Event):
-    """Parts that were closed are not there any more."""
+    """Closed parts are missing."""
 
     name = "parts_missing"
     level = "warning"
     parts: int
 
     def message(self) -> str:
-        """Say what follows from it."""
+        """Say what this means."""
         return f"{counted(self.parts, 'part')} of the dataset is not there any more: taken as removed, keys are kept"
 
 
 @dataclass(frozen=True)
 class DeadLettered(Event):
-    """Lines of one shard could not be taken; they are in the dead letters, with reasons."""
+    """Lines of one shard are unusable; they are in the dead letters, with reasons."""
 
     name = "dead_lettered"
     level = "warning"
@@ -194,7 +194,7 @@ class OutcomesSeen(Event):
 
 @dataclass(frozen=True)
 class DatabaseReplaced(Event):
-    """Another file stands where the trace database was; its rows are read from the first one on."""
+    """Another file has replaced the trace database; its rows are read from the first one on."""
 
     name = "database_replaced"
     level = "warning"
@@ -215,7 +215,7 @@ class ShardOverwritten(Event):
     waiting_lines: int
 
     def message(self) -> str:
-        """Say what was lost with the old bytes."""
+        """Say which lines were lost with the old bytes."""
         text = f"{self.shard} was overwritten and is read again"
         if not self.waiting_lines:
             return text
@@ -233,7 +233,7 @@ class ShardMoved(Event):
 
 @dataclass(frozen=True)
 class ShardUnreadable(Event):
-    """A shard cannot be read now; it is tried again with every scan."""
+    """A shard cannot be read now; each scan retries it."""
 
     name = "shard_unreadable"
     level = "warning"
@@ -246,8 +246,8 @@ class ShardUnreadable(Event):
 
 
 @dataclass(frozen=True)
-class NeverScored(Event):
-    """Lines have waited for their outcome longer than configured; they are still taken if it comes."""
+class LinesExpired(Event):
+    """Lines have waited for their outcome longer than configured; they are still judged if it comes."""
 
     name = "never_scored"
     level = "warning"
@@ -256,7 +256,7 @@ class NeverScored(Event):
 
 @dataclass(frozen=True)
 class Failure(Event):
-    """Something outside could not be used; it is tried again. ``op`` is one of a few phrases of the code."""
+    """Something outside is unavailable and is retried; ``op`` is one of a few fixed phrases."""
 
     op: str
     where: str
@@ -269,29 +269,29 @@ class Failure(Event):
         return cls(error.op, error.where, error.cause, error.hint)
 
     def message(self) -> str:
-        """Say what, where, why, and what to do."""
+        """Say the operation, the place, the cause and the way out."""
         return f"cannot {self.op}: {self.where}: {self.cause} ({self.hint})"
 
 
 @dataclass(frozen=True)
-class Trouble(Failure):
-    """A failure that is new, or has another cause than the one before."""
+class FailureBegan(Failure):
+    """A failure is new, or has another cause than before."""
 
     name = "trouble"
     level = "warning"
 
 
 @dataclass(frozen=True)
-class StillTrouble(Failure):
-    """The same failure once more."""
+class FailureContinued(Failure):
+    """A failure has occurred again, with the same cause."""
 
     name = "still_trouble"
     level = "debug"
 
 
 @dataclass(frozen=True)
-class TroubleOver(Event):
-    """What could not be used works again."""
+class FailureEnded(Event):
+    """An operation that failed works again."""
 
     name = "trouble_over"
     op: str
@@ -303,8 +303,8 @@ class TroubleOver(Event):
 
 
 @dataclass(frozen=True)
-class SentAgain(Event):
-    """A writer has not got lines that the stream had acknowledged; they are sent once more."""
+class RecordsResent(Event):
+    """A writer lacks lines that the stream had acknowledged; they are sent again."""
 
     name = "sent_again"
     level = "warning"
@@ -320,8 +320,8 @@ class SentAgain(Event):
 
 
 @dataclass(frozen=True)
-class SetAside(Event):
-    """A record cannot travel. It stays in the outbox, and the writers do without it."""
+class RecordUndeliverable(Event):
+    """A record cannot be delivered; it stays in the outbox, and no writer gets it."""
 
     name = "set_aside"
     level = "warning"
@@ -340,14 +340,14 @@ class SetAside(Event):
 
 @dataclass(frozen=True)
 class OutboxMissing(Event):
-    """A part of the outbox is not there any more, with lines that may not have been delivered."""
+    """A part of the outbox is missing, with lines that may not have been delivered."""
 
     name = "outbox_missing"
     level = "error"
     bytes: int
 
     def message(self) -> str:
-        """Say what follows from it."""
+        """Say what this means."""
         return f"{counted(self.bytes, 'byte')} of the outbox are not there any more: passed over, not delivered"
 
 
@@ -361,7 +361,7 @@ class SyncedLate(Event):
     seconds: float
 
     def message(self) -> str:
-        """Say what is to be set."""
+        """Say which setting to change."""
         return (
             f"{self.server} acknowledges before it syncs, every {self.seconds:g} s: set `sync_interval: always` in its"
             " block `jetstream`; what it loses is sent again"
@@ -370,7 +370,7 @@ class SyncedLate(Event):
 
 @dataclass(frozen=True)
 class SyncUnknown(Event):
-    """Whether a server of the fleet syncs what it acknowledges is not known."""
+    """It is unknown whether a server of the fleet syncs before it acknowledges."""
 
     name = "sync_unknown"
     where: str
@@ -382,8 +382,8 @@ class SyncUnknown(Event):
 
 
 @dataclass(frozen=True)
-class BucketMoved(Event):
-    """A bucket of the fleet has come to this writer, or was given up by it."""
+class PartitionMoved(Event):
+    """A partition of the fleet was handed to this writer, or from it."""
 
     name = "bucket_moved"
     bucket: int
@@ -397,8 +397,8 @@ class BucketMoved(Event):
 
 
 @dataclass(frozen=True)
-class PageServed(Event):
-    """The page can be opened. Its token, if it has one, is not part of ``url``."""
+class WebUIServed(Event):
+    """The web UI can be opened; ``url`` does not contain its token."""
 
     name = "page_served"
     url: str
@@ -409,8 +409,8 @@ class PageServed(Event):
 
 
 @dataclass(frozen=True)
-class PageFault(Event):
-    """A request of the page ended with an error that was not expected; the dataset is not concerned."""
+class WebUIFault(Event):
+    """A request of the web UI ended with an unexpected error, which does not affect the dataset."""
 
     name = "page_fault"
     level = "error"
@@ -424,7 +424,7 @@ class PageFault(Event):
 
 @dataclass(frozen=True)
 class NotificationsLost(Event):
-    """The file system does not tell of changes; the timed scan goes on finding them."""
+    """The file system sends no notifications; the timed scan still finds changes."""
 
     name = "notifications_lost"
     level = "warning"
@@ -465,7 +465,7 @@ class ReloadFailed(Event):
 
 @dataclass(frozen=True)
 class Idle(Event):
-    """Nothing new has come for as long as was asked for; the daemon ends."""
+    """The daemon was idle for the requested time and ends."""
 
     name = "idle"
     seconds: float

@@ -1,4 +1,4 @@
-"""The few system calls that streamer makes on files, as one argument that tests can replace."""
+"""System calls on files, and the clock, as arguments that tests can replace."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Protocol
 import anyio
 
 PRIVATE = 0o640
-"""Mode of every file that streamer creates: what models wrote is not for everyone."""
+"""Mode of every file that streamer creates: the texts of models are not for everyone."""
 
 
 class Files:
-    """The real system calls. Each raises ``OSError`` as the kernel does."""
+    """The real system calls; each raises ``OSError`` as the kernel does."""
 
     def open(self, path: str | os.PathLike[str], flags: int) -> int:
         """Open ``path``; a file that is created is private to user and group."""
         return os.open(path, flags | os.O_CLOEXEC, PRIVATE)
 
     def open_beneath(self, root: str | os.PathLike[str], path: str, flags: int) -> int:
-        """Open ``path`` below ``root`` without following a link in any part of it, whatever happens meanwhile."""
+        """Open ``path`` below ``root`` without following a link in any part of it, even if links appear meanwhile."""
         *folders, name = path.split("/")
         if not folders:
             return self.open(os.path.join(root, path), flags | os.O_NOFOLLOW)
@@ -44,19 +44,19 @@ class Files:
         return os.pread(fd, size, offset)
 
     def write(self, fd: int, data: bytes | memoryview) -> int:
-        """Write some of ``data`` and return how many bytes that was."""
+        """Write some of ``data``, and return the number of bytes."""
         return os.write(fd, data)
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
-        """Write some of ``data`` at ``offset`` and return how many bytes that was."""
+        """Write some of ``data`` at ``offset``, and return the number of bytes."""
         return os.pwrite(fd, data, offset)
 
     def fdatasync(self, fd: int) -> None:
-        """Return when what was written is on the disk."""
+        """Return when all written bytes are on the disk."""
         _datasync(fd)
 
     def fsync(self, fd: int) -> None:
-        """As ``fdatasync``, for directories."""
+        """Sync a directory, as ``fdatasync`` does a file."""
         os.fsync(fd)
 
     def ftruncate(self, fd: int, length: int) -> None:
@@ -64,11 +64,11 @@ class Files:
         os.ftruncate(fd, length)
 
     def rename(self, old: str | os.PathLike[str], new: str | os.PathLike[str]) -> None:
-        """Give a file another name, in place of what has that name."""
+        """Rename a file, replacing a file of the new name."""
         os.replace(old, new)
 
     def unlink(self, path: str | os.PathLike[str]) -> None:
-        """Remove a file, if there is one."""
+        """Remove a file, if it exists."""
         with suppress(FileNotFoundError):
             os.unlink(path)
 
@@ -77,7 +77,7 @@ class Files:
         return os.fstat(fd)
 
     def stat(self, path: str | os.PathLike[str]) -> os.stat_result:
-        """Return the state of what stands at ``path``."""
+        """Return the state of the file at ``path``."""
         return os.stat(path)
 
 
@@ -99,7 +99,7 @@ _datasync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
 
 class Clock(Protocol):
-    """Time, as an argument. No verdict depends on it: ages, pauses and labels do."""
+    """Time, as an argument. Ages, pauses and labels depend on it, verdicts do not."""
 
     def now(self) -> float:
         """Return seconds since 1970-01-01 UTC."""
@@ -112,7 +112,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's own clock."""
+    """The clock of the machine."""
 
     def now(self) -> float:
         """Return seconds since 1970-01-01 UTC."""

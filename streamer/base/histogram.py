@@ -1,4 +1,4 @@
-"""How numbers are spread: bins for a histogram, and quantiles, of what a tally has counted."""
+"""Histograms and quantiles of the numbers that a tally has counted."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from streamer.base.spill_counts import Tally
 
 _DISTINCT = 20
-"""With more different values than that, they are put into bins of equal width."""
+"""Most distinct values that get a bin each; more values share bins of equal width."""
 
 _BINS = 10
 
 
 class Bin(msgspec.Struct, frozen=True):
-    """How many records have a value from ``low`` to below ``high`` (the last bin: to ``high``).
+    """Number of records with a value from ``low`` to below ``high`` (the last bin: to ``high``).
 
-    The two are equal where the bin is one value.
+    ``low`` equals ``high`` if the bin is one value.
     """
 
     low: float
@@ -28,14 +28,14 @@ class Bin(msgspec.Struct, frozen=True):
 
 
 def bins(tally: Tally, what: str, *, tail: int = 0, whole: bool = False, count: int = _BINS) -> list[Bin]:
-    """Return how the values of ``what`` are spread, ascending: one bin each if they are few.
+    """Return the histogram of the values of ``what``, ascending; a few values get one bin each.
 
     Args:
-        tally: where they were counted.
-        what: their name there.
-        tail: so many percent of the values, the largest ones, do not widen the bins: the last bin takes them.
-        whole: the values are whole numbers, and the bins begin at such.
-        count: how many bins there are if the values are many.
+        tally: Counts of the values.
+        what: Name of the values in the tally.
+        tail: Percentage of the largest values that do not widen the bins; the last bin takes them.
+        whole: Bins begin at whole numbers, as all values are whole.
+        count: Number of bins if the values are many.
     """
     if tally.distinct(what) <= _DISTINCT:
         return [Bin(value, value, records) for value, records in tally.in_order(what)]
@@ -43,7 +43,7 @@ def bins(tally: Tally, what: str, *, tail: int = 0, whole: bool = False, count: 
     high = quantile(tally, what, 100 - tail, 100) if tail else highest
     if high <= low:
         high = highest
-    width = high / count - low / count  # their difference may be more than a float holds
+    width = high / count - low / count  # high - low may overflow a float
     if whole:
         width = float(math.ceil(width))
         count = int((high - low) // width) + 1
@@ -55,7 +55,7 @@ def bins(tally: Tally, what: str, *, tail: int = 0, whole: bool = False, count: 
 
 
 def quantile(tally: Tally, what: str, part: int, of: int) -> float:
-    """Return the smallest value that ``part`` of ``of`` values do not exceed, 0 if there is none."""
+    """Return the smallest value that ``part`` of ``of`` values do not exceed; 0 without values."""
     left = tally.total(what) * part / of
     for value, times in tally.in_order(what):
         left -= times

@@ -1,6 +1,6 @@
-"""How deeply JSON is nested: a fixed limit, so that what one thread takes another can read again.
+"""Nesting depth of JSON: a fixed limit, so that every thread can read a line that one thread has accepted.
 
-Decoders stop where the call stack ends, which depends on where they are called from.
+Without it, a decoder's limit is the rest of the call stack, which depends on the caller.
 """
 
 import re
@@ -14,7 +14,7 @@ _OTHER_BYTES = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def too_deep(data: bytes) -> bool:
-    """Say whether valid JSON is nested more deeply than ``LIMIT``."""
+    """Return whether valid JSON is nested more deeply than ``LIMIT``."""
     if len(data) <= LIMIT or data.count(b"[") + data.count(b"{") <= LIMIT:
         return False
     brackets = _STRING.sub(b"", data).translate(_AS_ONE_KIND, _OTHER_BYTES)

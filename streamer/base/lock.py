@@ -1,9 +1,8 @@
-"""One daemon for each dataset: a lock file whose ``flock`` is held for life.
+"""The lock of a dataset: a file whose ``flock`` its one daemon holds until it ends.
 
-The kernel drops the lock with its process, however that ends, so there is nothing to clean up after a
-crash. The file itself is never unlinked: a daemon that had it open would go on holding a lock that no one
-else can see. What it holds is one JSON line that says who has the lock; it is there for people, and
-nothing but ``flock`` decides.
+The kernel drops the lock with its process, however that ends, so a crash leaves nothing to clean up. The file itself
+is never unlinked: a daemon that had it open would keep a lock that no other process can see. The file holds one JSON
+line that names the holder, for people; only ``flock`` decides.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ _GONE_STATES = "ZX"
 class Holder(msgspec.Struct, frozen=True):
     """The process that has the lock.
 
-    ``started`` is its start time in clock ticks since boot, which tells it from a later process with the
-    same pid; None where there is no ``/proc``. ``since`` is an ISO time in UTC, to be read by people.
+    ``started`` is its start time in clock ticks since boot, which distinguishes it from a later process with the same
+    pid; None without ``/proc``. ``since`` is an ISO time in UTC, for people.
     """
 
     pid: Annotated[int, msgspec.Meta(gt=0, lt=1 << 31)]
@@ -47,7 +46,7 @@ class Holder(msgspec.Struct, frozen=True):
 
     @property
     def is_here(self) -> bool:
-        """Whether it runs on this host; of any other host nothing is known but what it wrote."""
+        """Whether it runs on this host; only then can its process be checked."""
         return self.host == _host()
 
     def __str__(self) -> str:
@@ -58,11 +57,11 @@ class DatasetLock:
     """The lock of one dataset, as a context manager.
 
     Args:
-        path: the lock file, as :func:`lock_file` names it. It is made with mode 0640 if it is missing.
+        path: The lock file, as :func:`lock_file` names it; made with mode 0640 if it is missing.
 
     Raises:
-        LockedError: on entry, if another process has the lock; the hint says how to stop it.
-        RefusedError: on entry, if the file is no regular file, or the file system knows no locks.
+        LockedError: on entry, if another process has the lock; the hint is the command that stops it.
+        RefusedError: on entry, if the file is not a regular file, or the file system has no locks.
         UnavailableError: on entry, if the file cannot be opened or written.
     """
 
@@ -80,7 +79,7 @@ class DatasetLock:
     def __exit__(self, *_: object) -> None:
         fd, self._fd = self._fd, -1
         try:
-            # Still under the lock: from here on no one is to be named as its holder.
+            # Still under the lock: from here on the file names no holder.
             os.ftruncate(fd, 0)
         finally:
             os.close(fd)
@@ -104,22 +103,22 @@ class DatasetLock:
 
 
 def lock_file(dataset: Path) -> Path:
-    """Return the lock file of a dataset: ``<dataset>.lock``, the same for every name that links to it."""
+    """Return the lock file of a dataset: ``<dataset>.lock``, the same for each link to it."""
     real = Path(os.path.realpath(dataset))
     return real.parent / f"{real.name}.lock"
 
 
 def holder(path: Path) -> Holder | None:
-    """Return the live process that has the lock, or None. The lock itself is not touched.
+    """Return the live process that has the lock, or None, without touching the lock.
 
-    A process of another host counts as alive, as it cannot be seen from here (``Holder.is_here``).
+    A process of another host counts as alive, as it cannot be checked from here (``Holder.is_here``).
 
     Args:
-        path: the lock file, as :func:`lock_file` names it.
+        path: The lock file, as :func:`lock_file` names it.
 
     Raises:
-        UnavailableError: the file is there and cannot be read.
-        RefusedError: the file is no regular file.
+        UnavailableError: the file exists and cannot be read.
+        RefusedError: the file is not a regular file.
     """
     try:
         fd = os.open(path, os.O_RDONLY | _OPEN)
@@ -146,7 +145,7 @@ def _read(fd: int) -> Holder | None:
 
 
 def _write_if_there_is_room(fd: int, who: Holder) -> None:
-    """Write who has the lock: only people need to know, and a daemon waits for room on its disk, once it has begun."""
+    """Write the holder, unless the disk is full: only people read it, and a daemon can wait for room."""
     try:
         _write(fd, who)
     except OSError as error:
@@ -157,7 +156,7 @@ def _write_if_there_is_room(fd: int, who: Holder) -> None:
 def _write(fd: int, who: Holder) -> None:
     line = msgspec.json.encode(who) + b"\n"
     os.pwrite(fd, line, 0)
-    # Only now is a longer line of an earlier holder cut off: a reader always finds a whole first line.
+    # The rest of an earlier holder's longer line is cut off last, so a reader always finds a whole first line.
     os.ftruncate(fd, len(line))
 
 
@@ -180,13 +179,13 @@ def _may_live(who: Holder) -> bool:
 
 
 def _start_ticks(pid: int) -> int | None:
-    """Return field 22 of ``/proc/<pid>/stat``; None if there is no such process, or no ``/proc``."""
+    """Return field 22 of ``/proc/<pid>/stat``; None without such a process or without ``/proc``."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             line = file.read()
     except OSError:
         return None
-    # The second field is the program's name, in parentheses that may themselves hold anything.
+    # The second field is the program's name in parentheses, which may hold any character.
     state, *rest = line.rpartition(b")")[2].split()
     return None if state.decode() in _GONE_STATES else int(rest[18])
 

@@ -1,4 +1,4 @@
-"""A value that no output shows."""
+"""Secrets, which no output shows."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _WORD = re.compile(rb"[!-~]+")
 
 
 class Secret:
-    """Holds a secret; whoever prints it, logs it or puts it into an error gets ``***``.
+    """Holds a secret; prints, logs and errors show it as ``***``.
 
     Args:
-        value: the secret, empty for none.
+        value: The secret, empty for none.
     """
 
     __slots__ = ("_value",)
@@ -31,7 +31,7 @@ class Secret:
         return self._value
 
     def hidden_in(self, text: str) -> str:
-        """Return a text without the secret, wherever that stands in it."""
+        """Return a text with each occurrence of the secret hidden."""
         return text.replace(self._value, str(self)) if self._value else text
 
     def __bool__(self) -> bool:
@@ -51,12 +51,12 @@ NO_SECRET = Secret()
 
 
 def read_secret(op: str, file: Path, shortest: int) -> Secret:
-    """Return the secret that a file holds, without the white space around it.
+    """Return the secret in a file, without the white space around it.
 
     Args:
-        op: what it is read for, for the error.
-        file: where it is.
-        shortest: characters below which it is too easy to guess.
+        op: Purpose of the secret, for the error.
+        file: The file.
+        shortest: Least number of characters; a shorter secret is too easy to guess.
 
     Raises:
         ConfigError: the file cannot be read, others can read it, or it does not hold one word that is long enough.

@@ -1,7 +1,7 @@
 """Counts and keys of any number in constant memory: a private SQLite database without a name.
 
-SQLite keeps it in its page cache and lets it spill into a temporary file that no one else can open and
-that goes away with the process; ``SQLITE_TMPDIR`` or ``TMPDIR`` say where.
+SQLite keeps it in its page cache and spills it into a temporary file that no other process can open and that
+disappears with the process; ``SQLITE_TMPDIR`` or ``TMPDIR`` name its folder.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _Name = str | bytes | float
-"""What is counted. Names of one ``what`` are of one type."""
+"""A name that is counted; all names of one ``what`` have one type."""
 
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
@@ -30,11 +30,11 @@ INSERT INTO tally VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET times = times + exc
 """
 
 _PENDING = 10_000
-"""Different counts that are held in memory before they go to the database."""
+"""Distinct counts in memory before they go to the database."""
 
 
 class Tally:
-    """Counts by what and name, and keys with the line that had each first.
+    """Counts by ``what`` and name, and the first line of each key.
 
     Every method raises ``sqlite3.Error`` when the temporary file cannot be written.
     """
@@ -57,47 +57,47 @@ class Tally:
             self._flush()
 
     def first_line(self, key: bytes, line: int) -> int:
-        """Return the line that had this key first: ``line`` itself if none had."""
+        """Return the first line with this key; that is ``line`` itself if the key is new."""
         if self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (key, line)).rowcount:
             return line
         found: int = self._db.execute("SELECT line FROM seen WHERE key = ?", (key,)).fetchone()[0]
         return found
 
     def distinct(self, what: str) -> int:
-        """Return how many different names were counted."""
+        """Return the number of distinct names."""
         self._flush()
         found: int = self._db.execute("SELECT count(*) FROM tally WHERE what = ?", (what,)).fetchone()[0]
         return found
 
     def total(self, what: str) -> int:
-        """Return how many names were counted, each as often as it came."""
+        """Return the number of all names, repeated ones included."""
         self._flush()
         query = "SELECT coalesce(sum(times), 0) FROM tally WHERE what = ?"
         found: int = self._db.execute(query, (what,)).fetchone()[0]
         return found
 
     def top(self, what: str, most: int) -> dict[str, int]:
-        """Return the ``most`` frequent names and their counts, the most frequent first."""
+        """Return the ``most`` frequent names with their counts, the most frequent first."""
         self._flush()
         query = "SELECT name, times FROM tally WHERE what = ? ORDER BY times DESC, name LIMIT ?"
         return dict(self._db.execute(query, (what, most)))
 
     def times(self, what: str, name: _Name) -> int:
-        """Return how often a name was counted."""
+        """Return the count of a name."""
         self._flush()
         query = "SELECT coalesce(sum(times), 0) FROM tally WHERE what = ? AND name = ?"
         found: int = self._db.execute(query, (what, name)).fetchone()[0]
         return found
 
     def range(self, what: str) -> tuple[float, float]:
-        """Return the smallest and the largest number counted, (0, 0) if there was none."""
+        """Return the smallest and the largest number; (0, 0) without numbers."""
         self._flush()
         query = "SELECT coalesce(min(name), 0), coalesce(max(name), 0) FROM tally WHERE what = ?"
         low, high = self._db.execute(query, (what,)).fetchone()
         return low, high
 
     def in_order(self, what: str) -> Iterator[tuple[float, int]]:
-        """Yield the numbers that were counted, ascending, with their counts."""
+        """Yield the numbers with their counts, ascending."""
         self._flush()
         yield from self._db.execute("SELECT name, times FROM tally WHERE what = ? ORDER BY name", (what,))
 

@@ -1,4 +1,4 @@
-"""Standard output, and the reader behind it who may have had enough."""
+"""Standard output whose reader may have gone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def until_enough() -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and a reader that has gone (``| head``) be the end of what goes on for ever."""
+    """End an endless block quietly at Ctrl-C, SIGTERM, or when the reader has gone (``| head``)."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -25,14 +25,14 @@ def until_enough() -> Iterator[None]:
 
 
 def reader_is_gone() -> bool:
-    """Say whether no one reads any more: without anything new to write, no write would tell."""
+    """Return whether the reader has gone; without new output, no write would fail and show it."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)  # an error or a hang-up is reported all the same
     return bool(poll.poll(0))
 
 
 def give_up() -> None:
-    """Let nothing that is still buffered complain at exit, nor what is written from now on."""
-    no_failpoints = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(no_failpoints, sys.stdout.fileno())
-    os.close(no_failpoints)
+    """Discard buffered and further output, so that nothing fails at exit."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)

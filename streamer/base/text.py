@@ -1,4 +1,4 @@
-"""Text from outside, made safe to show."""
+"""Text from outside, made safe to show; numbers, sizes and ages as text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 def invalid_utf8(data: bytes) -> int | None:
     """Return the offset of the first byte that is not UTF-8, or None.
 
-    Decoders differ, from version to version too, in what they look at and what they say of it. So this comes first.
+    Decoders check different parts of a text, and differ from version to version. So call this first.
     """
     if data.isascii():
         return None
@@ -41,8 +41,8 @@ def invalid_utf8(data: bytes) -> int | None:
 def printable(text: str) -> str:
     r"""Return text that stays on one line and cannot steer a terminal: ``ESC`` becomes ``\x1b``.
 
-    Everything else, backslashes too, stays as it is, so that doing it twice does no harm. The result can
-    always be encoded as UTF-8.
+    All other characters stay, backslashes too, so a second call changes nothing. The result can always be encoded as
+    UTF-8.
     """
     return _HOSTILE.sub(_escape, text)
 
@@ -53,9 +53,9 @@ def counted(number: int, noun: str) -> str:
 
 
 def steady(text: str) -> str:
-    r"""Return printable text that takes the same room on every terminal, for lines that must not lose their shape.
+    r"""Return printable text of the same width on every terminal, for lines that must keep their layout.
 
-    What terminals draw in different widths, or not at all, becomes an escape, as in :func:`printable`: joiners,
+    Characters that terminals draw in different widths or not at all become escapes, as in :func:`printable`: joiners,
     variation selectors, unassigned and private characters, and marks beyond the second on one letter.
     """
     text = printable(text)
@@ -77,7 +77,7 @@ def age(seconds: float) -> str:
 
 
 def sized(count: int) -> str:
-    """Return bytes in the unit in which they are read best: "812 B", "3.4 kB"."""
+    """Return a number of bytes in its largest unit: "812 B", "3.4 kB"."""
     unit, scale = next((found for found in _SIZES if count >= found[1]), ("B", 1))
     return f"{count / scale:.1f} {unit}" if scale > 1 else f"{count} B"
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import anyio
 import typer
 
+from streamer.base.env import Env
 from streamer.base.errors import MissingExtraError, UnavailableError
 from streamer.base.events import Emit, Event, fan_out
-from streamer.base.files import Files, SystemClock
 from streamer.base.text import counted, printable
 from streamer.commands.common import DatabaseOption, RunConfigOption, ShardsOption, WhereOption
 from streamer.config import Config, Flags, duration, load_all
@@ -96,18 +96,16 @@ def run_daemon(read: Callable[[], Sequence[Config]], until_idle: float | None = 
         if page is not None:
             page.configure(config)
 
-    def beat() -> None:
+    def heartbeat() -> None:
         for health in healths.values():
-            health.beat()
+            health.heartbeat()
 
     daemon = Daemon(
         configs,
-        emit=fan_out(observer, page) if page else observer,
+        Env(emit=fan_out(observer, page) if page else observer),
         reload=read,
         notifier=Notifier(os.environ),
-        files=Files(),
-        clock=SystemClock(),
-        listeners=Listeners(configure, beat, of),
+        listeners=Listeners(configure, heartbeat, of),
         until_idle=until_idle,
     )
     anyio.run(daemon.run, page.served() if page else None)
@@ -169,12 +167,10 @@ def run_once(read: Callable[[], Sequence[Config]]) -> list[str]:
     with progress.shown(sys.stderr.isatty()) as show:
         daemon = Daemon(
             configs,
-            emit=show(observer),
+            Env(emit=show(observer)),
             reload=read,
             notifier=Notifier(os.environ),
-            files=Files(),
-            clock=SystemClock(),
-            listeners=Listeners(of=lambda config: show(observer.of(config.dataset.path))),
+            listeners=Listeners(emit_for=lambda config: show(observer.of(config.dataset.path))),
         )
         each = anyio.run(daemon.once)
     lines: list[str] = []

@@ -1,7 +1,7 @@
-"""The daemon: lives that take turns, hints that wake them, signals that end them.
+"""The daemon: supervisors that share one loop, notifications that wake it, signals that end it.
 
-A failure ends the pipeline of one life, never the daemon (``supervisor.py``). Only what a person has to decide
-(``RefusedError``, ``ConfigError``) ends it, and of several datasets only when it is so with all of them.
+A failure ends one pipeline, never the daemon (``supervisor.py``). Only an error that requires manual action
+(``RefusedError``, ``ConfigError``) ends it, and with several datasets only if all of them have one.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import anyio
+import msgspec
 from anyio.abc import TaskGroup, TaskStatus
 
+from streamer.base.env import Env
 from streamer.base.errors import StreamerError, UnavailableError
 from streamer.base.events import Emit, Idle, Reloaded, ReloadFailed
-from streamer.base.files import Clock, Files
 from streamer.config import Config, real_path
 from streamer.config.database_url import locate
 from streamer.daemon.observers.systemd import Notifier
-from streamer.daemon.pipeline import drain, no_failpoints
-from streamer.daemon.status import Stands
+from streamer.daemon.pipeline import drain
+from streamer.daemon.status import StatusText
 from streamer.daemon.supervisor import Callbacks, Supervisor
 from streamer.daemon.watchdog import Heartbeat
 from streamer.sources.read_cache import ReadCache
@@ -31,87 +32,80 @@ from streamer.sources.wake_ups import WakeUps, watch
 from streamer.store.ledger.ledger import LineCounts
 
 _ONCE_PAUSE = 0.2
-"""Seconds between two looks of a single pass at whether a fleet has got on."""
+"""Seconds between two checks of a single pass for progress of a fleet."""
 
 _ONCE_PATIENCE = 10.0
-"""Seconds for which a single pass waits for a trace database that is busy."""
+"""Seconds for which a single pass waits for a busy trace database, or for progress of a fleet."""
 
 _LONGEST_PAUSE = 10.0
-"""Seconds after which the loop comes round although nothing is to be done, to show that it can."""
+"""Seconds after which an idle loop comes round, to show that it is not stuck."""
 
 
 class Listeners(NamedTuple):
-    """Who is told of what is no event.
+    """Functions that a daemon calls on changes that are not events.
 
-    ``configure`` gets a configuration that is in force from now on; ``beat`` is called whenever the loop has come round
-    or recovery is a step further, at rest every 10 s. ``of`` returns who is told of the events of one dataset; without
-    it, who is told of all others.
+    Args:
+        configure: Called with each configuration that is applied.
+        heartbeat: Called in each round of the loop and at each step of a recovery; when idle, every 10 s.
+        emit_for: Returns the ``emit`` for the events of one dataset; by default, that of all others.
     """
 
     configure: Callable[[Config], None] = lambda _config: None
-    beat: Callable[[], None] = lambda: None
-    of: Callable[[Config], Emit] | None = None
+    heartbeat: Callable[[], None] = lambda: None
+    emit_for: Callable[[Config], Emit] | None = None
 
 
 class Daemon:
-    """Lets the lives of datasets take turns until it is told to stop.
+    """Gives the supervisors of its datasets turns until a signal ends it.
 
     Args:
-        configs: one for each dataset: what to read, how to judge, where to write. What is no matter of a single dataset
-            is the same in all.
-        emit: is told of every event.
-        reload: reads the configurations again, for SIGHUP.
-        notifier: tells the service manager.
-        files: the system calls.
-        clock: ages and pauses.
-        listeners: told of what is no event of the log.
-        until_idle: after so many seconds without anything new the daemon ends; None for never.
-        failpoint: called with the name of each point at which a crash must be harmless.
+        configs: One configuration for each dataset; settings that do not belong to a dataset are the same in all.
+        env: Files, clock, failpoints, and ``emit`` for the events of no single dataset.
+        reload: Reads the configurations again, for SIGHUP.
+        notifier: Informs the service manager.
+        listeners: Called on changes that are not events.
+        until_idle: Idle seconds after which the daemon ends; None for never.
     """
 
     def __init__(
         self,
         configs: Sequence[Config],
+        env: Env,
         *,
-        emit: Emit,
         reload: Callable[[], Sequence[Config]],
         notifier: Notifier,
-        files: Files,
-        clock: Clock,
         listeners: Listeners | None = None,
         until_idle: float | None = None,
-        failpoint: Callable[[str], None] = no_failpoints,
     ) -> None:
         self._source = configs[0].source
-        self._emit = emit
+        self._env = env
+        self._emit = env.emit
         self._read_configs = reload
         self._listeners = listeners or Listeners()
         self._notifier = notifier
-        self._clock = clock
-        self._failpoint = failpoint
+        self._clock = env.clock
         self._until_idle = until_idle
-        self._heartbeat = Heartbeat(notifier, clock, self._listeners.beat)
+        self._heartbeat = Heartbeat(notifier, env.clock, self._listeners.heartbeat)
         database = locate(self._source.database) if self._source.is_local else None
         self._database_folder = database.parent if isinstance(database, Path) else None
         self._wake_ups = WakeUps(self._source.shards, database.name if isinstance(database, Path) else None)
-        self._stands = Stands(notifier.status)
+        self._status_text = StatusText(notifier.status)
         self._read_cache = ReadCache() if len(configs) > 1 else None
         self._supervisors = [
-            Supervisor(config, files, clock, self._callbacks(config), self._pass, self._read_cache)
-            for config in configs
+            Supervisor(config, self._env_of(config), self._callbacks(config), self._read_cache) for config in configs
         ]
-        self._watch_no_more = anyio.Event()
-        self._greeted = False
+        self._watch_ended = anyio.Event()
+        self._is_announced = False
         self._stopping = False
         self._reload = False
-        self._unread: StreamerError | None = None
+        self._idle_error: StreamerError | None = None
         self._refused: dict[Supervisor, StreamerError] = {}
 
     async def once(self) -> list[LineCounts]:
-        """Work off what is there and return the accounts of each dataset.
+        """Process existing data, and return the counts of each dataset.
 
         Raises:
-            StreamerError: something that is needed is not there.
+            StreamerError: an input is not available, or manual action is required.
         """
         async with AsyncExitStack() as stack:
             stack.enter_context(self._locked())
@@ -120,7 +114,7 @@ class Daemon:
             deadline, changes = self._clock.monotonic() + _ONCE_PATIENCE, -1
             while open_ := [one for one in pipelines if one.error is not None or not one.has_arrived]:
                 now, first = self._clock.monotonic(), open_[0]
-                if first.error is None and first.ledger.changes != changes:  # a fleet takes its time, and gets on
+                if first.error is None and first.ledger.changes != changes:  # a fleet makes progress
                     deadline, changes = now + _ONCE_PATIENCE, first.ledger.changes
                 if now >= deadline:
                     raise first.error or _unfinished(first.config)
@@ -129,14 +123,13 @@ class Daemon:
             return [await pipeline.ledger.counts() for pipeline in pipelines]
 
     async def run(self, beside: AbstractContextManager[object] | None = None) -> None:
-        """Run until SIGTERM or SIGINT, or until nothing new has come for long enough.
+        """Run until SIGTERM or SIGINT, or until the daemon was idle for long enough.
 
         Args:
-            beside: entered when the datasets are ours, left when everything has ended.
+            beside: Entered once the datasets are locked, left when everything has ended.
 
         Raises:
-            StreamerError: a person has to decide something first; or the daemon would end as idle, but something that
-                it reads could not be read all the time.
+            StreamerError: manual action is required; or the daemon ends as idle while an input cannot be read.
         """
         with self._locked(), beside or nullcontext():
             failure: StreamerError | None = None
@@ -145,10 +138,10 @@ class Daemon:
                 tasks.start_soon(self._heartbeat.run)
                 self._watch(tasks)
                 try:
-                    await self._live()
+                    await self._serve()
                 except StreamerError as error:
                     failure = error  # raised below: a task group would wrap it
-                self._watch_no_more.set()
+                self._watch_ended.set()
                 tasks.cancel_scope.cancel()
             if failure is not None:
                 raise failure
@@ -159,7 +152,7 @@ class Daemon:
                 stack.enter_context(supervisor.locked())
             return stack.pop_all()
 
-    async def _live(self) -> None:
+    async def _serve(self) -> None:
         async with AsyncExitStack() as stack:
             for supervisor in self._supervisors:
                 await stack.enter_async_context(supervisor)
@@ -167,76 +160,78 @@ class Daemon:
                 await self._round()
             for supervisor in self._supervisors:
                 await supervisor.stop()
-        for error in (*self._refused.values(), self._unread):
+        for error in (*self._refused.values(), self._idle_error):
             if error is not None:
                 raise error
 
     async def _round(self) -> None:
-        """Give each life a turn, then wait until one of them has something to do."""
-        news = self._wake_ups.take()
+        """Give each supervisor a turn, then wait for the next change or the next turn."""
+        changes = self._wake_ups.take()
         worked = False
         for supervisor in self._supervisors:
             self._heartbeat.progress()
-            worked |= await self._let(supervisor, supervisor.turn(news))
-        self._forget_reads()
+            worked |= await self._guarded(supervisor, supervisor.turn(changes))
+        self._clear_read_cache()
         if self._reload and any(supervisor.is_open for supervisor in self._supervisors):
             await self._reconfigure()
         if not worked:
-            self._stopping |= await self._is_over()
-            await self._pause(min(supervisor.due for supervisor in self._supervisors) - self._clock.monotonic())
+            self._stopping |= await self._has_idled_out()
+            await self._pause(min(one.next_turn_at for one in self._supervisors) - self._clock.monotonic())
 
-    def _forget_reads(self) -> None:
+    def _clear_read_cache(self) -> None:
         if self._read_cache is not None:
             self._read_cache.clear()
 
-    async def _let(self, supervisor: Supervisor, doing: Awaitable[bool]) -> bool:
-        """Let a life do something; say what came of it. What a person has to decide ends the daemon if all wait for it.
+    async def _guarded(self, supervisor: Supervisor, work: Awaitable[bool]) -> bool:
+        """Return the result of a supervisor's work; after an error, let the supervisor retry later.
 
         Raises:
-            StreamerError: so it is.
+            StreamerError: all supervisors require manual action.
         """
         try:
-            done = await doing
+            done = await work
         except StreamerError as error:
             self._refused[supervisor] = error
             if len(self._refused) == len(self._supervisors):
                 raise
-            supervisor.wait_for(error)
+            supervisor.retry_after(error)
             return False
         if supervisor.is_open:
             self._refused.pop(supervisor, None)
         return done
 
+    def _env_of(self, config: Config) -> Env:
+        emit = self._listeners.emit_for(config) if self._listeners.emit_for else self._emit
+        return msgspec.structs.replace(self._env, emit=emit, failpoint=self._failpoint)
+
     def _callbacks(self, config: Config) -> Callbacks:
-        emit = self._listeners.of(config) if self._listeners.of else self._emit
-        return Callbacks(
-            emit, self._stands.of(config.dataset.path), self._ready, self._listeners.configure, self._wake_ups.ring
-        )
+        update = self._status_text.updater(config.dataset.path)
+        return Callbacks(update, self._ready, self._listeners.configure, self._wake_ups.ring)
 
     def _ready(self) -> None:
-        """Tell the manager that a pipeline is open, once."""
-        if not self._greeted:
-            self._greeted = True
+        """Inform the service manager, once, that a pipeline is open."""
+        if not self._is_announced:
+            self._is_announced = True
             self._notifier.ready("working off what is there")
 
-    async def _is_over(self) -> bool:
-        """Say whether nothing has come for so long that the daemon ends, after one more look at everything."""
+    async def _has_idled_out(self) -> bool:
+        """Return whether the daemon was idle for long enough to end, after one last scan of everything."""
         if self._until_idle is None or self._clock.monotonic() < self._idle_end:
             return False
-        for supervisor in self._others_than_refused():
-            await self._let(supervisor, supervisor.look_again())
-            self._forget_reads()
+        for supervisor in self._running():
+            await self._guarded(supervisor, supervisor.catch_up())
+            self._clear_read_cache()
         if self._clock.monotonic() < self._idle_end:
             return False
-        self._unread = next((supervisor.error for supervisor in self._supervisors if supervisor.error), None)
+        self._idle_error = next((supervisor.error for supervisor in self._supervisors if supervisor.error), None)
         self._emit(Idle(self._until_idle))
         return True
 
     @property
     def _idle_end(self) -> float:
-        return max(supervisor.idle_since for supervisor in self._others_than_refused()) + (self._until_idle or 0.0)
+        return max(supervisor.idle_since for supervisor in self._running()) + (self._until_idle or 0.0)
 
-    def _others_than_refused(self) -> list[Supervisor]:
+    def _running(self) -> list[Supervisor]:
         return [supervisor for supervisor in self._supervisors if supervisor not in self._refused]
 
     async def _pause(self, seconds: float) -> None:
@@ -250,9 +245,9 @@ class Daemon:
             await self._wake_ups.wait(seconds)
         self._heartbeat.progress()
 
-    def _pass(self, point: str) -> None:
+    def _failpoint(self, point: str) -> None:
         self._heartbeat.progress()
-        self._failpoint(point)
+        self._env.failpoint(point)
 
     def _watch(self, tasks: TaskGroup) -> None:
         source = self._source
@@ -265,7 +260,7 @@ class Daemon:
                 folder,
                 on_change,
                 self._emit,
-                self._watch_no_more,
+                self._watch_ended,
             )
 
     async def _listen(self, *, task_status: TaskStatus[None]) -> None:
@@ -280,7 +275,7 @@ class Daemon:
                 self._wake_ups.ring()
 
     async def _reconfigure(self) -> None:
-        """Take the configuration that is there now: in all lives, or in none."""
+        """Apply the configuration that is there now to all supervisors, or to none."""
         self._reload = False
         self._notifier.reloading()
         try:
@@ -292,7 +287,7 @@ class Daemon:
             self._emit(ReloadFailed(str(error)))
         else:
             for supervisor, config in pairs:
-                await self._let(supervisor, supervisor.configure(config))
+                await self._guarded(supervisor, supervisor.configure(config))
             if different := _different(self._supervisors, wanted):
                 self._emit(Reloaded("", different))
         finally:
@@ -302,7 +297,7 @@ class Daemon:
 
 
 def _paired(supervisors: Sequence[Supervisor], wanted: Sequence[Config]) -> list[tuple[Supervisor, Config]]:
-    """Return the lives with what is wanted of each; a single dataset is the same one even if its path is another."""
+    """Return each supervisor with its new configuration; a single dataset matches whatever its path is now."""
     if len(supervisors) == len(wanted) == 1:
         return [(supervisors[0], wanted[0])]
     by_path = {real_path(config.dataset.path): config for config in wanted}
@@ -311,7 +306,7 @@ def _paired(supervisors: Sequence[Supervisor], wanted: Sequence[Config]) -> list
 
 
 def _different(supervisors: Sequence[Supervisor], wanted: Sequence[Config]) -> str:
-    """Return which datasets are wanted and not there, or there and not wanted."""
+    """Return the datasets that were added or removed, as text."""
     if len(supervisors) == len(wanted) == 1:
         return ""
     there = {real_path(supervisor.config.dataset.path): supervisor.config.dataset.path for supervisor in supervisors}
@@ -321,7 +316,7 @@ def _different(supervisors: Sequence[Supervisor], wanted: Sequence[Config]) -> s
 
 
 def _unfinished(config: Config) -> UnavailableError:
-    """Return the error of a single pass after which records wait, although nothing fails."""
+    """Return the error of a single pass that ends with undelivered records."""
     if config.source.is_local:
         cause, hint = "records wait in the outbox for a writer's receipt", "the next run delivers them"
     else:

@@ -1,4 +1,4 @@
-"""How a daemon stands: what it says of itself in plain words, how far it is behind, and how long nothing has come."""
+"""Status of a daemon: its text for the service manager, its latency, and the time since it was last busy."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ _PAUSE = 1.0
 """Seconds between two status texts."""
 
 _SHARE = 300
-"""Adding up the accounts is followed by a pause of so many times its own duration."""
+"""Pause after a count of all lines, as a multiple of its duration."""
 
 _NEVER = float("inf")
 
 
-class Stand(NamedTuple):
-    """How a dataset stands.
+class DatasetStatus(NamedTuple):
+    """Status of one dataset.
 
-    ``accounts`` are None while it waits for something without which nothing can be done; ``behind`` are the seconds
-    from the moment at which news were noticed until they were in the dataset, None before any; ``error`` is what does
-    not work now; ``undelivered`` are records of a collector that no writer has said to hold, None of another daemon.
+    Args:
+        accounts: Lines and rollouts; None while the daemon cannot work at all.
+        behind: Seconds from noticing a change until it was in the dataset; None before the first change.
+        error: What fails now.
+        undelivered: Records of a collector without a writer's receipt; None for other daemons.
     """
 
     accounts: LineCounts | None
@@ -37,47 +39,47 @@ class Stand(NamedTuple):
 
 
 class DaemonStatus:
-    """Tells how a dataset stands, and knows for how long it has been idle.
+    """Reports the status of a dataset, and knows since when it has been idle.
 
-    Idle means: nothing came (no new byte of a shard, no new or changed outcome row: the ledger stayed as it is) and
-    nothing is left to be done. Lines that wait for an outcome do not count: it may never come.
+    Idle means that the ledger did not change (no new byte of a shard, no new or changed outcome row) and that no work
+    is left. Lines that wait for an outcome do not count: it may never come.
 
     Args:
-        say: is told how it stands.
-        clock: pauses.
+        report: Called with each new status.
+        clock: Pauses between two reports.
     """
 
-    def __init__(self, say: Callable[[Stand], None], clock: Clock) -> None:
-        self._say = say
+    def __init__(self, report: Callable[[DatasetStatus], None], clock: Clock) -> None:
+        self._report = report
         self._clock = clock
         self._seen: tuple[Pipeline, int] | None = None
         self._error = str(None)
         self._burst: float | None = None
         self._behind: float | None = None
-        self._untold = True
-        self._next_text = 0.0
-        self._last_news = clock.monotonic()
+        self._is_pending = True
+        self._next_report = 0.0
+        self._last_work = clock.monotonic()
 
-    def waits(self, error: StreamerError) -> None:
-        """Tell what has to be waited for before work can go on at all."""
-        self._say(Stand(None, None, error))
+    def blocked(self, error: StreamerError) -> None:
+        """Report an error without whose end no work is possible."""
+        self._report(DatasetStatus(None, None, error))
         self._changed()
 
     def reloaded(self) -> None:
-        """Take note that the configuration was read again."""
+        """Report the status again, and start a new idle period: the configuration was read again."""
         self._changed()
 
     def _changed(self) -> None:
-        self._untold = True
-        self._last_news = self._clock.monotonic()
+        self._is_pending = True
+        self._last_work = self._clock.monotonic()
 
     def turn(self, pipeline: Pipeline, began: float, *, worked: bool) -> None:
-        """Take note of one turn of the loop.
+        """Record one turn of the loop.
 
         Args:
-            pipeline: what worked.
-            began: when the turn began, in monotonic seconds.
-            worked: whether there was anything to do, and so may be more.
+            pipeline: The pipeline that had the turn.
+            began: Start of the turn in monotonic seconds.
+            worked: Whether there was work, so that there may be more.
         """
         now = self._clock.monotonic()
         seen = pipeline, pipeline.ledger.changes
@@ -88,96 +90,83 @@ class DaemonStatus:
             if self._burst is not None:
                 self._behind = now - self._burst
         elif not pipeline.is_at_rest:
-            self._last_news = now
+            self._last_work = now
         if not worked:
             self._burst = None
-        self._untold |= str(pipeline.error) != self._error
+        self._is_pending |= str(pipeline.error) != self._error
         self._seen, self._error = seen, str(pipeline.error)
 
-    async def tell(self, pipeline: Pipeline) -> None:
-        """Tell how things stand, unless that is known, or was told a moment ago."""
+    async def report(self, pipeline: Pipeline) -> None:
+        """Report the status if it has changed, but not too often."""
         start = self._clock.monotonic()
-        if not self._untold or start < self._next_text:
+        if not self._is_pending or start < self._next_report:
             return
-        self._untold = False
+        self._is_pending = False
         undelivered = await pipeline.uplink.undelivered()
-        self._say(Stand(await pipeline.ledger.counts(), self._behind, pipeline.error, undelivered))
+        self._report(DatasetStatus(await pipeline.ledger.counts(), self._behind, pipeline.error, undelivered))
         end = self._clock.monotonic()
-        self._next_text = end + max(_PAUSE, _SHARE * (end - start))
+        self._next_report = end + max(_PAUSE, _SHARE * (end - start))
 
     @property
-    def next_text(self) -> float:
-        """The time in monotonic seconds at which there is something to tell; infinite if there is nothing."""
-        return self._next_text if self._untold else _NEVER
+    def next_report(self) -> float:
+        """The time of the next report in monotonic seconds; infinite if none is pending."""
+        return self._next_report if self._is_pending else _NEVER
 
     @property
     def idle_since(self) -> float:
-        """The time in monotonic seconds at which there was last something to do."""
-        return self._last_news
+        """The time of the last work in monotonic seconds."""
+        return self._last_work
 
 
-class Stands:
-    """Keeps the manager's status text true: it is the stand of one dataset, or the sum of several.
+class StatusText:
+    """Keeps the service manager's status text current: the status of one dataset, or the sum of several.
 
     Args:
-        tell: is given each new text.
+        show: Called with each new text.
     """
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
-        self._known: dict[Path, Stand | None] = {}
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
+        self._known: dict[Path, DatasetStatus | None] = {}
 
-    def of(self, dataset: Path) -> Callable[[Stand], None]:
-        """Return the function that takes how this dataset stands."""
+    def updater(self, dataset: Path) -> Callable[[DatasetStatus], None]:
+        """Return the function to call with each status of a dataset."""
         self._known[dataset] = None
 
-        def take(stand: Stand) -> None:
-            self._known[dataset] = stand
-            self._tell(_text(stand) if len(self._known) == 1 else _text_of_several(self._known))
+        def update(status: DatasetStatus) -> None:
+            self._known[dataset] = status
+            self._show(_text(status) if len(self._known) == 1 else _text_of_several(self._known))
 
-        return take
+        return update
 
 
-def _text_of_several(stands: Mapping[Path, Stand | None]) -> str:
-    """Return how several datasets stand in words: the records of all, the longest wait, and what does not work.
+def _text_of_several(statuses: Mapping[Path, DatasetStatus | None]) -> str:
+    """Return the status text of several datasets: all records, the longest latency, and each error.
 
-    All of them wait for the same outcomes, so what waits is not added up.
+    All datasets wait for the same outcomes, so waiting rollouts are not added up.
     """
-    known = {path: stand for path, stand in stands.items() if stand is not None}
-    accounts = [stand.accounts for stand in known.values() if stand.accounts is not None]
+    known = {path: status for path, status in statuses.items() if status is not None}
+    accounts = [status.accounts for status in known.values() if status.accounts is not None]
     records = sum(one.lines[State.ACCEPTED] for one in accounts)
-    parts = [f"{len(stands)} datasets: {counted(records, 'record')}"]
+    parts = [f"{len(statuses)} datasets: {counted(records, 'record')}"]
     if accounts:
         parts.append(f"{max(one.waiting_rollouts for one in accounts):,} waiting")
-    behind = [stand.behind for stand in known.values() if stand.behind is not None]
+    behind = [status.behind for status in known.values() if status.behind is not None]
     if behind:
         parts.append(f"{_duration(max(behind))} behind")
     if dead := max((one.lines[State.DEAD_LETTERED] for one in accounts), default=0):
         parts.append(counted(dead, "dead letter"))
     parts += [
-        f"{path.name}: cannot {stand.error.op}: {stand.error.cause}" for path, stand in known.items() if stand.error
+        f"{path.name}: cannot {status.error.op}: {status.error.cause}" for path, status in known.items() if status.error
     ]
     return "; ".join(parts)
 
 
-def _text(stand: Stand) -> str:
-    """Return how a dataset stands in words."""
-    if stand.accounts is not None:
-        return status(stand.accounts, stand.behind, stand.error, stand.undelivered)
-    return f"waiting: cannot {stand.error.op}: {stand.error.cause}" if stand.error else "waiting"
-
-
-def status(
-    accounts: LineCounts, behind: float | None, error: StreamerError | None, undelivered: int | None = None
-) -> str:
-    """Return the text: how much there is, how much waits, and what does not work.
-
-    Args:
-        accounts: lines and rollouts.
-        behind: seconds from the moment at which news were noticed until they were in the dataset; None before any.
-        error: why outcomes or shards cannot be read now, or records cannot be delivered.
-        undelivered: records of a collector that no writer has said to hold; None of another daemon.
-    """
+def _text(status: DatasetStatus) -> str:
+    """Return the status text of one dataset: records, waiting rollouts, latency, and the error."""
+    accounts, behind, error, undelivered = status
+    if accounts is None:
+        return f"waiting: cannot {error.op}: {error.cause}" if error else "waiting"
     lines = accounts.lines
     parts = [
         f"{counted(lines[State.ACCEPTED], 'record')} from {counted(accounts.appended_rollouts, 'rollout')}",

@@ -1,7 +1,7 @@
-"""The life of one dataset: its lock, pipeline after pipeline, its troubles, how it stands, when it is next due.
+"""The supervisor of one dataset: its lock, pipeline after pipeline, its failures, its status, its next turn.
 
-A failure ends the pipeline, never the life: after a pause a new pipeline recovers, as after a crash. Lives know nothing
-of each other. What they share (signals, notifications, the beat, the end) is the daemon's, which lets them take turns.
+A failure ends the pipeline, never the supervisor: after a pause a new pipeline recovers, as after a crash. Supervisors
+do not know each other. The daemon owns what they share (signals, notifications, the heartbeat) and gives them turns.
 """
 
 from __future__ import annotations
@@ -12,74 +12,72 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from streamer import config as configuration
-from streamer.base.errors import StreamerError, UnavailableError
-from streamer.base.events import Emit, Reloaded, Started, Stopped
+from streamer.base.env import Env
+from streamer.base.errors import StreamerError, UnavailableError, translate_errors
+from streamer.base.events import Reloaded, Started, Stopped
 from streamer.base.failures import ActiveFailures, SourceFailures
-from streamer.base.files import Clock, Files
 from streamer.base.lock import DatasetLock, lock_file
 from streamer.config import Config
+from streamer.daemon.build import open_pipeline
 from streamer.daemon.pipeline import Pipeline
-from streamer.daemon.status import DaemonStatus, Stand
+from streamer.daemon.status import DaemonStatus, DatasetStatus
 from streamer.sources.outcomes import check_condition
 from streamer.sources.read_cache import ReadCache
 from streamer.sources.wake_ups import PendingChanges
 
 _SHARE = 300
-"""A look at everything is followed by a pause of so many times its own duration."""
+"""Pause after a full scan, as a multiple of its duration."""
 
 
 class Callbacks(NamedTuple):
-    """Who is told what of a life.
+    """Functions that a supervisor calls on changes that are not events.
 
-    ``event`` gets every event; ``stand`` how it stands, whenever that is another; ``opened`` is called when its first
-    pipeline is open; ``configured`` gets a configuration that is in force from now on; ``news`` is called when
-    something has come by itself, so that there is a turn to be taken.
+    Args:
+        status: Called with each new status of the dataset.
+        opened: Called when its first pipeline is open.
+        configured: Called with each configuration that is applied.
+        wake: Called when a fleet has sent something for the next turn.
     """
 
-    event: Emit
-    stand: Callable[[Stand], None] = lambda _stand: None
+    status: Callable[[DatasetStatus], None] = lambda _status: None
     opened: Callable[[], None] = lambda: None
     configured: Callable[[Config], None] = lambda _config: None
-    news: Callable[[], None] = lambda: None
+    wake: Callable[[], None] = lambda: None
 
 
 class Supervisor:
-    """One dataset, a turn at a time. As a context manager it closes in the end what is open.
+    """Runs one dataset, a turn at a time. As a context manager, it closes the pipeline in the end.
 
     Args:
-        config: what to read, how to judge, where to write.
-        files: the system calls.
-        clock: ages and pauses.
-        told: who is told of what happens.
-        failpoint: called with the name of each point at which a crash must be harmless.
-        read_cache: what other lives have just read, and where they find what is read here.
+        config: Inputs, conditions and dataset.
+        env: Files, clock, failpoints, and ``emit`` for the events of this dataset.
+        callbacks: Called on changes that are not events.
+        read_cache: Shards that other datasets have just read, and that they find here.
 
-    ``due`` is the time in monotonic seconds at which there is something to do, whether or not there are news.
+    ``next_turn_at`` is the time of the next turn in monotonic seconds; changes of the inputs can only advance it.
     """
 
     def __init__(
         self,
         config: Config,
-        files: Files,
-        clock: Clock,
+        env: Env,
         callbacks: Callbacks,
-        failpoint: Callable[[str], None],
         read_cache: ReadCache | None = None,
     ) -> None:
         self.config = config
-        self.due = 0.0
-        self._files = files
-        self._clock = clock
+        self.next_turn_at = 0.0
+        self._env = env
+        self._clock = env.clock
+        self._emit = env.emit
         self._callbacks = callbacks
-        self._failpoint = failpoint
         self._read_cache = read_cache
-        self._standing = DaemonStatus(callbacks.stand, clock)
-        self._failures = ActiveFailures(callbacks.event)
-        self._source_failures = SourceFailures(callbacks.event)
+        self._status = DaemonStatus(callbacks.status, env.clock)
+        self._failures = ActiveFailures(env.emit)
+        self._source_failures = SourceFailures(env.emit)
         self._pipeline: Pipeline | None = None
         self._stack = AsyncExitStack()
         self._next_scan = self._next_poll = 0.0
-        self._greeted = False
+        self._announced = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -91,50 +89,46 @@ class Supervisor:
 
     @property
     def is_open(self) -> bool:
-        """Say whether there is a pipeline now."""
+        """Whether a pipeline is open."""
         return self._pipeline is not None
 
     @property
     def error(self) -> UnavailableError | None:
-        """Why something that is read cannot be read now, None if it can."""
+        """Why inputs cannot be read or records not be delivered now; None if all works."""
         return self._pipeline.error if self._pipeline else None
 
     @property
     def idle_since(self) -> float:
-        """The time in monotonic seconds at which there was last something to do; without a pipeline there is, now."""
-        return self._standing.idle_since if self._pipeline else self._clock.monotonic()
+        """The time of the last work in monotonic seconds; now, if no pipeline is open."""
+        return self._status.idle_since if self._pipeline else self._clock.monotonic()
 
     def locked(self) -> DatasetLock:
-        """Return the lock of the dataset, after looking whether there is a folder for it, and a condition.
+        """Check the condition, make the dataset's folder, and return the lock.
 
         Raises:
-            ConfigError: the condition is none.
-            UnavailableError: there is no such folder, and it cannot be made.
+            ConfigError: the condition is invalid.
+            UnavailableError: the folder cannot be made.
         """
         check_condition(self.config.qualify.where)
         path = self.config.dataset.path
-        try:
+        with translate_errors("make the folder of the dataset", path.parent, "see its rights"):
             path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UnavailableError(
-                "make the folder of the dataset", str(path.parent), error.strerror or str(error), "see its rights"
-            ) from error
         return DatasetLock(lock_file(path))
 
-    async def turn(self, news: PendingChanges) -> bool:
-        """Take one batch, or open a pipeline if there is none; say whether there may be more to do at once.
+    async def turn(self, changes: PendingChanges) -> bool:
+        """Process one batch, or open a pipeline if none is open; return whether there may be more work at once.
 
         Raises:
-            StreamerError: a person has to decide something first.
+            StreamerError: manual action is required.
         """
         if self._pipeline is None:
-            return await self._guarded(self._begin())
-        return await self._guarded(self._take(self._pipeline, news))
+            return await self._guarded(self._open())
+        return await self._guarded(self._process(self._pipeline, changes))
 
-    async def _guarded(self, doing: Awaitable[bool]) -> bool:
-        """Do something, and end the pipeline if that fails; say what came of it."""
+    async def _guarded(self, work: Awaitable[bool]) -> bool:
+        """Return the result of work on the pipeline; if it fails, end the pipeline."""
         try:
-            return await doing
+            return await work
         except UnavailableError as error:
             await self._fail(error)
             return False
@@ -142,101 +136,97 @@ class Supervisor:
             await self._close(type(error), error, error.__traceback__)
             raise
 
-    def wait_for(self, error: StreamerError) -> None:
-        """Try again in a while. Something outside may be there then; or a person may have put something right."""
-        self.due = self._clock.monotonic() + self._failures.begin(error)
-        self._standing.waits(error)
+    def retry_after(self, error: StreamerError) -> None:
+        """Schedule a new pipeline after a pause, longer with each failure."""
+        self.next_turn_at = self._clock.monotonic() + self._failures.begin(error)
+        self._status.blocked(error)
 
-    async def look_again(self) -> bool:
-        """Take everything that is there now and can be taken now; say whether that could be done.
+    async def catch_up(self) -> bool:
+        """Process everything that can be read now; return whether that worked.
 
         Raises:
-            StreamerError: a person has to decide something first.
+            StreamerError: manual action is required.
         """
         return self._pipeline is not None and await self._guarded(self._catch_up(self._pipeline))
 
     async def _catch_up(self, pipeline: Pipeline) -> bool:
         began = self._clock.monotonic()
         await pipeline.catch_up()
-        self._standing.turn(pipeline, began, worked=False)
+        self._status.turn(pipeline, began, worked=False)
         return True
 
     async def check(self, wanted: Config) -> None:
-        """See whether another configuration could be taken.
+        """Check whether another configuration can be applied.
 
         Raises:
-            StreamerError: it could not.
+            StreamerError: it cannot.
         """
         check_condition(wanted.qualify.where)
         if self._pipeline is not None:
             await self._pipeline.outcomes.check(wanted.qualify.where, wanted.records.turn_rules)
 
     async def configure(self, wanted: Config) -> bool:
-        """Go on by another configuration, as far as that can change at run time; say whether that could be done now.
+        """Apply another configuration, as far as it can change at run time; return whether that worked.
 
         Raises:
-            StreamerError: a person has to decide something first.
+            StreamerError: manual action is required.
         """
         live, fixed = configuration.changes(self.config, wanted)
         self.config = configuration.reloaded(self.config, wanted)
-        return await self._guarded(self._go_on(Reloaded(", ".join(live), ", ".join(fixed))))
+        return await self._guarded(self._apply(Reloaded(", ".join(live), ", ".join(fixed))))
 
-    async def _go_on(self, event: Reloaded) -> bool:
+    async def _apply(self, event: Reloaded) -> bool:
         if self._pipeline is not None:
             self._pipeline.configure(self.config)
-            await self._pipeline.take_up()
+            await self._pipeline.backfill()
         self._callbacks.configured(self.config)
-        self._callbacks.event(event)
+        self._emit(event)
         if self._pipeline is not None:
             await self._pipeline.describe()
         return True
 
     def reloaded(self) -> None:
-        """Take note that the configuration was read again, whether or not it could be taken."""
-        self._standing.reloaded()
+        """Report the status again: the configuration was read again, applied or not."""
+        self._status.reloaded()
 
     async def stop(self) -> None:
-        """End the pipeline cleanly, if there is one."""
+        """End the pipeline cleanly, if one is open."""
         if self._pipeline is None:
             return
-        self._callbacks.event(Stopped(self._pipeline.dataset.length))
+        self._emit(Stopped(self._pipeline.dataset.length))
         try:
             await self._close()
         except UnavailableError as error:
             await self._fail(error)
 
     def opening(self) -> AbstractAsyncContextManager[Pipeline]:
-        """Return a new pipeline, as a context manager."""
-        callbacks = self._callbacks
-        return Pipeline.open(
+        """Return a context manager that opens a new pipeline."""
+        return open_pipeline(
             self.config,
-            self._files,
-            self._clock,
-            callbacks.event,
-            self._failpoint,
-            self._source_failures,
-            self._read_cache,
-            callbacks.news,
+            self._env,
+            failures=self._source_failures,
+            read_cache=self._read_cache,
+            wake=self._callbacks.wake,
         )
 
-    async def _begin(self) -> bool:
-        if self._clock.monotonic() < self.due:
+    async def _open(self) -> bool:
+        if self._clock.monotonic() < self.next_turn_at:
             return False
         async with AsyncExitStack() as stack:
             pipeline = await stack.enter_async_context(self.opening())
-            self._greet(pipeline)
+            self._announce(pipeline)
             self._stack = stack.pop_all()
         self._pipeline = pipeline
-        self._next_scan = self._next_poll = self.due = self._clock.monotonic()
+        self._next_scan = self._next_poll = self.next_turn_at = self._clock.monotonic()
         return True
 
-    def _greet(self, pipeline: Pipeline) -> None:
-        if self._greeted:
+    def _announce(self, pipeline: Pipeline) -> None:
+        if self._announced:
             return
-        self._greeted = True
+        self._announced = True
         config = self.config
         self._callbacks.opened()
-        self._callbacks.event(
+        self._emit(
             Started(
                 dataset=str(config.dataset.path),
                 dataset_bytes=pipeline.dataset.length,
@@ -246,33 +236,33 @@ class Supervisor:
             )
         )
 
-    async def _take(self, pipeline: Pipeline, news: PendingChanges) -> bool:
+    async def _process(self, pipeline: Pipeline, changes: PendingChanges) -> bool:
         more = False
         now = self._clock.monotonic()
-        if news.scan or now >= self._next_scan:
+        if changes.scan or now >= self._next_scan:
             await pipeline.scan()
             end = self._clock.monotonic()
             self._next_scan = end + max(pipeline.config.source.scan_interval, _SHARE * (end - now))
-        pipeline.inbox.look(news.paths)
-        if news.database:
+        pipeline.inbox.look(changes.paths)
+        if changes.database:
             pipeline.outcomes.hurry()
-        if news.database or now >= self._next_poll:
+        if changes.database or now >= self._next_poll:
             more = await pipeline.poll()
             self._next_poll = now if more else now + pipeline.poll_pause
         worked = await pipeline.step()
         self._failures.all_over()
-        self._standing.turn(pipeline, now, worked=worked or more)
-        await self._standing.tell(pipeline)
-        self.due = min(self._next_scan, self._next_poll, self._standing.next_text)
+        self._status.turn(pipeline, now, worked=worked or more)
+        await self._status.report(pipeline)
+        self.next_turn_at = min(self._next_scan, self._next_poll, self._status.next_report)
         return worked
 
     async def _fail(self, error: UnavailableError) -> None:
-        """End the pipeline, and begin a new one after a pause."""
+        """Close the pipeline, and schedule a new one after a pause."""
         try:
             await self._close(type(error), error, error.__traceback__)
         except UnavailableError as another:
             error = another
-        self.wait_for(error)
+        self.retry_after(error)
 
     async def _close(
         self,

@@ -1,4 +1,4 @@
-"""The beat that the service manager's watchdog waits for: sent while work gets on, and for no other reason."""
+"""The heartbeat for the service manager's watchdog: sent while work makes progress, and for no other reason."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from streamer.daemon.observers.systemd import Notifier
 
 
 class Heartbeat:
-    """Sends a beat whenever there was progress since the last one.
+    """Sends a heartbeat if there was progress since the last one.
 
-    The loop makes progress each time it comes round, be it idle or busy, and long work (a recovery, a scan of a large
-    folder) at each of its steps. A poll that hangs or a disk that does not answer makes none, whichever thread it
-    hangs in; and a loop that is stuck itself sends nothing.
+    Each round of the loop is progress, idle or busy, and so is each step of long work (a recovery, a scan of a large
+    folder). A poll that hangs or a disk that does not respond makes no progress, in whichever thread it hangs. A loop
+    that is stuck sends nothing.
 
     Args:
-        notifier: knows how often the manager wants to hear of us, if at all.
-        clock: what waits between two beats.
-        on_progress: called at each step, from any thread.
+        notifier: Knows the watchdog's interval, if there is a watchdog.
+        clock: Waits between two heartbeats.
+        on_progress: Called at each step, from any thread.
     """
 
     def __init__(self, notifier: Notifier, clock: Clock, on_progress: Callable[[], None] = lambda: None) -> None:
@@ -28,15 +28,15 @@ class Heartbeat:
         self._steps = 0
         interval = notifier.watchdog_interval
         self.interval = None if interval is None else interval / 2
-        """Seconds between two looks for progress: the loop has to come round as often. None without a watchdog."""
+        """Seconds between two checks for progress; the loop must come round as often. None without a watchdog."""
 
     def progress(self) -> None:
-        """Note that work got on, from any thread: of two at the same time one may be lost, the other one is seen."""
+        """Record progress, from any thread; of two calls at the same time, one may be lost."""
         self._steps += 1
         self._on_progress()
 
     async def run(self) -> None:
-        """Send beats until cancelled; return at once where no one waits for them."""
+        """Send heartbeats until cancelled; return at once without a watchdog."""
         if self.interval is None:
             return
         seen = None

@@ -13,7 +13,7 @@ from functools import partial
 import msgspec
 from anyio import to_thread
 
-from streamer.base.events import Emit, OutboxMissing, SentAgain
+from streamer.base.events import Emit, OutboxMissing, RecordsResent
 from streamer.config.fleet_names import bucket_of
 from streamer.core.records.dataset_line import line_key
 from streamer.core.records.key import DedupBy
@@ -218,7 +218,7 @@ class Backlog:
             return False
         self.is_outdated |= receipt.number < lane.have
         self._rewinds[receipt.bucket] = lane.rewind()
-        self._emit(SentAgain(receipt.bucket, lane.number - self._rewinds[receipt.bucket][0]))
+        self._emit(RecordsResent(receipt.bucket, lane.number - self._rewinds[receipt.bucket][0]))
         return True
 
     async def set_aside(self, line: Undeliverable) -> bool:

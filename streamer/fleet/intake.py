@@ -23,8 +23,9 @@ import anyio
 import msgspec
 from anyio import to_thread
 
+from streamer.base.env import Env
 from streamer.base.errors import StreamerError, UnavailableError
-from streamer.base.events import BucketMoved, Emit
+from streamer.base.events import PartitionMoved
 from streamer.base.failures import ActiveFailures
 from streamer.base.files import Clock, path_text
 from streamer.config import Config
@@ -108,8 +109,7 @@ class Intake:
     Args:
         config: the fleet, the buckets to take, and what makes two records the same one.
         ledger: of this writer.
-        clock: pauses.
-        emit: is told of what a person should know.
+        env: Clock and events.
         failures: what does not work, of this intake or of one before it.
         news: called when something has come.
 
@@ -125,8 +125,7 @@ class Intake:
         self,
         config: Config,
         ledger: Ledger,
-        clock: Clock,
-        emit: Emit,
+        env: Env,
         failures: ActiveFailures,
         news: Callable[[], None],
     ) -> None:
@@ -135,8 +134,8 @@ class Intake:
         self._wanted = config.source.buckets
         self._by = config.dedup.by
         self._ledger = ledger
-        self._clock = clock
-        self._emit = emit
+        self._clock = env.clock
+        self._emit = env.emit
         self._news = news
         self._failures = failures
         self._names = Names(config.fleet.prefix, config.fleet.dataset)
@@ -293,7 +292,7 @@ class Intake:
         self._pulled.clear()
 
     def _moved(self, moved: BucketChange) -> None:
-        self._emit(BucketMoved(moved.bucket, moved.came, moved.keys))
+        self._emit(PartitionMoved(moved.bucket, moved.came, moved.keys))
 
     @property
     def wanted(self) -> frozenset[int] | None:

@@ -21,10 +21,11 @@ import anyio
 import msgspec
 from anyio import to_thread
 
+from streamer.base.env import Env
 from streamer.base.errors import StreamerError, UnavailableError
-from streamer.base.events import Emit, SetAside
+from streamer.base.events import RecordUndeliverable
 from streamer.base.failures import ActiveFailures
-from streamer.base.files import Clock, Files
+from streamer.base.files import Clock
 from streamer.config import Config
 from streamer.config.fleet_names import Names, host_name
 from streamer.fleet import durability, objects
@@ -121,9 +122,7 @@ class Uplink:
     Args:
         config: the fleet, and what makes two records the same one.
         ledger: that of the outbox.
-        files: the system calls.
-        clock: pauses.
-        emit: is told of what a person should know.
+        env: Files, clock and events.
         failures: what does not work, of this uplink or of one before it.
 
     ``error`` is why nothing can be sent now.
@@ -132,21 +131,19 @@ class Uplink:
         MissingExtraError: the client is not installed.
     """
 
-    def __init__(
-        self, config: Config, ledger: Ledger, files: Files, clock: Clock, emit: Emit, failures: ActiveFailures
-    ) -> None:
+    def __init__(self, config: Config, ledger: Ledger, env: Env, failures: ActiveFailures) -> None:
         require()
         self._fleet = config.fleet
         self._by = config.dedup.by
         self._ledger = ledger
-        self._clock = clock
+        self._clock = env.clock
         self._failures = failures
         self._news = anyio.Event()
         self._flights = _Flights()
         self._origin = ""
-        self.emit = emit
+        self.emit = env.emit
         self.names = Names(config.fleet.prefix, config.fleet.dataset)
-        self.backlog = Backlog(Outbox(config.dataset.path, ledger, files), ledger, config.dedup.by, emit)
+        self.backlog = Backlog(Outbox(config.dataset.path, ledger, env.files), ledger, config.dedup.by, env.emit)
         self.error: UnavailableError | None = None
 
     def committed(self, length: int) -> None:
@@ -317,7 +314,7 @@ class _Session:
 
     async def _set_aside(self, bucket: int, place: int, size: int, reason: str, cause: str) -> None:
         if await self._backlog.set_aside(Undeliverable(place, bucket, size, reason)):
-            self._uplink.emit(SetAside(place, size, reason, cause))
+            self._uplink.emit(RecordUndeliverable(place, size, reason, cause))
 
     async def _publish(self, flight: _Flight) -> None:
         self._tokens += 1

@@ -10,9 +10,9 @@ from typing import NamedTuple, Protocol
 import msgspec
 from anyio import to_thread
 
+from streamer.base.env import Env
 from streamer.base.errors import UnavailableError
-from streamer.base.events import Emit, ShardMoved, ShardOverwritten, ShardUnreadable
-from streamer.base.files import Clock
+from streamer.base.events import ShardMoved, ShardOverwritten, ShardUnreadable
 from streamer.core.records.model import Cursor, Line, Span, State
 from streamer.core.verdicts.judge import Item, parse
 from streamer.core.verdicts.reasons import UNREADABLE
@@ -110,18 +110,16 @@ class ShardInbox:
         reader: ShardReader,
         ledger: Ledger,
         max_line: int,
-        clock: Clock,
-        emit: Emit,
-        failpoint: Callable[[str], None],
+        env: Env,
         read_cache: ReadCache | None = None,
     ) -> None:
         self._folder = folder
         self._reader = reader
         self._ledger = ledger
         self._max_line = max_line
-        self._clock = clock
-        self._emit = emit
-        self._failpoint = failpoint
+        self._clock = env.clock
+        self._emit = env.emit
+        self._failpoint = env.failpoint
         self._read_cache = read_cache
         self._changed: dict[str, FoundShard] = {}
         # Read while they could still change unnoticed: compared once more when nothing else is pending.

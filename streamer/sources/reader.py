@@ -22,7 +22,8 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
-from streamer.base.files import Clock, Files, path_text
+from streamer.base.env import Env
+from streamer.base.files import path_text
 from streamer.core.records.dead_letter import HEAD_BYTES
 from streamer.core.records.model import Cursor, Line, Span
 from streamer.sources.shards import Stat, stat_of
@@ -96,11 +97,11 @@ class _Content(msgspec.Struct, frozen=True):
 class ShardReader:
     """Reads lines of the shards below ``root``; of one longer than ``max_line`` bytes only the head."""
 
-    def __init__(self, root: Path, max_line: int, files: Files, clock: Clock, *, follow_symlinks: bool = False) -> None:
+    def __init__(self, root: Path, max_line: int, env: Env, *, follow_symlinks: bool = False) -> None:
         self._root = root
         self._max_line = max_line
-        self._files = files
-        self._clock = clock
+        self._files = env.files
+        self._clock = env.clock
         self._follow = follow_symlinks
 
     def read(self, cursor: Cursor, budget: Budget) -> ShardRead | Overwritten | Unreadable:

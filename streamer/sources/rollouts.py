@@ -16,10 +16,11 @@ from itertools import islice
 
 from anyio import to_thread
 
+from streamer.base.env import Env
 from streamer.base.errors import UnavailableError
-from streamer.base.events import Emit, ShardOverwritten
+from streamer.base.events import ShardOverwritten
 from streamer.base.failures import ActiveFailures
-from streamer.base.files import Clock, path_text
+from streamer.base.files import path_text
 from streamer.config import From, Source
 from streamer.core.records.model import Cursor, Line, Outcome, Span
 from streamer.core.records.trace_messages import Decision
@@ -48,13 +49,13 @@ _LAST_US = 1 << 62
 class RolloutInbox:
     """Reads each decision of rollouts that qualify once, by the cursors of the ledger."""
 
-    def __init__(self, source: Source, ledger: Ledger, clock: Clock, emit: Emit, failures: ActiveFailures) -> None:
+    def __init__(self, source: Source, ledger: Ledger, env: Env, failures: ActiveFailures) -> None:
         self._from = source.conversations
         self._shard_wait = source.database_after if self._from is From.BOTH else 0.0
         self._reader = RolloutReader(source.database, source.max_line_bytes, token=source.token)
         self._ledger = ledger
-        self._clock = clock
-        self._emit = emit
+        self._clock = env.clock
+        self._emit = env.emit
         self._failures = failures
         self._retry_at = 0.0
         self.error: UnavailableError | None = None

@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from streamer.base.errors import StreamerError
-from streamer.base.events import Emit, PageFault
+from streamer.base.events import Emit, WebUIFault
 from streamer.config import Config
 from streamer.core.records.model import State
 from streamer.web import records, rollouts
@@ -183,7 +183,7 @@ def _with_errors(path: str, endpoint: _Endpoint, emit: Emit) -> _Endpoint:
         except StreamerError as error:
             return _error(503, f"cannot {error.op}: {error.cause}")
         except Exception as error:  # noqa: BLE001 - a bug must end neither the web UI nor the daemon
-            emit(PageFault(path, type(error).__name__))
+            emit(WebUIFault(path, type(error).__name__))
             return _error(500, "this could not be answered; the daemon's log names the fault")
 
     return answer

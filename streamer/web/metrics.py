@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 
 from streamer import __version__
 from streamer.base.errors import StreamerError
-from streamer.base.events import Committed, Event, Failure, NeverScored, OutcomesSeen
+from streamer.base.events import Committed, Event, Failure, LinesExpired, OutcomesSeen
 from streamer.config import Dataset
 from streamer.core.records.model import State
 from streamer.daemon.observers.health import Health
@@ -122,7 +122,7 @@ class Metrics:
         elif isinstance(event, OutcomesSeen):
             self._outcomes.labels("true").inc(event.qualifying)
             self._outcomes.labels("false").inc(event.rows - event.qualifying)
-        elif isinstance(event, NeverScored):
+        elif isinstance(event, LinesExpired):
             self._judged.labels(State.EXPIRED).inc(event.lines)
         if event.level in _WARNING_LEVELS:
             self._warnings.labels(event.name).inc()

@@ -20,7 +20,7 @@ from anyio.from_thread import start_blocking_portal
 
 from streamer.base.address import Address
 from streamer.base.errors import UnavailableError
-from streamer.base.events import Emit, Event, PageFault, PageServed, fan_out
+from streamer.base.events import Emit, Event, WebUIFault, WebUIServed, fan_out
 from streamer.base.failures import ActiveFailures
 from streamer.config import Config
 from streamer.daemon.observers.health import Health, Healths
@@ -132,7 +132,7 @@ class WebUi:
         try:
             await self._serve(stop)
         except Exception as error:  # noqa: BLE001 - no error may end the collection of records
-            self._emit(PageFault("any more requests", repr(error)))
+            self._emit(WebUIFault("any more requests", repr(error)))
 
     async def _serve(self, stop: anyio.Event) -> None:
         async with anyio.create_task_group() as tasks:
@@ -154,7 +154,7 @@ class WebUi:
                     await stop.wait()
             else:
                 failures.over(_OP)
-                self._emit(PageServed(_url(self._address, listener)))
+                self._emit(WebUIServed(_url(self._address, listener)))
                 return listener
         return None
 

@@ -17,6 +17,7 @@ import anyio
 import msgspec
 import pytest
 
+from streamer.base.env import Env
 from streamer.base.errors import RefusedError, UnavailableError
 from streamer.base.events import PartCompacted
 from streamer.base.files import Files
@@ -112,7 +113,9 @@ def compacted(
     told: list[Event] = [] if events is None else events
 
     async def run() -> Compacted:
-        return await compact(config, files or Files(), clock or FakeClock(), told.append, close_live=close_live)
+        return await compact(
+            config, Env(files=files or Files(), clock=clock or FakeClock(), emit=told.append), close_live=close_live
+        )
 
     return anyio.run(run)
 
@@ -503,7 +506,7 @@ class TestDeath:
         withdraw(folder, "gone")
 
         async def run() -> None:
-            await compact(config, Files(), FakeClock(), lambda _event: None, points.append, close_live=True)
+            await compact(config, Env(clock=FakeClock(), failpoint=points.append), close_live=True)
 
         anyio.run(run)
         roll = {"recovery: tail mended", "part named", "part closed"}
@@ -682,7 +685,7 @@ class TestReaders:
                     assert [line for line in rest if b'"gone"' not in line] == stays
 
         async def run() -> None:
-            await compact(config, Files(), FakeClock(), lambda _event: None, look, close_live=True)
+            await compact(config, Env(clock=FakeClock(), failpoint=look), close_live=True)
 
         anyio.run(run)
         assert looks > 4

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import anyio
 import pytest
 
+from streamer.base.env import Env
 from streamer.base.errors import RefusedError, StreamerError, UnavailableError
 from streamer.base.events import Recovered
-from streamer.base.files import Files, SystemClock
+from streamer.base.files import Files
 from streamer.core.records.key import DedupBy
-from streamer.daemon.pipeline import Pipeline
+from streamer.daemon.build import open_pipeline
 from streamer.store.dataset.dead_letters import dead_letters_path
 from streamer.store.dataset.writer import DatasetWriter
 from streamer.store.parts.parts import RollRules
@@ -510,7 +511,7 @@ class TestCompany:
             path.rename(away / path.name)
 
         async def main() -> None:
-            async with Pipeline.open(config, Files(), clock, events.append) as pipeline:
+            async with open_pipeline(config, Env(clock=clock, emit=events.append)) as pipeline:
                 await settle(pipeline, clock)
                 assert callable(meanwhile)
                 meanwhile()
@@ -570,6 +571,6 @@ def test_a_dataset_that_cannot_be_opened_is_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "good.jsonl"
     path.mkdir()
     with pytest.raises(UnavailableError) as caught:
-        DatasetWriter(path, Files(), SystemClock(), RollRules()).open()
+        DatasetWriter(path, Env(), RollRules()).open()
     assert caught.value.where == str(path)
     assert caught.value.retry

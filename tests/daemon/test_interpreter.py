@@ -21,8 +21,9 @@ from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 
-from streamer.base.files import Files
+from streamer.base.env import Env
 from streamer.core.verdicts.join import JoinRule
+from streamer.daemon.build import open_pipeline
 from streamer.daemon.pipeline import Pipeline
 from tests.helpers.producer import (
     FakeClock,
@@ -362,7 +363,7 @@ class Supervisor:
     async def _look(self, pause: float) -> None:
         self.clock.advance(pause)
         if self._pipeline is None:
-            opened = Pipeline.open(self.config, Files(), self.clock, lambda _event: None, self._at)
+            opened = open_pipeline(self.config, Env(clock=self.clock, failpoint=self._at))
             self._pipeline = await self._open.enter_async_context(opened)
         await self._pipeline.drain()
 
@@ -514,7 +515,7 @@ def test_a_batch_that_is_always_late_comes_to_an_end_all_the_same(tmp_path: Path
     config = settings(tmp_path)
 
     async def main() -> None:
-        async with Pipeline.open(config, Files(), Slow(), lambda _event: None) as pipeline:
+        async with open_pipeline(config, Env(clock=Slow())) as pipeline:
             for round_, texts in enumerate(("abc", "def")):
                 for shard, text in zip(SHARDS[:shards], texts, strict=False):
                     world.put(shard, world.shards.get(shard, b"") + line("a", round_ or None, text))
@@ -534,7 +535,7 @@ def test_a_condition_that_is_taken_back_leaves_no_line_behind(tmp_path: Path) ->
     clock = FakeClock()
 
     async def main() -> None:
-        async with Pipeline.open(usual, Files(), clock, lambda _event: None) as pipeline:
+        async with open_pipeline(usual, Env(clock=clock)) as pipeline:
             await pipeline.drain()
             pipeline.configure(strict)
             world.put(A, line("a", 1, "a"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from streamer.base.events import Committed, Trouble
+from streamer.base.events import Committed, FailureBegan
 from streamer.config import Log
 from streamer.daemon.observers.journal import Journal
 from streamer.daemon.observers.log import configure
@@ -85,7 +85,7 @@ class TestEntries:
 
     def test_an_event_is_an_entry_with_its_fields(self, receiver: Receiver) -> None:
         """Message and priority as the journal calls them, the event's own with a prefix."""
-        trouble = Trouble("read outcomes", "/traces.db", "locked", "it is tried again")
+        trouble = FailureBegan("read outcomes", "/traces.db", "locked", "it is tried again")
         (entry,) = logged(receiver, trouble)
         assert entry == {
             "MESSAGE": "cannot read outcomes: /traces.db: locked (it is tried again)",
@@ -110,7 +110,7 @@ class TestEntries:
 
     def test_text_from_outside_adds_no_field(self, receiver: Receiver) -> None:
         """Newlines are shown, not sent."""
-        (entry,) = logged(receiver, Trouble("read", HOSTILE, "x\nPRIORITY=0", ""))
+        (entry,) = logged(receiver, FailureBegan("read", HOSTILE, "x\nPRIORITY=0", ""))
         assert entry["STREAMER_WHERE"] == SHOWN
         assert entry["PRIORITY"] == "4"
 

@@ -11,14 +11,15 @@ import anyio
 import msgspec
 import pytest
 
+from streamer.base.env import Env
 from streamer.base.errors import UnavailableError
-from streamer.base.events import Event, Started, Trouble, TroubleOver
-from streamer.base.files import Files, SystemClock
+from streamer.base.events import Event, FailureBegan, FailureEnded, Started
+from streamer.base.files import Files
 from streamer.core.records.model import State
 from streamer.daemon.daemon import Daemon, Listeners
 from streamer.daemon.observers.health import Health, Healths
 from streamer.daemon.observers.systemd import Notifier
-from streamer.daemon.status import Stand, Stands
+from streamer.daemon.status import DatasetStatus, StatusText
 from streamer.store.ledger.ledger import LineCounts
 from tests.helpers.producer import accounts, add_outcome, dialogue, jsonl, make_traces, settings
 
@@ -86,12 +87,10 @@ def test_a_disk_that_is_full_stops_one_dataset_and_no_other(tmp_path: Path, brok
     async def main() -> None:
         daemon = Daemon(
             list(configs.values()),
-            emit=lambda _event: None,
+            Env(files=disk),
             reload=lambda: list(configs.values()),
             notifier=Notifier({}),
-            files=disk,
-            clock=SystemClock(),
-            listeners=Listeners(of=of),
+            listeners=Listeners(emit_for=of),
         )
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(daemon.run)
@@ -99,18 +98,18 @@ def test_a_disk_that_is_full_stops_one_dataset_and_no_other(tmp_path: Path, brok
             await until(lambda: all(lines(config) == 2 for config in configs.values()))
             disk.is_full = True
             shard("2.jsonl", 2, 3, 4)
-            await until(lambda: any(isinstance(event, Trouble) for event in told[broken]))
+            await until(lambda: any(isinstance(event, FailureBegan) for event in told[broken]))
             await until(lambda: lines(configs[fine]) == 5)
             shard("3.jsonl", 5)
             await until(lambda: lines(configs[fine]) == 6)
             assert lines(configs[broken]) == 2
             disk.is_full = False
             await until(lambda: lines(configs[broken]) == 6)
-            await until(lambda: any(isinstance(event, TroubleOver) for event in told[broken]))
+            await until(lambda: any(isinstance(event, FailureEnded) for event in told[broken]))
             os.kill(os.getpid(), signal.SIGTERM)
 
     anyio.run(main)
-    assert not any(isinstance(event, Trouble) for event in told[fine])
+    assert not any(isinstance(event, FailureBegan) for event in told[fine])
     for config in configs.values():
         assert accounts(config).counts["appended"] == 6
 
@@ -121,19 +120,19 @@ class TestText:
     def test_of_one_it_is_what_it_was(self, tmp_path: Path) -> None:
         """In full."""
         texts: list[str] = []
-        take = Stands(texts.append).of(tmp_path / "a.jsonl")
-        take(stand(3, 2, behind=0.04))
+        take = StatusText(texts.append).updater(tmp_path / "a.jsonl")
+        take(status(3, 2, behind=0.04))
         assert texts == ["3 records from 1 rollout; 2 waiting; 40 ms behind"]
 
     def test_of_several_it_is_a_sum_with_what_does_not_work(self, tmp_path: Path) -> None:
         """Records are added up; all wait for the same outcomes."""
         texts: list[str] = []
-        stands = Stands(texts.append)
-        first, second = stands.of(tmp_path / "a.jsonl"), stands.of(tmp_path / "b.jsonl")
-        first(stand(3, 2, behind=0.04))
-        second(stand(4, 1, behind=0.5))
+        text = StatusText(texts.append)
+        first, second = text.updater(tmp_path / "a.jsonl"), text.updater(tmp_path / "b.jsonl")
+        first(status(3, 2, behind=0.04))
+        second(status(4, 1, behind=0.5))
         error = UnavailableError("append to the dataset", "b.jsonl", "no room")
-        second(Stand(None, None, error))
+        second(DatasetStatus(None, None, error))
         assert texts == [
             "2 datasets: 3 records; 2 waiting; 40 ms behind",
             "2 datasets: 7 records; 2 waiting; 500 ms behind",
@@ -141,9 +140,9 @@ class TestText:
         ]
 
 
-def stand(records: int, waiting: int, behind: float | None = None) -> Stand:
-    """Return how a dataset stands."""
-    return Stand(LineCounts(dict.fromkeys(State, 0) | {State.ACCEPTED: records}, waiting, 1), behind, None)
+def status(records: int, waiting: int, behind: float | None = None) -> DatasetStatus:
+    """Return the status of a dataset."""
+    return DatasetStatus(LineCounts(dict.fromkeys(State, 0) | {State.ACCEPTED: records}, waiting, 1), behind, None)
 
 
 def test_the_health_of_several_datasets_is_that_of_the_worst() -> None:
@@ -153,8 +152,8 @@ def test_the_health_of_several_datasets_is_that_of_the_worst() -> None:
     assert len(together.missing()) == 2
     for health in healths:
         health(Started("x.jsonl", 0, "", "", ""))
-        health.beat()
+        health.heartbeat()
     assert together.missing() == []
-    healths[1](Trouble.of(UnavailableError("append to the dataset", "x.jsonl", "no room")))
+    healths[1](FailureBegan.of(UnavailableError("append to the dataset", "x.jsonl", "no room")))
     assert together.missing() == ["dataset 2: cannot append to the dataset: see the log"]
     assert not together.is_stuck

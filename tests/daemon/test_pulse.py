@@ -10,6 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from streamer.base.env import Env
 from streamer.base.files import Files, SystemClock
 from streamer.daemon.daemon import Daemon
 from streamer.daemon.observers.systemd import Notifier
@@ -122,10 +123,8 @@ def test_an_idle_daemon_sends_its_beats_and_one_whose_disk_hangs_does_not(tmp_pa
 
     async def main() -> None:
         async with anyio.create_task_group() as tasks:
-            daemon = Daemon(
-                [config], emit=lambda _event: None, reload=lambda: [config], notifier=Notifier(manager.environ),
-                files=disk, clock=clock,
-            )  # fmt: skip
+            env = Env(files=disk, clock=clock)
+            daemon = Daemon([config], env, reload=lambda: [config], notifier=Notifier(manager.environ))
             tasks.start_soon(daemon.run)
             for _ in range(20):
                 await until(manager.beats)

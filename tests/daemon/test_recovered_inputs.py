@@ -10,8 +10,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from streamer.base.files import Files
-from streamer.daemon.pipeline import Pipeline
+from streamer.base.env import Env
+from streamer.daemon.build import open_pipeline
 from streamer.store.dataset.dead_letters import dead_letters_path
 from tests.helpers.producer import FakeClock, accounts, add_outcome, dialogue, jsonl, make_traces, settings, work_off
 
@@ -27,7 +27,7 @@ def test_lines_whose_shard_was_away_when_their_outcome_came_are_taken_when_it_is
     clock.advance(10**10)
 
     async def main() -> None:
-        async with Pipeline.open(config, Files(), clock, lambda _event: None) as pipeline:
+        async with open_pipeline(config, Env(clock=clock)) as pipeline:
             await pipeline.drain()
             folder.rename(tmp_path / "away")
             add_outcome(tmp_path / "traces.db", "a", 1, 9)
@@ -83,7 +83,7 @@ def test_dead_letters_go_on_in_a_new_file_when_a_person_removes_theirs(tmp_path:
     dead = dead_letters_path(config.dataset.path)
 
     async def main() -> None:
-        async with Pipeline.open(config, Files(), FakeClock(), lambda _event: None) as pipeline:
+        async with open_pipeline(config, Env(clock=FakeClock())) as pipeline:
             for name in ("a", "b"):
                 (tmp_path / "shards" / f"{name}.jsonl").write_bytes(b"bad\n")
                 await pipeline.drain()

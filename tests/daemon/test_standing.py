@@ -5,19 +5,16 @@ from __future__ import annotations
 import signal
 import subprocess
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from streamer.base.errors import UnavailableError
 from streamer.core.records.model import State
-from streamer.daemon.status import status
+from streamer.daemon.status import DatasetStatus, StatusText
 from streamer.store.ledger.ledger import LineCounts
 from tests.commands.test_run import PATIENCE, Place, ended, environment, until
 from tests.helpers.producer import add_outcome, dialogue, jsonl, make_traces
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -42,7 +39,9 @@ class TestText:
     def told(self, *, dead: int = 0, behind: float | None = 0.04, error: UnavailableError | None = None) -> str:
         """Return the text for some accounts."""
         lines = dict.fromkeys(State, 0) | {State.ACCEPTED: 2314, State.WAITING: 40, State.DEAD_LETTERED: dead}
-        return status(LineCounts(lines, 3, 187), behind, error)
+        texts = list[str]()
+        StatusText(texts.append).updater(Path("a.jsonl"))(DatasetStatus(LineCounts(lines, 3, 187), behind, error))
+        return texts[0]
 
     def test_records_rollouts_what_waits_and_how_far_behind(self) -> None:
         """And nothing that is not so."""

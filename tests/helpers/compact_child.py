@@ -12,6 +12,7 @@ from pathlib import Path
 
 import anyio
 
+from streamer.base.env import Env
 from streamer.commands.compact.run import compact
 from tests.helpers.crash_child import DeadlyFiles, Fuse, with_tables
 from tests.helpers.producer import FakeClock, settings
@@ -23,7 +24,7 @@ def main(folder: str, point: str, times: str, tables: str) -> None:
     config = with_tables(settings(Path(folder)), tables)
 
     async def run() -> None:
-        await compact(config, DeadlyFiles(fuse), FakeClock(), lambda _event: None, fuse, close_live=True)
+        await compact(config, Env(files=DeadlyFiles(fuse), clock=FakeClock(), failpoint=fuse), close_live=True)
 
     anyio.run(run)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from anyio.from_thread import start_blocking_portal
 
-from streamer.base.events import Event, PageServed, Trouble
+from streamer.base.events import Event, FailureBegan, WebUIServed
 from streamer.base.files import Files
 from streamer.config import Flags, load
 from streamer.daemon.observers.health import Health
@@ -74,7 +74,7 @@ def as_writer(ledger: Path, hosts: Mapping[str, tuple[int, float]], owned: Itera
 
 
 @contextmanager
-def page_of(config: Path, trouble: Trouble | None = None, port: int = 0) -> Iterator[str]:
+def page_of(config: Path, trouble: FailureBegan | None = None, port: int = 0) -> Iterator[str]:
     """Serve the page of a daemon that is configured so, and give its address."""
     with config.open("a") as file:
         file.write(f'[web]\nlisten = "127.0.0.1:{port}"\n')
@@ -90,5 +90,5 @@ def page_of(config: Path, trouble: Trouble | None = None, port: int = 0) -> Iter
 
 
 def _tell(told: Queue[str], event: Event) -> None:
-    if isinstance(event, PageServed):
+    if isinstance(event, WebUIServed):
         told.put(event.url)

@@ -21,7 +21,7 @@ import anyio
 import msgspec
 
 from streamer import follow
-from streamer.base.files import Files
+from streamer.base.env import Env
 from streamer.commands.compact.run import compact
 from streamer.config import Flags, load
 from streamer.fleet.receipts import Receipt, ReceiptRequest
@@ -103,7 +103,7 @@ class Sample(Place):
     def compact(self) -> None:
         """Take out what would not get in today."""
         config = load(self.config, {}, Flags())
-        anyio.run(lambda: compact(config, Files(), self.clock, lambda _event: None))
+        anyio.run(lambda: compact(config, Env(clock=self.clock)))
 
     def tokens(self) -> list[str]:
         """Return the place after each record that is there."""

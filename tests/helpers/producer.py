@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import anyio.lowlevel
 
+from streamer.base.env import Env, no_failpoints
 from streamer.base.files import Files
 from streamer.config import Batch, Config, Dataset, Dedup, From, Join, Qualify, Source
 from streamer.core.records.key import DedupBy
 from streamer.core.verdicts.join import JoinRule
 from streamer.core.verdicts.qualify import RecordRules
-from streamer.daemon.pipeline import Pipeline, no_failpoints
+from streamer.daemon.build import open_pipeline
+from streamer.daemon.pipeline import Pipeline
 from streamer.store.parts.parts import opened
 from streamer.store.views.snapshot import Snapshot, snapshot
 
@@ -238,7 +240,9 @@ def work_off(
     clock = clock or FakeClock()
 
     async def main() -> None:
-        async with Pipeline.open(config, files or Files(), clock, events.append, failpoint) as pipeline:
+        async with open_pipeline(
+            config, Env(files=files or Files(), clock=clock, emit=events.append, failpoint=failpoint)
+        ) as pipeline:
             await settle(pipeline, clock)
 
     anyio.run(main)

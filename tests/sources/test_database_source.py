@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 
+from streamer.base.env import Env
 from streamer.base.errors import ConfigError
-from streamer.base.events import ShardOverwritten, Trouble, TroubleOver
-from streamer.base.files import Files
+from streamer.base.events import FailureBegan, FailureEnded, ShardOverwritten
 from streamer.commands import status_text
 from streamer.commands.doctor.checks import Level, examine
 from streamer.config import Flags, From, load
@@ -30,6 +30,7 @@ from streamer.core.records.key import DedupBy
 from streamer.core.records.model import Cursor
 from streamer.core.records.trace_messages import Row
 from streamer.core.verdicts.join import JoinRule
+from streamer.daemon.build import open_pipeline
 from streamer.daemon.pipeline import Pipeline
 from streamer.sources.lag import Lag, measure
 from streamer.sources.pages import FilePages
@@ -105,7 +106,7 @@ def run(config: Config, act: Callable[[Pipeline, FakeClock], Awaitable[None]]) -
 
     async def main() -> None:
         clock = FakeClock()
-        async with Pipeline.open(config, Files(), clock, events.append) as pipeline:
+        async with open_pipeline(config, Env(clock=clock, emit=events.append)) as pipeline:
             await act(pipeline, clock)
 
     anyio.run(main)
@@ -580,7 +581,10 @@ class TestProducer:
 
         events = run(config, act)
         assert "a" in texts(config)
-        assert [type(event) for event in events if isinstance(event, Trouble | TroubleOver)] == [Trouble, TroubleOver]
+        assert [type(event) for event in events if isinstance(event, FailureBegan | FailureEnded)] == [
+            FailureBegan,
+            FailureEnded,
+        ]
 
     def test_decisions_that_are_due_wait_for_a_database_that_is_away(self, folder: Path, traces: Path) -> None:
         """Lines of shards that are due do not wait with them."""
@@ -784,7 +788,7 @@ def test_in_any_order_each_decision_whose_outcome_qualifies_is_there_once(
 
     async def life(left: list[tuple[Any, ...]]) -> None:
         clock = FakeClock()
-        async with Pipeline.open(story.config, Files(), clock, lambda _: None) as pipeline:
+        async with open_pipeline(story.config, Env(clock=clock)) as pipeline:
             while left:
                 name, *values = left.pop(0)
                 if name == "restart":

@@ -9,6 +9,7 @@ import anyio
 import msgspec
 import pytest
 
+from streamer.base.env import Env
 from streamer.base.files import Files
 from streamer.core.records.model import Cursor, Line, Span, State
 from streamer.daemon.daemon import Daemon
@@ -79,9 +80,7 @@ def once(*configs: Config) -> CountingFiles:
     files = CountingFiles()
     clock = FakeClock()
     clock.passed = 3600.0  # no shard was written a moment ago, however fast the machine is
-    daemon = Daemon(
-        configs, emit=lambda _event: None, reload=lambda: configs, notifier=Notifier({}), files=files, clock=clock
-    )
+    daemon = Daemon(configs, Env(files=files, clock=clock), reload=lambda: configs, notifier=Notifier({}))
     anyio.run(daemon.once)
     for config in configs:
         accounts(config)

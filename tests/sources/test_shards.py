@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamer.base.env import Env
 from streamer.base.files import Files
 from streamer.core.records.model import Cursor, Line, Span, State
 from streamer.sources.folder import OwnFiles
@@ -72,7 +73,7 @@ def reader(
     if clock is None:
         clock = FakeClock()
         clock.advance(3600)
-    return ShardReader(root, max_line, files or Files(), clock)
+    return ShardReader(root, max_line, Env(files=files or Files(), clock=clock))
 
 
 def names(shards: ShardFolder) -> list[str]:

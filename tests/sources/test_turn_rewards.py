@@ -19,14 +19,15 @@ from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 
+from streamer.base.env import Env
 from streamer.base.errors import ConfigError, UnavailableError
-from streamer.base.files import Files
 from streamer.commands.doctor.checks import Level, examine
 from streamer.config import From
 from streamer.core.records.key import DedupBy
 from streamer.core.verdicts.join import JoinRule
 from streamer.core.verdicts.qualify import RecordRules
 from streamer.core.verdicts.turns import Turns
+from streamer.daemon.build import open_pipeline
 from streamer.daemon.pipeline import Pipeline
 from streamer.sources.event_rewards import _PAGE, _SESSIONS, EventRewards
 from streamer.sources.local_database import LocalDatabase
@@ -144,7 +145,7 @@ def run(config: Config, act: Callable[[Pipeline, FakeClock], Awaitable[None]]) -
 
     async def main() -> None:
         clock = FakeClock()
-        async with Pipeline.open(config, Files(), clock, lambda _event: None) as pipeline:
+        async with open_pipeline(config, Env(clock=clock)) as pipeline:
             await act(pipeline, clock)
 
     anyio.run(main)
@@ -209,7 +210,7 @@ class TestOrder:
             todo = list(zip(steps, looks, strict=True))
             clock = FakeClock()
             while todo:
-                async with Pipeline.open(config, Files(), clock, lambda _event: None) as pipeline:
+                async with open_pipeline(config, Env(clock=clock)) as pipeline:
                     while todo:
                         (step, *arguments), look = todo.pop(0)
                         step(folder, *arguments)

@@ -17,6 +17,7 @@ import anyio
 import msgspec
 import pytest
 
+from streamer.base.env import Env
 from streamer.base.errors import RefusedError, UnavailableError
 from streamer.base.events import PartClosed, PartRemoved, PartsMissing
 from streamer.base.files import Files
@@ -24,7 +25,7 @@ from streamer.commands.doctor.checks import Level, examine
 from streamer.commands.export.lines import Lines
 from streamer.commands.verify.inspect import inspect
 from streamer.core.records.key import DedupBy
-from streamer.daemon.pipeline import Pipeline
+from streamer.daemon.build import open_pipeline
 from streamer.reader.follow import follow
 from streamer.reader.tail import Follower
 from streamer.store.parts.parts import (
@@ -493,7 +494,7 @@ def test_a_reader_that_opens_all_files_while_one_is_closed_misses_nothing(folder
 
     async def main() -> None:
         clock = FakeClock()
-        async with Pipeline.open(config, Files(), clock, lambda _event: None, look) as pipeline:
+        async with open_pipeline(config, Env(clock=clock, failpoint=look)) as pipeline:
             await settle(pipeline, clock)
 
     anyio.run(main)

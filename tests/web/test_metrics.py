@@ -13,12 +13,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 
-from streamer.base.events import Event, Started, Trouble, TroubleOver
+from streamer.base.env import Env
+from streamer.base.events import Event, FailureBegan, FailureEnded, Started
 from streamer.base.failures import SourceFailures
-from streamer.base.files import Files
 from streamer.core.records.model import State
+from streamer.daemon.build import open_pipeline
 from streamer.daemon.observers.health import STUCK_AFTER, Health
-from streamer.daemon.pipeline import Pipeline
 from streamer.web.metrics import Metrics
 from streamer.web.monitoring import routes
 from tests.commands.test_run import Place, until
@@ -306,7 +306,7 @@ def test_a_loop_that_does_not_come_round_is_told(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path / "dataset", tmp_path / "ledger", health)
     health(Started("d", 0, "s", "t", "w"))
     assert "being recovered" in ask(metrics, health, "/readyz").text
-    health.beat()
+    health.heartbeat()
     assert ask(metrics, health, "/readyz").status_code == 200
     clock.advance(STUCK_AFTER + 1)
     for path in ("/healthz", "/readyz"):
@@ -314,7 +314,7 @@ def test_a_loop_that_does_not_come_round_is_told(tmp_path: Path) -> None:
         assert answer.status_code == 503
         assert "has not come round for 61 s" in answer.text
     assert samples(ask(metrics, health, "/metrics").text)["streamer_loop_silence_seconds"] == STUCK_AFTER + 1
-    health.beat()
+    health.heartbeat()
     assert ask(metrics, health, "/healthz").status_code == 200
 
 
@@ -336,12 +336,12 @@ def test_a_trouble_that_outlives_its_pipeline_is_over_in_another_one(tmp_path: P
     failures = SourceFailures(told.append)
 
     async def live() -> None:
-        async with Pipeline.open(config, Files(), FakeClock(), told.append, failures=failures) as pipeline:
+        async with open_pipeline(config, Env(clock=FakeClock(), emit=told.append), failures=failures) as pipeline:
             await pipeline.drain()
 
     anyio.run(live)
     anyio.run(live)
     make_traces(tmp_path / "traces.db")
     anyio.run(live)
-    said = [(type(event), event.op) for event in told if isinstance(event, Trouble | TroubleOver)]
-    assert said == [(Trouble, "read outcomes"), (TroubleOver, "read outcomes")]
+    said = [(type(event), event.op) for event in told if isinstance(event, FailureBegan | FailureEnded)]
+    assert said == [(FailureBegan, "read outcomes"), (FailureEnded, "read outcomes")]

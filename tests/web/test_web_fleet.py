@@ -11,7 +11,7 @@ pytest.importorskip("uvicorn", reason="the page needs the extra `web`: pip insta
 
 import httpx
 
-from streamer.base.events import Trouble
+from streamer.base.events import FailureBegan
 from streamer.fleet.connection import CONNECT
 from streamer.fleet.origins import LONGEST_ORIGIN
 from streamer.store.ledger.delivery import Delivered, Undeliverable
@@ -24,7 +24,7 @@ from tests.helpers.web import got
 if TYPE_CHECKING:
     from pathlib import Path
 
-UNREACHABLE = Trouble(CONNECT, "nats://nobody.invalid", "no such host", "see [fleet] servers")
+UNREACHABLE = FailureBegan(CONNECT, "nats://nobody.invalid", "no such host", "see [fleet] servers")
 
 
 class End(Place):
@@ -37,7 +37,7 @@ class End(Place):
         assert self.once().returncode == 0
         self.ledger = self.dataset.with_name("good.jsonl.ledger")
 
-    def state(self, text: str, trouble: Trouble | None = None) -> dict[str, Any]:
+    def state(self, text: str, trouble: FailureBegan | None = None) -> dict[str, Any]:
         """Return what its page says."""
         self.become(text)
         with page_of(self.config, trouble) as address, httpx.Client(base_url=address, timeout=PATIENCE) as client:

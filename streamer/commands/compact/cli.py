@@ -10,7 +10,6 @@ from typing import Annotated
 import anyio
 import typer
 
-from streamer.base.files import Files, SystemClock
 from streamer.base.lock import DatasetLock, lock_file
 from streamer.base.text import counted, printable
 from streamer.commands.common import (
@@ -64,7 +63,7 @@ def compact(
     emit = log.configure(settings.log, os.environ, sys.stderr)
     with DatasetLock(lock_file(settings.dataset.path)), progress_bar("reading outcomes", in_bytes=False) as progress:
         call = partial(compact_dataset, progress=progress, close_live=close_live, dry_run=dry_run)
-        done = anyio.run(call, settings, Files(), SystemClock(), emit)
+        done = anyio.run(call, settings, Env(emit=emit))
     if as_json:
         print_json(done)
         return

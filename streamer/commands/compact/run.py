@@ -19,9 +19,10 @@ from functools import partial
 import msgspec
 from anyio import to_thread
 
+from streamer.base.env import Env
 from streamer.base.errors import StreamerError, UnavailableError
-from streamer.base.events import Emit, PartCompacted
-from streamer.base.files import Clock, Files
+from streamer.base.events import PartCompacted
+from streamer.base.files import Clock
 from streamer.commands.compact import tombstones
 from streamer.commands.compact.spans import Spans
 from streamer.commands.compact.verdicts import NO_SHARD, Judge, facts_of
@@ -29,7 +30,8 @@ from streamer.config import Config
 from streamer.core.records.dataset_line import line_key
 from streamer.core.records.model import Span, Verdict
 from streamer.core.verdicts.turns import TurnBook
-from streamer.daemon.pipeline import Pipeline, no_failpoints
+from streamer.daemon.build import open_pipeline
+from streamer.daemon.pipeline import Pipeline
 from streamer.store.curation.curation import chunks
 from streamer.store.ledger.transactions import Compaction
 from streamer.store.parts.parts import Part, part_path
@@ -73,10 +75,7 @@ class Compacted(msgspec.Struct, frozen=True):
 
 async def compact(
     config: Config,
-    files: Files,
-    clock: Clock,
-    emit: Emit,
-    failpoint: Callable[[str], None] = no_failpoints,
+    env: Env,
     *,
     progress: _Progress = lambda _step, _done, _total: None,
     close_live: bool = False,
@@ -88,10 +87,7 @@ async def compact(
 
     Args:
         config: The files and the rules of today.
-        files: the system calls.
-        clock: what time it is.
-        emit: is told of every event.
-        failpoint: called with the name of each point at which a crash must be harmless.
+        env: The machine, and where events go.
         progress: Called with (step, done, total).
         close_live: Whether to close the live file first, as if it were full.
         dry_run: Whether to rewrite nothing, and only count.
@@ -99,11 +95,9 @@ async def compact(
     Raises:
         StreamerError: something required is missing, or manual action is required.
     """
-    async with Pipeline.open(config, files, clock, emit, failpoint, travels=False) as pipeline:
-        await _catch_up(pipeline, clock)
-        return await _Compactor(pipeline, clock, emit, failpoint, progress).compact(
-            close_live=close_live, dry_run=dry_run
-        )
+    async with open_pipeline(config, env, connect=False) as pipeline:
+        await _catch_up(pipeline, env.clock)
+        return await _Compactor(pipeline, env, progress).compact(close_live=close_live, dry_run=dry_run)
 
 
 async def _catch_up(pipeline: Pipeline, clock: Clock) -> None:
@@ -130,26 +124,17 @@ class _Compactor:
 
     Args:
         pipeline: A pipeline that has recovered and read all outcomes.
-        clock: what time it is, a label.
-        emit: is told of each part.
-        failpoint: called with the name of each point at which a crash must be harmless.
+        env: The machine, and where events go.
         progress: Called with (step, done, total).
     """
 
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        clock: Clock,
-        emit: Emit,
-        failpoint: Callable[[str], None],
-        progress: _Progress,
-    ) -> None:
+    def __init__(self, pipeline: Pipeline, env: Env, progress: _Progress) -> None:
         self._pipeline = pipeline
         self._ledger = pipeline.ledger
         self._dataset = pipeline.dataset
-        self._clock = clock
-        self._emit = emit
-        self._failpoint = failpoint
+        self._clock = env.clock
+        self._emit = env.emit
+        self._failpoint = env.failpoint
         self._progress = progress
         self._by = pipeline.config.dedup.by
         self._spans = Spans(pipeline.ledger, pipeline.inbox, pipeline.rollouts, self._by)

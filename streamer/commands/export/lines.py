@@ -14,7 +14,7 @@ from typing import BinaryIO, Self
 import msgspec
 from blake3 import blake3
 
-from streamer.base.errors import RefusedError, UnavailableError
+from streamer.base.errors import RefusedError, UnavailableError, translate_errors
 from streamer.base.text import printable
 from streamer.reader.scan import BLOCK, LONGEST_LINE, check_is_dataset, length_of, read_at
 from streamer.store.parts.parts import Piece, opened
@@ -72,7 +72,7 @@ class Lines:
         check_is_dataset("export", path)
         self._stack = ExitStack()
         try:
-            with _reading(path):
+            with translate_errors("read the dataset", printable(str(path))):
                 self._pieces = self._stack.enter_context(opened(path, BLOCK))
                 size = length_of(self._pieces)
             self._ledger = _read_ledger(ledger, self._pieces)
@@ -94,7 +94,7 @@ class Lines:
             UnavailableError: a file cannot be read.
         """
         self._digest, self._count = blake3(), 0
-        with _reading(self._path):
+        with translate_errors("read the dataset", printable(str(self._path))):
             before = 0
             for piece in self._pieces:
                 stop = min(os.fstat(piece.file.fileno()).st_size, self.length - before)
@@ -113,7 +113,7 @@ class Lines:
         Raises:
             UnavailableError: the file cannot be read.
         """
-        with _reading(self._path):
+        with translate_errors("read the dataset", printable(str(self._path))):
             data = read_at(self._pieces, offset, length)
         if len(data) != length:
             raise UnavailableError("read the dataset", printable(str(self._path)), "it was cut while it was read")
@@ -162,18 +162,3 @@ def _read_ledger(path: Path, pieces: Sequence[Piece]) -> tuple[int, list[str], s
         (dedup,) = db.execute("SELECT keys FROM meta").fetchone()
         conditions = [sql for (sql,) in db.execute("SELECT DISTINCT sql FROM condition ORDER BY sql")]
         return committed_in(db, pieces), conditions, dedup.partition("/")[0]
-
-
-class _reading:  # noqa: N801 - reads as a phrase at the `with`
-    """Turn an ``OSError`` into an error that says what was read."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, OSError):
-            cause = error.strerror or str(error)
-            raise UnavailableError("read the dataset", printable(str(self._path)), cause) from error

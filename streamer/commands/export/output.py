@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from streamer.base.errors import ConfigError, LockedError, RefusedError, UnavailableError
+from streamer.base.errors import ConfigError, LockedError, RefusedError, translate_errors
 from streamer.base.files import Files, sync_folder
 from streamer.base.text import printable
 
@@ -159,14 +159,8 @@ class ExportFolder:
             os.rename(self._path, old)
             os.rename(self._new, self._path)
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            cause = error.strerror or str(error)
-            hint = "see `df` and the folder's rights"
-            raise UnavailableError("write the output", printable(str(self._path)), cause, hint) from error
+    def _translated(self) -> translate_errors:
+        return translate_errors("write the output", printable(str(self._path)), "see `df` and the folder's rights")
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Self
 import msgspec
 from blake3 import blake3
 
-from streamer.base.errors import UnavailableError
+from streamer.base.errors import translate_errors
 from streamer.commands.export.options import Split
 from streamer.commands.export.unfit import Exclusion
 from streamer.core.records.schema import is_number
@@ -30,6 +30,12 @@ CREATE TABLE kept (line INTEGER PRIMARY KEY);
 CREATE TABLE best (run BLOB NOT NULL, reward REAL NOT NULL, PRIMARY KEY (run, reward)) WITHOUT ROWID;
 BEGIN;
 """
+_DISK = translate_errors(
+    "export",
+    "its temporary database",
+    "make room, or set SQLITE_TMPDIR to a folder on another disk",
+    sqlite3.Error,
+)
 _ID_BYTES = 16
 _PAGE = 1000
 
@@ -94,12 +100,12 @@ class Selection:
             self._split_of(run),
             image,
         )
-        with _disk():
+        with _DISK:
             self._db.execute("INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", row)
 
     def keep(self, lines: Iterable[int]) -> None:
         """Exclude all records but those of ``lines``: the others do not meet the condition."""
-        with _disk():
+        with _DISK:
             self._db.executemany("INSERT OR IGNORE INTO kept VALUES (?)", ((line,) for line in lines))
             self._db.execute(
                 "UPDATE record SET excluded = ? WHERE line NOT IN (SELECT line FROM kept)", (Exclusion.WHERE,)
@@ -110,7 +116,7 @@ class Selection:
 
         A rollout is a run id with one reward: a run id that was used several times has several rollouts.
         """
-        with _disk():
+        with _DISK:
             self._db.create_function("tie", 1, lambda run: self._hash("top", run), deterministic=True)
             self._db.execute(
                 "UPDATE record SET excluded = ? WHERE reward IS NULL AND excluded IS NULL", (Exclusion.NO_REWARD,)
@@ -128,7 +134,7 @@ class Selection:
 
     def keep_sample(self, records: int) -> None:
         """Exclude all but a sample of ``records``, drawn by the seed."""
-        with _disk():
+        with _DISK:
             self._db.execute(
                 "UPDATE record SET excluded = ? WHERE line IN"
                 " (SELECT line FROM record WHERE excluded IS NULL ORDER BY draw, line LIMIT -1 OFFSET ?)",
@@ -137,7 +143,7 @@ class Selection:
 
     def exclude(self, line: int, reason: Exclusion) -> None:
         """Exclude one selected record."""
-        with _disk():
+        with _DISK:
             self._db.execute("UPDATE record SET excluded = ? WHERE line = ?", (reason, line))
 
     def taken(self) -> Iterator[Candidate]:
@@ -176,7 +182,7 @@ class Selection:
         return dict(self._rows(query))
 
     def _rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
-        with _disk():
+        with _DISK:
             return self._db.execute(query, values).fetchall()
 
     def _split_of(self, run: bytes) -> int:
@@ -202,15 +208,3 @@ def _rollout(metadata: dict[str, Any], identity: bytes) -> bytes:
     """Return the id of a record's rollout; a record without a run id is a rollout of its own."""
     run = metadata.get("run_id")
     return identity if run is None else blake3(str(run).encode()).digest(_ID_BYTES)
-
-
-class _disk:  # noqa: N801 - reads as a phrase at the `with`
-    """Translates errors of a full or failing disk."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, sqlite3.Error):
-            hint = "make room, or set SQLITE_TMPDIR to a folder on another disk"
-            raise UnavailableError("export", "its temporary database", str(error), hint) from error

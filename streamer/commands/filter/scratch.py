@@ -16,7 +16,7 @@ from typing import Self
 
 import msgspec
 
-from streamer.base.errors import UnavailableError
+from streamer.base.errors import translate_errors
 from streamer.commands.filter.conditions import Session
 
 _TABLES = """
@@ -42,12 +42,15 @@ class Scratch:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._disk = translate_errors(
+            "keep what is to be sorted", folder, "see `df` of that folder and of /var/tmp", (OSError, sqlite3.Error)
+        )
         self._open = ExitStack()
         self._lines = -1
         self._length = 0
 
     def __enter__(self) -> Self:
-        with _disk(self._folder):
+        with self._disk:
             self._db = self._open.enter_context(closing(sqlite3.connect("", isolation_level=None)))
             self._db.executescript(_TABLES)
             self._db.execute("BEGIN")  # one transaction, never committed: nothing outlives the pass
@@ -59,7 +62,7 @@ class Scratch:
     def choose(self, session: Session) -> None:
         """Keep a session that meets all conditions."""
         created = _NEVER if session.created_us is None else session.created_us
-        with _disk(self._folder):
+        with self._disk:
             self._db.execute("INSERT OR IGNORE INTO chosen VALUES (?, ?, ?)", (created, session.row, _encode(session)))
 
     def chosen(self) -> Iterator[Session]:
@@ -73,12 +76,12 @@ class Scratch:
 
     def is_new(self, key: bytes) -> bool:
         """Return whether an example is new, and remember its key."""
-        with _disk(self._folder):
+        with self._disk:
             return self._db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,)).rowcount == 1
 
     def shuffle_in(self, rank: bytes, key: bytes, line: bytes) -> None:
         """Keep a line; :meth:`shuffled` yields all of them by rank."""
-        with _disk(self._folder):
+        with self._disk:
             if self._lines < 0:
                 file = self._open.enter_context(tempfile.TemporaryFile(dir=self._folder, buffering=0))  # noqa: SIM115
                 self._lines = file.fileno()
@@ -90,23 +93,6 @@ class Scratch:
 
     def shuffled(self) -> Iterator[bytes]:
         """Yield all kept lines by rank."""
-        with _disk(self._folder):
+        with self._disk:
             for start, length in self._db.execute("SELECT start, length FROM shuffled ORDER BY rank, key"):
                 yield os.pread(self._lines, length, start)
-
-
-class _disk:  # noqa: N801 - reads as a phrase at the `with`
-    """Translates errors of a full or failing disk."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, OSError | sqlite3.Error):
-            cause = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            raise UnavailableError(
-                "keep what is to be sorted", str(self._folder), cause, "see `df` of that folder and of /var/tmp"
-            ) from error

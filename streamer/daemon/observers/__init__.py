@@ -1,1 +1,1 @@
-"""Who is told of events: one file for each backend."""
+"""Observers of events: one file for each backend."""

@@ -1,68 +1,68 @@
-"""Whether the daemon's loop comes round, and what keeps it from reading and writing.
+"""Health of the daemon: whether its loop comes round, and its active failures.
 
-It is told in the daemon's thread and asked in any other: each change is one assignment of a new value.
+The daemon's thread writes and any other reads: each change is one assignment of a new value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from streamer.base.events import Event, Failure, Started, Stopped, TroubleOver
+from streamer.base.events import Event, Failure, FailureEnded, Started, Stopped
 
 STUCK_AFTER = 60.0
-"""Seconds without a beat after which the loop counts as stuck: ``WatchdogSec`` of the systemd units."""
+"""Seconds without a heartbeat after which the loop counts as stuck: ``WatchdogSec`` of the systemd units."""
 
 
 class Health:
-    """An observer that knows how the daemon is.
+    """An observer of events that knows the daemon's health.
 
     Args:
-        monotonic: returns seconds that never go back, as the daemon's clock does.
+        monotonic: Returns seconds that never go back, as the daemon's clock does.
 
-    ``troubles`` are the failures that are not over, by what was being done.
+    ``failures`` are the active failures by operation.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._beat_at = monotonic()
+        self._last_heartbeat = monotonic()
         self._recovered = False
         self._reading = False
         self.failures: Mapping[str, Failure] = {}
 
     def __call__(self, event: Event) -> None:
-        """Take note of an event."""
+        """Update the health by an event."""
         if isinstance(event, Failure):
             self.failures = {**self.failures, event.op: event}
-        elif isinstance(event, TroubleOver):
-            self.failures = {op: trouble for op, trouble in self.failures.items() if op != event.op}
+        elif isinstance(event, FailureEnded):
+            self.failures = {op: failure for op, failure in self.failures.items() if op != event.op}
         elif isinstance(event, Started):
             self._recovered = True
         elif isinstance(event, Stopped):
             self._recovered = self._reading = False
 
-    def beat(self) -> None:
-        """Take note that the loop has come round, or that recovery is a step further."""
-        self._beat_at = self._monotonic()
+    def heartbeat(self) -> None:
+        """Record that the loop has come round, or that a recovery has made a step."""
+        self._last_heartbeat = self._monotonic()
         self._reading = self._recovered
 
     @property
     def silence(self) -> float:
-        """Seconds since the last beat."""
-        return self._monotonic() - self._beat_at
+        """Seconds since the last heartbeat."""
+        return self._monotonic() - self._last_heartbeat
 
     @property
     def is_stuck(self) -> bool:
-        """Say whether the last beat is too long ago."""
+        """Whether the last heartbeat is too long ago."""
         return self.silence > STUCK_AFTER
 
     def stuck(self) -> str:
-        """Say since when the loop has not come round."""
+        """Return since when the loop is stuck, as text."""
         return f"the loop has not come round for {self.silence:.0f} s, the limit is {STUCK_AFTER:.0f} s"
 
     def missing(self) -> list[str]:
-        """Return what is missing for rollouts to become dataset lines, in words; nothing if they do.
+        """Return why rollouts do not become dataset lines, as texts; empty if they do.
 
-        Whoever asks may read it: it names no path and no cause. The log does.
+        Anyone may read the texts: they name no path and no cause. The log does.
         """
         found = [f"cannot {op}: see the log" for op in self.failures]
         if self.is_stuck:
@@ -73,22 +73,22 @@ class Health:
 
 
 class Healths:
-    """The health of a daemon with several datasets: as good as the worst of them."""
+    """Health of a daemon with several datasets: as good as the worst of them."""
 
     def __init__(self, each: Sequence[Health]) -> None:
         self._each = each
 
     @property
     def is_stuck(self) -> bool:
-        """Say whether the last beat is too long ago."""
+        """Whether the last heartbeat is too long ago."""
         return self._each[0].is_stuck
 
     def stuck(self) -> str:
-        """Say since when the loop has not come round."""
+        """Return since when the loop is stuck, as text."""
         return self._each[0].stuck()
 
     def missing(self) -> list[str]:
-        """Return what is missing for any of them, by their place in the configuration; nothing if all is there."""
+        """Return the reasons of each dataset, by its number in the configuration; empty if all are well."""
         if self.is_stuck:
             return [self.stuck()]
-        return [f"dataset {number}: {what}" for number, health in enumerate(self._each, 1) for what in health.missing()]
+        return [f"dataset {number}: {text}" for number, health in enumerate(self._each, 1) for text in health.missing()]

@@ -1,7 +1,7 @@
-"""Entries for the journal with fields of their own, in its native protocol: one datagram an entry.
+"""Entries for the journal with structured fields, in its native protocol: one datagram for each entry.
 
-See https://systemd.io/JOURNAL_NATIVE_PROTOCOL/. A field may stand in an entry several times, which is how one batch
-can be found by each of its rollouts.
+See https://systemd.io/JOURNAL_NATIVE_PROTOCOL/. An entry may hold a field several times, so that each
+rollout of a batch finds it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _NO_NAME = re.compile(r"[^A-Z0-9_]")
 
 
 class Journal:
-    """Sends entries; what the journal does not take is lost, and never waited for longer than a moment.
+    """Sends entries; the journal has a moment to take each one, then the entry is lost.
 
     Args:
-        path: the journal's socket.
+        path: Socket of the journal.
     """
 
     def __init__(self, path: Path = SOCKET) -> None:
@@ -35,13 +35,13 @@ class Journal:
         self._poll.register(self._socket, select.POLLOUT)
 
     def send(self, message: str, priority: int, fields: Mapping[str, Field], *, patient: bool) -> bool:
-        """Send one entry; say whether the journal took it.
+        """Send one entry; return whether the journal took it.
 
         Args:
-            message: one line of text.
+            message: One line of text.
             priority: 0 (emergency) to 7 (debug), as in syslog(3).
-            fields: further fields by name, on one line each; those that are None are left out.
-            patient: whether a journal that is busy gets a moment.
+            fields: Further fields by name, each on one line; None leaves a field out.
+            patient: Wait a moment for a busy journal.
         """
         entry = _entry({"MESSAGE": message, "PRIORITY": priority, **fields})
         return self._send(entry) or (patient and self._has_room() and self._send(entry))
@@ -55,7 +55,7 @@ class Journal:
 
     def _has_room(self) -> bool:
         try:
-            self._socket.connect(self._path)  # only of a socket that is connected the kernel says when there is room
+            self._socket.connect(self._path)  # the kernel reports room only for a connected socket
         except OSError:
             return False
         return bool(self._poll.poll(_PATIENCE_MS))

@@ -1,8 +1,8 @@
 """Events as lines on stderr: for a person, for a machine, or for the journal.
 
-Nothing decides anything here. An event says what happened, its own level, and its own sentence; this file
-renders it with structlog. Three things hold for each format: one event is one line, text from outside
-cannot leave that line or steer a terminal, and a log that cannot be written costs lines, never the daemon.
+An event has its own level and its own sentence; this file only renders it, with structlog. In each format, one
+event is one line, text from outside cannot leave that line or steer a terminal, and a log that cannot be written
+costs lines, never the daemon.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 _LONGEST_TEXT = 1000
 _LONGEST_ITEM = 200
-"""Characters of one text of several: a hundred of them still fit into one entry of the journal."""
+"""Characters of one text in a list; one journal entry holds a hundred of them."""
 
 _JOURNAL_NAMES = {"name": "STREAMER_EVENT", "runs": "STREAMER_RUN_ID"}
-"""The fields of the journal that are not called as those of events are."""
+"""Fields of the journal with other names than those of events."""
 
 _PATIENCE_MS = 100
 
 
 class _Write(Protocol):
-    """Writes an event to the log, and which dataset it is about if there are several."""
+    """Writes an event to the log, with the dataset's name if there are several."""
 
     def __call__(self, event: Event, dataset: str = "") -> None:
-        """Write it."""
+        """Write one event."""
 
 
 def configure(
@@ -58,11 +58,11 @@ def configure(
     Nothing global is set; after a reload, call it again with the new level.
 
     Args:
-        log: the least level that is written, and the format.
-        environ: ``JOURNAL_STREAM`` says whether the journal reads the stream; ``NO_COLOR`` and
-            ``TERM=dumb`` turn colours off.
-        stream: where the lines go, as a rule ``sys.stderr``, which is None if it was closed at start.
-        journal_socket: where the journal takes entries, if it is there and the journal reads the stream.
+        log: Lowest level that is written, and the format.
+        environ: ``JOURNAL_STREAM`` names the stream that the journal reads; ``NO_COLOR`` and ``TERM=dumb`` turn
+            colours off.
+        stream: Destination of the lines, usually ``sys.stderr``, which is None if it was closed at start.
+        journal_socket: Socket of the journal; used if it exists and the journal reads the stream.
     """
     chosen = _detect(environ, stream) if log.format is LogFormat.AUTO else log.format
     sink: _Lines | _Entries
@@ -79,7 +79,7 @@ def configure(
     ).bind()
 
     def write(event: Event, dataset: str = "") -> None:
-        # Bound rather than passed: a field that is called "event" cannot clash with the message then.
+        # Bound rather than passed, so that a field named "event" cannot clash with the message.
         bound = logger.bind(**_fields(event), name=event.name)
         if dataset:
             bound = bound.bind(dataset=_plain(dataset))
@@ -93,7 +93,7 @@ def _fields(event: Event) -> dict[str, Any]:
 
 
 def _plain(value: object) -> object:
-    """Return a value that every format can show: no hostile character, no endless text, no NaN."""
+    """Return a value that each format can show: no hostile character, no endless text, no NaN."""
     if isinstance(value, tuple):
         return [_cut(str(item), _LONGEST_ITEM) for item in value]
     if value is None or isinstance(value, int):
@@ -124,7 +124,7 @@ def _detect(environ: Mapping[str, str], stream: TextIO | None) -> LogFormat:
 
 
 def _is_journal(environ: Mapping[str, str], stream: TextIO | None) -> bool:
-    """Say whether the stream is the very one that ``JOURNAL_STREAM`` names: it may have been redirected."""
+    """Return whether ``JOURNAL_STREAM`` names this stream; it may have been redirected."""
     fd = _fileno(stream)
     if fd is None:
         return False
@@ -138,7 +138,7 @@ def _is_tty(stream: TextIO | None) -> bool:
 
 
 def _fileno(stream: TextIO | None) -> int | None:
-    """Return the open file descriptor behind a stream, if there is one."""
+    """Return the open file descriptor of a stream, or None."""
     if stream is None:
         return None
     try:
@@ -165,7 +165,7 @@ def _as_json(_logger: WrappedLogger, _method: str, entry: EventDict) -> str:
 
 
 def _as_journal_line(_logger: WrappedLogger, _method: str, entry: EventDict) -> str:
-    """Return ``<N>message key=value``; N is the priority, and the journal itself knows the time."""
+    """Return ``<N>message key=value``; N is the priority, and the journal adds the time."""
     priority = _PRIORITIES[entry.pop("level")]
     message = entry.pop("event")
     del entry["name"]
@@ -173,7 +173,7 @@ def _as_journal_line(_logger: WrappedLogger, _method: str, entry: EventDict) -> 
 
 
 def _as_journal_entry(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
-    """Return what :meth:`_Entries.msg` takes: the message, its priority, and every field under a name of its own."""
+    """Return the arguments of :meth:`_Entries.msg`: message, priority, and the fields under the journal's names."""
     priority = _PRIORITIES[entry.pop("level")]
     message = entry.pop("event")
     fields = {_JOURNAL_NAMES.get(key, f"STREAMER_{key}"): value for key, value in entry.items()}
@@ -187,10 +187,10 @@ def _quoted(value: object) -> str:
 
 
 class _Lines:
-    """Lines to a stream that may be slow, closed or gone. What it does not take is dropped and counted.
+    """Writes lines to a stream that may be slow, closed or gone; drops and counts those that it does not take.
 
-    A pipe whose reader sleeps, or a journal that is being restarted, would block the whole daemon. So
-    the stream gets a moment's patience once, and none until it takes a line again.
+    A pipe whose reader sleeps, or a journal that restarts, must not block the daemon. So after one short wait that
+    was in vain, lines are dropped without a wait until the stream takes one again.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -202,7 +202,7 @@ class _Lines:
             self._poll.register(self._fd, select.POLLOUT)
 
     def msg(self, line: str) -> None:
-        """Write one line, or lose it."""
+        """Write one line, or drop it."""
         self.lost = 0 if self._write(line) else self.lost + 1
 
     debug = info = warning = error = msg
@@ -222,14 +222,14 @@ class _Lines:
 
 
 class _Entries:
-    """Entries to the journal. What it does not take is dropped and counted, as with lines."""
+    """Sends entries to the journal; drops and counts those that it does not take."""
 
     def __init__(self, receiver: Journal) -> None:
         self.lost = 0
         self._journal = receiver
 
     def msg(self, *, message: str, priority: int, fields: Mapping[str, journal.Field]) -> None:
-        """Send one entry, or lose it."""
+        """Send one entry, or drop it."""
         took = self._journal.send(message, priority, fields, patient=not self.lost)
         self.lost = 0 if took else self.lost + 1
 
@@ -237,7 +237,7 @@ class _Entries:
 
 
 def _losses(sink: _Lines | _Entries) -> Processor:
-    """Return a processor that lets the first line after a loss say how many were lost."""
+    """Return a processor that adds the number of lost lines to the first line after a loss."""
 
     def add(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
         if sink.lost:

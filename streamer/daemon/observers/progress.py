@@ -1,4 +1,4 @@
-"""How far a pass is, as one moving line for a person at a terminal."""
+"""Progress of a pass as one moving line on a terminal."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from streamer.base.events import Committed, Emit, Event, Quiet
 
 @contextmanager
 def shown(stream_is_tty: bool) -> Iterator[Callable[[Emit], Emit]]:  # noqa: FBT001 - a fact, not a mode
-    """Give what makes a function that shows events: counts move on a terminal, all else goes to the one it is of."""
+    """Yield a wrapper of ``emit`` that shows batches as moving counts on a terminal, and passes on other events."""
     if not stream_is_tty:
         yield lambda otherwise: otherwise
         return
@@ -21,7 +21,7 @@ def shown(stream_is_tty: bool) -> Iterator[Callable[[Emit], Emit]]:  # noqa: FBT
 
 
 class _Counts:
-    """Adds up what batches bring."""
+    """Adds up the lines and records of batches."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -29,7 +29,7 @@ class _Counts:
         self._read = self._appended = 0
 
     def over(self, otherwise: Emit) -> Emit:
-        """Return a function that counts batches, and gives everything else on."""
+        """Return a function that counts batches, and passes on other events."""
 
         def emit(event: Event) -> None:
             if isinstance(event, Committed | Quiet):

@@ -1,4 +1,4 @@
-"""What systemd is told: the ``sd_notify`` protocol, one datagram a message (see sd_notify(3))."""
+"""The ``sd_notify`` protocol of systemd, one datagram for each message (see sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _US = 1_000_000
 
 
 class Notifier:
-    """Tells the service manager how the daemon is; does nothing where there is no ``NOTIFY_SOCKET``.
+    """Informs the service manager about the daemon's state; does nothing without ``NOTIFY_SOCKET``.
 
-    Nothing here raises or waits: a manager that is gone or stuck must not disturb the daemon.
+    No method raises or waits: a manager that is gone or stuck must not disturb the daemon.
 
     Args:
-        environ: the process' environment, for ``NOTIFY_SOCKET``, ``WATCHDOG_USEC`` and ``WATCHDOG_PID``.
+        environ: Environment of the process, for ``NOTIFY_SOCKET``, ``WATCHDOG_USEC`` and ``WATCHDOG_PID``.
 
-    ``watchdog_interval`` is the number of seconds between two calls of :meth:`watchdog`, half of what the
-    manager waits for; None if it does not wait for us.
+    ``watchdog_interval`` is the time in seconds between two calls of :meth:`watchdog`, half of the manager's timeout;
+    None without a watchdog.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -33,7 +33,7 @@ class Notifier:
         self.watchdog_interval = _watchdog_interval(environ)
 
     def ready(self, status: str) -> None:
-        """Tell that start-up, or a reload, is over."""
+        """Report that start-up or a reload has ended."""
         self._send("READY=1", _status(status))
 
     def status(self, text: str) -> None:
@@ -41,15 +41,15 @@ class Notifier:
         self._send(_status(text))
 
     def reloading(self) -> None:
-        """Tell that the configuration is being read again; :meth:`ready` has to follow."""
+        """Report that the configuration is being read again; :meth:`ready` must follow."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def watchdog(self) -> None:
-        """Tell that the daemon is alive."""
+        """Send a heartbeat to the watchdog."""
         self._send("WATCHDOG=1")
 
     def stopping(self, status: str) -> None:
-        """Tell that the daemon has begun to shut down."""
+        """Report that the daemon has begun to shut down."""
         self._send("STOPPING=1", _status(status))
 
     def _send(self, *assignments: str) -> None:
@@ -60,7 +60,7 @@ class Notifier:
 
 
 def _address(text: str) -> str:
-    """Return the address as the socket module takes it: ``@name`` is one of the abstract name space."""
+    """Return the address for the socket module: ``@name`` is in the abstract name space."""
     if text.startswith("@"):
         return f"\0{text[1:]}"
     return text if text.startswith("/") else ""

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from streamer.base.append_file import digest_before, write_all
-from streamer.base.errors import UnavailableError
+from streamer.base.errors import translate_errors
 from streamer.base.files import Files, sync_folder
 
 
@@ -28,6 +28,7 @@ class DeadLetters:
         self.length = 0
         self._files = files
         self._fd = -1
+        self._disk = translate_errors("write the dead letters", path, "see `df`; it is retried")
 
     def recover(self, length: int, tail: bytes) -> bool:
         """Cut what the ledger has not committed; say whether the file is one that it does not describe.
@@ -39,7 +40,7 @@ class DeadLetters:
             length: bytes that the ledger has committed.
             tail: the digest of the last of them.
         """
-        try:
+        with self._disk:
             if not self.path.exists() or not self._files.stat(self.path).st_size:
                 return False
             self._open()
@@ -47,25 +48,19 @@ class DeadLetters:
             ours = size >= length and (not length or digest_before(self._files, self._fd, length) == tail)
             if ours and size > length:
                 self._files.ftruncate(self._fd, length)
-        except OSError as error:
-            raise self._unavailable(error) from error
         self.length = length
         return not ours
 
     def clear(self) -> None:
         """Empty the file."""
-        try:
+        with self._disk:
             self._files.ftruncate(self._fd, 0)
-        except OSError as error:
-            raise self._unavailable(error) from error
         self.length = 0
 
     def tail_digest(self) -> bytes:
         """Return the digest of the last bytes before ``length``."""
-        try:
+        with self._disk:
             return digest_before(self._files, self._fd, self.length) if self.length else b""
-        except OSError as error:
-            raise self._unavailable(error) from error
 
     def append(self, data: bytes) -> None:
         """Append whole lines and return when they are on the disk.
@@ -74,11 +69,9 @@ class DeadLetters:
             UnavailableError: the disk did not take them.
         """
         self._begin_if_removed()
-        try:
+        with self._disk:
             write_all(self._files, self._fd, data)
             self._files.fdatasync(self._fd)
-        except OSError as error:
-            raise self._unavailable(error) from error
         self.length += len(data)
 
     def _begin_if_removed(self) -> None:
@@ -104,15 +97,8 @@ class DeadLetters:
                 self._files.close(fd)
 
     def _open(self) -> None:
-        try:
+        with self._disk:
             is_new = not self.path.exists()
             self._fd = self._files.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
             if is_new:
                 sync_folder(self._files, self.path.parent)
-        except OSError as error:
-            raise self._unavailable(error) from error
-
-    def _unavailable(self, error: OSError) -> UnavailableError:
-        return UnavailableError(
-            "write the dead letters", str(self.path), error.strerror or str(error), "see `df`; it is retried"
-        )

@@ -26,8 +26,9 @@ from pathlib import Path
 import msgspec
 
 from streamer.base.append_file import LogFile, write_all
+from streamer.base.env import Env
 from streamer.base.errors import RefusedError
-from streamer.base.files import Clock, Files, sync_folder
+from streamer.base.files import Files, sync_folder
 from streamer.core.records.dataset_line import keys_meaning, line_key
 from streamer.core.records.key import DedupBy
 from streamer.store.ledger.ledger import DatasetHead, Ledger
@@ -63,13 +64,13 @@ class DatasetWriter:
     ``closed`` are parts that the ledger has to hear of with the next commit.
     """
 
-    def __init__(self, path: Path, files: Files, clock: Clock, rules: RollRules) -> None:
+    def __init__(self, path: Path, env: Env, rules: RollRules) -> None:
         self.path = path
         self.length = 0
         self.live = Live()
         self.closed: list[Part] = []
-        self._files = files
-        self._clock = clock
+        self._files = env.files
+        self._clock = env.clock
         self._rules = rules
         self._file = self._live_file()
         self._lines = 0

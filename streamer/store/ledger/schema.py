@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from streamer.base.errors import RefusedError, UnavailableError
+from streamer.base.errors import RefusedError, UnavailableError, translate_errors
 from streamer.base.files import Files, sync_folder
 from streamer.store.ledger.cuts import SCHEMA as COMPACTION
 from streamer.store.ledger.history import SCHEMA as HISTORY
@@ -198,15 +198,17 @@ def _add_column(table: str, column: str) -> str:
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Translate errors of SQLite and of the file system: transient ones are retried, damage is refused."""
-    try:
+    with (
+        translate_errors("use the ledger", path, way_out(path), sqlite3.DatabaseError, RefusedError),
+        translate_errors(
+            "write the ledger",
+            path,
+            "free the disk, or see who holds the file; it is retried",
+            sqlite3.OperationalError,
+        ),
+        translate_errors("open the ledger", path),
+    ):
         yield
-    except OSError as error:
-        raise UnavailableError("open the ledger", str(path), error.strerror or str(error)) from error
-    except sqlite3.OperationalError as error:
-        hint = "free the disk, or see who holds the file; it is retried"
-        raise UnavailableError("write the ledger", str(path), str(error), hint) from error
-    except sqlite3.DatabaseError as error:
-        raise RefusedError("use the ledger", str(path), str(error), way_out(path)) from error
 
 
 def way_out(path: Path) -> str:

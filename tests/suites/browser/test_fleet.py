@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Page
 
-    from streamer.base.events import Trouble
+    from streamer.base.events import FailureBegan
     from tests.suites.browser.conftest import OpenPage
 
 HOSTILE = "<img src=x onerror=alert(1)>\x1b[2J\u202egpj.exe"
@@ -33,7 +33,7 @@ class Ends(Site):
         place = folder / "host"
         place.mkdir()
         self.end = End(place)
-        self.trouble: Trouble | None = None
+        self.trouble: FailureBegan | None = None
         self._served = ExitStack()
 
     def start(self) -> None:

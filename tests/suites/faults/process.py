@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from streamer.base.env import Env, no_failpoints
 from streamer.base.events import Started
 from streamer.base.files import Files, SystemClock
+from streamer.daemon.build import open_pipeline
 from streamer.daemon.daemon import Daemon
 from streamer.daemon.observers.systemd import Notifier
-from streamer.daemon.pipeline import Pipeline, no_failpoints
+from streamer.daemon.pipeline import Pipeline
 from tests.helpers.producer import FakeClock, jsonl
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def drive(
     clock = clock or FakeClock()
 
     async def main() -> None:
-        async with Pipeline.open(config, Files(), clock, told.append) as pipeline:
+        async with open_pipeline(config, Env(clock=clock, emit=told.append)) as pipeline:
             await test(pipeline, clock)
 
     anyio.run(main)
@@ -88,12 +90,9 @@ def daemon_of(
     """Return a daemon that is told nothing by its environment; ``manager`` is a socket that it tells its state."""
     return kind(
         [config],
-        emit=emit,
+        Env(files=files or Files(), clock=clock or SystemClock(), emit=emit, failpoint=failpoint),
         reload=lambda: [config],
         notifier=Notifier({"NOTIFY_SOCKET": manager} if manager else {}),
-        files=files or Files(),
-        clock=clock or SystemClock(),
-        failpoint=failpoint,
     )
 
 

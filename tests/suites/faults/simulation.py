@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import msgspec
 
+from streamer.base.env import Env
 from streamer.base.errors import UnavailableError
 from streamer.commands.compact.run import compact
 from streamer.core.records.key import DedupBy
@@ -31,6 +32,7 @@ from streamer.core.verdicts.near.rules import Near, Scope
 from streamer.core.verdicts.near.signature import Signature, Signer
 from streamer.core.verdicts.qualify import RecordRules
 from streamer.core.verdicts.turns import Turns
+from streamer.daemon.build import open_pipeline
 from streamer.daemon.pipeline import Pipeline
 from streamer.reader.tail import Follower
 from streamer.store.parts.parts import RetainRules, RollRules, closed_numbers, part_path
@@ -196,7 +198,7 @@ class Simulation:
 
     async def _compact_once(self, *, close_live: bool) -> None:
         done = await compact(
-            self._config, self._machine, self._clock, lambda _event: None, self._at, close_live=close_live
+            self._config, Env(files=self._machine, clock=self._clock, failpoint=self._at), close_live=close_live
         )
         self._say(f"  {done.removed} of {done.parts} parts, {done.unjudged} stay")
 
@@ -211,7 +213,7 @@ class Simulation:
     async def _opened(self) -> Pipeline:
         if self._pipeline is None:
             self._say("  start")
-            opened = Pipeline.open(self._config, self._machine, self._clock, lambda _event: None, self._at)
+            opened = open_pipeline(self._config, Env(files=self._machine, clock=self._clock, failpoint=self._at))
             try:
                 self._pipeline = await self._open.enter_async_context(opened)
             except UnavailableError:
@@ -309,7 +311,7 @@ class Simulation:
 
     def _is_durable(self, pipeline: Pipeline) -> None:
         """See that the disk holds what the ledger counts on (rule 3)."""
-        dead, dead_length = pipeline._dead.path, pipeline._dead.length
+        dead, dead_length = pipeline._dead_letters.path, pipeline._dead_letters.length
         visible = dead.read_bytes()[:dead_length] if dead_length else b""
         assert self._machine.synced(dead)[:dead_length] == visible, "the ledger is ahead of the disk"
         live = pipeline.dataset.live

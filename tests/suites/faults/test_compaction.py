@@ -16,6 +16,7 @@ import anyio
 import msgspec
 import pytest
 
+from streamer.base.env import Env
 from streamer.base.errors import UnavailableError
 from streamer.base.files import Files
 from streamer.commands.compact.run import compact
@@ -79,7 +80,7 @@ def compacted(
     """Compact all of it in this process."""
 
     async def run() -> None:
-        await compact(config, files or Files(), FakeClock(), lambda _event: None, failpoint, close_live=True)
+        await compact(config, Env(files=files or Files(), clock=FakeClock(), failpoint=failpoint), close_live=True)
 
     anyio.run(run)
 

@@ -17,7 +17,7 @@ import anyio
 import msgspec
 import pytest
 
-from streamer.base.events import Trouble, TroubleOver
+from streamer.base.events import FailureBegan, FailureEnded
 from streamer.base.files import Files
 from streamer.store.views.snapshot import snapshot
 from tests.helpers.producer import (
@@ -132,7 +132,7 @@ def write(config: Config, name: str, some: list[dict[str, Any]]) -> None:
 
 def begun(told: Sequence[Event]) -> list[str]:
     """Return what could not be done, each time that it was said."""
-    return [event.op for event in told if isinstance(event, Trouble)]
+    return [event.op for event in told if isinstance(event, FailureBegan)]
 
 
 @pytest.mark.parametrize("call", ["write", "sync"])
@@ -164,7 +164,7 @@ def test_a_disk_that_fails_is_waited_for_and_loses_nothing(config: Config, targe
             write(config, "sft_run.3.jsonl", values(last, last + 5))
             await soon(lambda: lines(config.dataset.path) == last + 5)
             if failing.failures["dataset"] or call == "write":
-                await soon(lambda: any(isinstance(event, TroubleOver) for event in told))
+                await soon(lambda: any(isinstance(event, FailureEnded) for event in told))
             assert config.dataset.path.read_bytes().startswith(seen[: seen.rfind(b"\n") + 1])
 
     with vfs.sqlite_asks(failing) if vfs.available() else nullcontext():

@@ -17,7 +17,7 @@ import anyio
 import msgspec
 import pytest
 
-from streamer.base.events import NotificationsLost, Trouble
+from streamer.base.events import FailureBegan, NotificationsLost
 from streamer.daemon.daemon import Daemon
 from tests.helpers.producer import (
     accounts,
@@ -219,13 +219,13 @@ def test_a_shard_folder_that_is_deleted_and_made_again_goes_on(config: Config) -
     async def test(told: list[Event]) -> None:
         await arrived(config, 3)
         shutil.rmtree(shards)
-        await soon(lambda: any(isinstance(event, Trouble) for event in told))
+        await soon(lambda: any(isinstance(event, FailureBegan) for event in told))
         shards.mkdir()
         (shards / "sft_run.jsonl").write_bytes(jsonl(*values("b")))
         await arrived(config, 6)
         (shards / "sft_other.jsonl").write_bytes(jsonl(*values("c")))
         await arrived(config, 9)
-        assert [event.op for event in told if isinstance(event, Trouble)] == ["list the shard folder"]
+        assert [event.op for event in told if isinstance(event, FailureBegan)] == ["list the shard folder"]
 
     during(config, test)
     assert conversations(records(config)) == conversations([*values("a"), *values("b"), *values("c")])

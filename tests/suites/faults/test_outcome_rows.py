@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from streamer.base.events import DatabaseReplaced, Trouble, TroubleOver
+from streamer.base.events import DatabaseReplaced, FailureBegan, FailureEnded
 from tests.helpers.producer import (
     accounts,
     add_outcome,
@@ -208,8 +208,8 @@ def test_a_database_that_is_busy_for_a_day_holds_up_no_shard(config: Config) -> 
         await pipeline.drain()
 
     told = drive(config, test)
-    assert [event.op for event in told if isinstance(event, Trouble)] == ["read outcomes"]
-    assert [event.op for event in told if isinstance(event, TroubleOver)] == ["read outcomes"]
+    assert [event.op for event in told if isinstance(event, FailureBegan)] == ["read outcomes"]
+    assert [event.op for event in told if isinstance(event, FailureEnded)] == ["read outcomes"]
     assert runs(config) == {"early", "late"}
 
 
@@ -244,8 +244,8 @@ def test_a_schema_without_a_column_that_is_needed_is_waited_for(config: Config, 
         await pipeline.drain()
 
     told = drive(config, test)
-    assert [column in event.cause for event in told if isinstance(event, Trouble)] == [True]
-    assert [event.op for event in told if isinstance(event, TroubleOver)] == ["read outcomes"]
+    assert [column in event.cause for event in told if isinstance(event, FailureBegan)] == [True]
+    assert [event.op for event in told if isinstance(event, FailureEnded)] == ["read outcomes"]
     assert runs(config) == {"run"}
 
 

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from streamer.base.errors import ConfigError
-from streamer.base.events import Trouble
+from streamer.base.events import FailureBegan
 from streamer.sources.database_file import open_trace_database
 from streamer.store.views.snapshot import snapshot
 from tests.helpers.producer import (
@@ -297,7 +297,7 @@ def test_a_condition_that_fails_on_a_row_changes_nothing_and_lines_wait(config: 
     traces = config.source.shards.parent / "traces.db"
     before = traces.read_bytes()
     asked = msgspec.structs.replace(config, qualify=msgspec.structs.replace(config.qualify, where=where))
-    assert any(isinstance(event, Trouble) for event in work_off(asked))
+    assert any(isinstance(event, FailureBegan) for event in work_off(asked))
     assert traces.read_bytes() == before
     assert accounts(config).counts["waiting"] == 1
 
@@ -323,7 +323,7 @@ def test_a_condition_without_an_end_holds_up_neither_producer_nor_shards(
 
     async def main() -> None:
         async with running(endless) as told:
-            await soon(lambda: any(isinstance(event, Trouble) for event in told))
+            await soon(lambda: any(isinstance(event, FailureBegan) for event in told))
             (config.source.shards / "sft_run.jsonl").write_bytes(jsonl(messages("run", 0, "a")))
             await soon(lambda: snapshot(config.dataset.path, config.dataset.ledger).counts["waiting"] == 1)
             with closing(sqlite3.connect(tmp_path / "traces.db", timeout=2.0)) as db, db:
