@@ -10,6 +10,7 @@ from typing import Annotated
 import anyio
 import typer
 
+from streamer.base.env import Env
 from streamer.base.lock import DatasetLock, lock_file
 from streamer.base.text import counted, printable
 from streamer.commands.common import (
