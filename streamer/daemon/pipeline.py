@@ -189,7 +189,7 @@ class Pipeline:
         spans = await self.ledger.pending(budget.lines, with_sessions=self.rollouts.is_open)
         if spans:
             inbox = self.rollouts if is_session(spans[0][1].path) else self.inbox
-            work = await inbox.due(spans, budget)
+            work = await inbox.pending(spans, budget)
             if work is not None:
                 return work
         return await self.inbox.new(budget) or await self.rollouts.new(budget)
@@ -233,8 +233,8 @@ class Pipeline:
                 cursors=work.cursors,
                 taken=work.taken,
                 spans=[*settled.spans, *work.kept],
-                pending=work.due,
-                blocked=work.parked,
+                pending=work.pending,
+                blocked=work.blocked,
                 appended=settled.appended,
                 claimed=settled.claimed,
                 dataset_length=self.dataset.length,

@@ -153,7 +153,7 @@ class Intake:
     async def scan(self) -> None:
         """There is no folder to look at."""
 
-    async def due(self, spans: Sequence[tuple[Span, Cursor]], _budget: Budget) -> Work:
+    async def pending(self, spans: Sequence[tuple[Span, Cursor]], _budget: Budget) -> Work:
         """Put spans back: what was acknowledged is not there to be judged again."""
         taken = [span for span, _ in spans]
         return Work((), (), taken, taken)

@@ -41,7 +41,7 @@ class Work(NamedTuple):
     """One batch of lines to judge, and the changes that the ledger makes with their verdicts.
 
     These lines replace the spans ``taken``. Spans ``kept`` return to the ledger unjudged, as their shard cannot be
-    read; so do spans ``parked``, but they are re-evaluated once it can. ``due`` holds the remainders of spans
+    read; so do spans ``blocked``, but they are re-evaluated once it can. ``pending`` holds the remainders of spans
     that exceeded the budget. ``also`` writes more in the batch's transaction, and ``done`` is called after its commit.
     """
 
@@ -49,8 +49,8 @@ class Work(NamedTuple):
     cursors: Sequence[Cursor] = ()
     taken: Sequence[Span] = ()
     kept: Sequence[Span] = ()
-    due: Sequence[Span] = ()
-    parked: Sequence[Span] = ()
+    pending: Sequence[Span] = ()
+    blocked: Sequence[Span] = ()
     also: Callable[[sqlite3.Connection], None] | None = None
     done: Callable[[], Awaitable[None]] | None = None
 
@@ -80,7 +80,7 @@ class Inbox(Protocol):
     async def run(self) -> None:
         """Do background work beside the pipeline until cancelled; may return earlier."""
 
-    async def due(self, spans: Sequence[tuple[Span, Cursor]], budget: Budget) -> Work:
+    async def pending(self, spans: Sequence[tuple[Span, Cursor]], budget: Budget) -> Work:
         """Read the lines of spans pending re-evaluation."""
 
     async def new(self, budget: Budget) -> Work | None:
@@ -196,7 +196,7 @@ class ShardInbox:
             if found is not None and mark(found.path, found.stat) not in self._settled:
                 self._changed[path] = found
 
-    async def due(self, spans: Sequence[tuple[Span, Cursor]], budget: Budget) -> Work:
+    async def pending(self, spans: Sequence[tuple[Span, Cursor]], budget: Budget) -> Work:
         """Read the lines of spans pending re-evaluation."""
         results = await to_thread.run_sync(self._read_spans, spans, budget)
         gone = {result.cursor.id: result.cursor for _, result, _ in results if isinstance(result, Overwritten)}
@@ -208,7 +208,7 @@ class ShardInbox:
                 self._settled.discard(mark(cursor.path, cursor.stat))
         for cursor in gone.values():
             await self._overwritten(cursor)
-        return self._due_work([one for one in results if one[0].shard_id not in gone])
+        return self._pending_work([one for one in results if one[0].shard_id not in gone])
 
     def _read_spans(self, spans: Sequence[tuple[Span, Cursor]], budget: Budget) -> list[_SpanResult]:
         results: list[_SpanResult] = []
@@ -233,20 +233,20 @@ class ShardInbox:
             read_cache.keep(key, CachedLines(result, items))
         return result, items
 
-    def _due_work(self, results: Sequence[_SpanResult]) -> Work:
+    def _pending_work(self, results: Sequence[_SpanResult]) -> Work:
         items: list[Item] = []
         kept: list[Span] = []
-        due: list[Span] = []
-        parked: list[Span] = []
+        pending: list[Span] = []
+        blocked: list[Span] = []
         for span, result, its_items in results:
             if isinstance(result, list):
                 items += its_items
-                due += rest_of(span, result)
+                pending += rest_of(span, result)
             elif span.state is State.DEAD_LETTERED:  # it keeps its reason, and is not reported yet
-                parked.append(span)
+                blocked.append(span)
             else:
                 kept.append(msgspec.structs.replace(span, reason=UNREADABLE))
-        return Work(items, (), [span for span, _, _ in results], kept, due, parked)
+        return Work(items, (), [span for span, _, _ in results], kept, pending, blocked)
 
     async def new(self, budget: Budget) -> Work | None:
         """Read new lines of some changed shards; None when no shard has changed.

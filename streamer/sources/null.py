@@ -70,7 +70,7 @@ class NoRollouts:
     def close(self) -> None:
         """Do nothing."""
 
-    async def due(self, _spans: Sequence[tuple[Span, Cursor]], _budget: Budget) -> Work | None:
+    async def pending(self, _spans: Sequence[tuple[Span, Cursor]], _budget: Budget) -> Work | None:
         """Return None: there are no lines."""
         return None
 

@@ -109,7 +109,7 @@ class RolloutInbox:
         """Whether the database may be read now; False during the backoff after a failure."""
         return self._clock.monotonic() >= self._retry_at
 
-    async def due(self, spans: Sequence[tuple[Span, Cursor]], budget: Budget) -> Work | None:
+    async def pending(self, spans: Sequence[tuple[Span, Cursor]], budget: Budget) -> Work | None:
         """Read the decisions of spans pending re-evaluation; None while the database cannot be read."""
         try:
             results = await to_thread.run_sync(self._reader.read_spans, spans, budget)
@@ -123,15 +123,15 @@ class RolloutInbox:
             await self._overwritten(cursors[number])
         items: list[Item] = []
         taken: list[Span] = []
-        due: list[Span] = []
+        pending: list[Span] = []
         for span, result in results:
             if isinstance(result, list) and span.shard_id not in gone:
                 path = cursors[span.shard_id].path
                 found = _items(path, span.shard_id, span.start, span.line, result, span.since)
                 items += found
                 taken.append(span)
-                due += rest_of(span, [item.line for item in found])
-        return Work(items, (), taken, (), due)
+                pending += rest_of(span, [item.line for item in found])
+        return Work(items, (), taken, (), pending)
 
     async def new(self, budget: Budget) -> Work | None:
         """Read new decisions; None if no session is pending, or the database cannot be read.

@@ -13,7 +13,7 @@ _COMPARISON = re.compile(
 )
 
 
-class Comparison(msgspec.Struct, frozen=True):
+class ColumnComparison(msgspec.Struct, frozen=True):
     """One comparison of a column with a number; ``op`` as in SQL, with a single equals sign for equality."""
 
     column: str
@@ -21,7 +21,7 @@ class Comparison(msgspec.Struct, frozen=True):
     value: float
 
 
-def comparisons(where: str) -> list[Comparison]:
+def comparisons(where: str) -> list[ColumnComparison]:
     """Return the comparisons of a condition; none if it has any other part.
 
     Args:
@@ -30,4 +30,6 @@ def comparisons(where: str) -> list[Comparison]:
     found = [_COMPARISON.fullmatch(part.strip()) for part in _AND.split(where.strip())]
     if not all(found):
         return []
-    return [Comparison(match[1].lower(), match[2].replace("==", "="), float(match[3])) for match in found if match]
+    return [
+        ColumnComparison(match[1].lower(), match[2].replace("==", "="), float(match[3])) for match in found if match
+    ]

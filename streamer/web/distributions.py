@@ -21,7 +21,7 @@ from streamer.core.records import layouts
 from streamer.core.records.layouts import MalformedError
 from streamer.store.ledger.paths import IS_APART
 from streamer.store.views.snapshot import open_ledger
-from streamer.web.comparisons import Comparison, comparisons
+from streamer.web.comparisons import ColumnComparison, comparisons
 from streamer.web.errors import RefusedRequestError
 from streamer.web.lines import file_stretch, line_at
 from streamer.web.throttled import Throttled
@@ -78,7 +78,7 @@ class _Distributions(msgspec.Struct, frozen=True):
     models: list[_ModelHistograms]
     models_cover: int
     models_unknown: int
-    bars: list[Comparison]
+    bars: list[ColumnComparison]
     where: str
 
 

@@ -20,7 +20,7 @@ from streamer.daemon.observers.health import Health
 from streamer.sources.lag import Lag, measure
 from streamer.store.ledger.history import Point, held_at, points
 from streamer.store.views.snapshot import LedgerStatus, Snapshot, ledger_status, open_ledger, snapshot
-from streamer.web.comparisons import Comparison, comparisons
+from streamer.web.comparisons import ColumnComparison, comparisons
 from streamer.web.fleet import FleetNow, FleetReader
 from streamer.web.recent import Latency, RecentActivity
 from streamer.web.throttled import Throttled
@@ -128,7 +128,7 @@ class _Condition(msgspec.Struct, frozen=True):
     """The condition on outcomes."""
 
     where: str
-    bars: list[Comparison]
+    bars: list[ColumnComparison]
 
 
 class _ActiveFailure(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from streamer.web.comparisons import Comparison, comparisons
+from streamer.web.comparisons import ColumnComparison, comparisons
 from streamer.web.distributions import histogram
 from streamer.web.pictures import media_type
 from tests.commands.test_run import until
@@ -219,10 +219,10 @@ def test_a_shard_whose_name_cannot_be_decoded_is_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "found"),
     [
-        ("total_reward > 0", [Comparison("total_reward", ">", 0)]),
+        ("total_reward > 0", [ColumnComparison("total_reward", ">", 0)]),
         ("TOTAL_REWARD>=2.5 AND\nachievements_count == 3", [
-            Comparison("total_reward", ">=", 2.5), Comparison("achievements_count", "=", 3)]),
-        ("outcome_rewards.total_reward <= -1", [Comparison("total_reward", "<=", -1)]),
+            ColumnComparison("total_reward", ">=", 2.5), ColumnComparison("achievements_count", "=", 3)]),
+        ("outcome_rewards.total_reward <= -1", [ColumnComparison("total_reward", "<=", -1)]),
         ("total_reward > 0 or achievements_count > 1", []),
         ("total_reward > achievements_count", []),
         ("total_reward > 0 and json_extract(reward_metadata, '$.env_seed') < 1000", []),
@@ -230,7 +230,7 @@ def test_a_shard_whose_name_cannot_be_decoded_is_shown(tmp_path: Path) -> None:
         ("1", []),
     ],
 )  # fmt: skip
-def test_a_bar_is_drawn_where_the_condition_is_nothing_else(where: str, found: list[Comparison]) -> None:
+def test_a_bar_is_drawn_where_the_condition_is_nothing_else(where: str, found: list[ColumnComparison]) -> None:
     """A condition is free SQL; what is not understood whole has no bar."""
     assert comparisons(where) == found
 

@@ -81,11 +81,11 @@ class Spans:
         inbox = self._rollouts if is_session(cursor.path) else self._shards
         rest: Sequence[Span] = [span]
         while rest:
-            work = await inbox.due([(rest[0], cursor)], Budget(rest[0].lines, _READ_BYTES))
+            work = await inbox.pending([(rest[0], cursor)], Budget(rest[0].lines, _READ_BYTES))
             if work is None or not work.items:
                 return
             yield work.items
-            rest = work.due
+            rest = work.pending
 
 
 def _whole(spans: Sequence[Span], removals: Sequence[Removal]) -> _Change | None:
