@@ -97,7 +97,7 @@ def test_a_daemon_that_is_told_to_stop_anywhere_finishes_its_batch_and_ends_clea
     config: Config, point: str, number: signal.Signals
 ) -> None:
     """Exit code 0, and a ledger that agrees with the dataset to the byte; the next one has nothing to mend."""
-    with child(partial(live, config, at=ToMyself(point, number))) as process:
+    with child(partial(live, config, failpoint=ToMyself(point, number))) as process:
         assert process.wait() == 0
     assert not list(config.dataset.path.parent.glob("*-wal"))  # before anyone looks
     seen = snapshot(config.dataset.path)
