@@ -22,12 +22,12 @@ from blake3 import blake3
 
 from streamer.base.errors import UnavailableError
 from streamer.base.files import Files, sync_folder
+from streamer.base.lines import BLOCK, FileLine, complete_read, line_ends_before, whole_lines
 from streamer.base.text import invalid_utf8
 
 _TAIL = 4096
 """Bytes before the committed length whose digest ties a ledger to its file."""
 
-_BLOCK = 1 << 20
 _UNSURE = 128 << 20
 """Bytes at the end of the file that may never have been synced: more than any batch holds."""
 
@@ -102,9 +102,7 @@ class LogFile:
         """Return the SHA-256 of the first ``length`` bytes, as hexadecimal digits, and how many lines they hold."""
         sha, lines, position = hashlib.sha256(), 0, 0
         with self.unavailable("read"):
-            while position < length and (
-                block := self._files.pread(self._fd, min(_BLOCK, length - position), position)
-            ):
+            while position < length and (block := self._files.pread(self._fd, min(BLOCK, length - position), position)):
                 sha.update(block)
                 lines += block.count(b"\n")
                 position += len(block)
@@ -136,7 +134,7 @@ class LogFile:
             size = whole = self._files.fstat(self._fd).st_size
             if cut_holes:
                 whole = self._first_hole(committed, size)
-            end = self._last_line_end(committed, whole)
+            end = next(line_ends_before(self._read, whole, committed), committed)
             if end == size:
                 return 0
             if self._is_whole(end, size):
@@ -145,32 +143,21 @@ class LogFile:
             self._files.ftruncate(self._fd, end)
             return size - end
 
-    def lines(self, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, line) of each whole line between two line ends, newline included; nothing is created.
+    def lines(self, start: int, stop: int) -> Iterator[FileLine]:
+        """Yield the whole lines between two line ends; nothing is created.
 
         Raises:
-            UnavailableError: it cannot be read now, or is shorter.
+            UnavailableError: The file cannot be read now, or is shorter.
         """
         with self.unavailable("read"):
             fd = self._files.open(self.path, os.O_RDONLY)
             try:
-                carry = b""
-                position = start
-                while position < stop:
-                    block = self._files.pread(fd, min(_BLOCK, stop - position), position)
-                    if not block:
-                        raise OSError(f"it ends at {position}, before {stop}")
-                    offset = position - len(carry)
-                    position += len(block)
-                    *whole, carry = (carry + block).split(b"\n")
-                    for line in whole:
-                        yield offset, line + b"\n"
-                        offset += len(line) + 1
+                yield from whole_lines(complete_read(self._files, fd, stop), start, stop)
             finally:
                 self._files.close(fd)
 
-    def rewritten_lines(self, start: int) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, line) from ``start`` on, putting each block's very bytes into the file again.
+    def rewritten_lines(self, start: int) -> Iterator[FileLine]:
+        """Yield the whole lines from ``start`` on, and write the same bytes over each block that was read.
 
         After a failed sync the kernel may call pages clean that never reached the disk; writing the same
         bytes through a new descriptor makes it write them. More than the last batches were synced before.
@@ -178,18 +165,15 @@ class LogFile:
         with self.unavailable("mend"):
             fd = self._files.open(self.path, os.O_RDWR)
             try:
-                carry = b""
-                position = start
-                unsure = self._files.fstat(fd).st_size - _UNSURE
-                while block := self._files.pread(fd, _BLOCK, position):
-                    if position + len(block) > unsure:
-                        _write_all_at(self._files, fd, block, position)
-                    position += len(block)
-                    offset = position - len(block) - len(carry)
-                    *whole, carry = (carry + block).split(b"\n")
-                    for line in whole:
-                        yield offset, line + b"\n"
-                        offset += len(line) + 1
+                size = self._files.fstat(fd).st_size
+
+                def read(length: int, offset: int) -> bytes:
+                    block = self._files.pread(fd, length, offset)
+                    if offset + len(block) > size - _UNSURE:
+                        _write_all_at(self._files, fd, block, offset)
+                    return block
+
+                yield from whole_lines(read, start, size)
             finally:
                 self._files.close(fd)
 
@@ -209,7 +193,7 @@ class LogFile:
     def _first_hole(self, start: int, size: int) -> int:
         """Return where the first zero byte stands: no line of ours holds one."""
         while start < size:
-            block = self._files.pread(self._fd, _BLOCK, start)
+            block = self._files.pread(self._fd, BLOCK, start)
             found = block.find(b"\0")
             if found >= 0:
                 return start + found
@@ -223,15 +207,8 @@ class LogFile:
         except (msgspec.MsgspecError, RecursionError):
             return False
 
-    def _last_line_end(self, floor: int, size: int) -> int:
-        stop = size
-        while stop > floor:
-            start = max(floor, stop - _BLOCK)
-            found = self._files.pread(self._fd, stop - start, start).rfind(b"\n")
-            if found >= 0:
-                return start + found + 1
-            stop = start
-        return floor
+    def _read(self, size: int, offset: int) -> bytes:
+        return self._files.pread(self._fd, size, offset)
 
 
 def write_all(files: Files, fd: int, data: bytes) -> None:

@@ -19,9 +19,10 @@ import msgspec
 from blake3 import blake3
 
 from streamer.base.errors import ConfigError, RefusedError
+from streamer.base.lines import FileLine
 from streamer.base.text import printable
 from streamer.core.records.schema import check_line
-from streamer.reader.tail import POLL, DatasetLine, Follower
+from streamer.reader.tail import POLL, Follower
 from streamer.store.parts.cuts import TAIL, Cut, token_digest
 from streamer.store.parts.parts import closed_numbers, listed_cuts
 
@@ -59,7 +60,7 @@ class Following:
         self._poll = poll
         self._index, self._count = shard
         self.skipped = 0
-        self._lines: Iterator[DatasetLine] = iter(())
+        self._lines: Iterator[FileLine] = iter(())
         if start == END:
             self._follower = self._open_at_end()
         elif start == BEGINNING:
@@ -126,7 +127,7 @@ class Following:
                 return None
             self._lines = iter(found)
 
-    def _take(self, line: DatasetLine) -> Record | None:
+    def _take(self, line: FileLine) -> Record | None:
         """Step over one line; return its record, if it is one and ours."""
         self._start = None
         # A roll begins again at 0, and so does what was read.

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
+from streamer.base.lines import FileLine
 from streamer.base.text import printable
 from streamer.core.records.schema import check_line, shown, tool_calls
-from streamer.reader.tail import DatasetLine
 
 START = 400
 """Characters of a value or a reply that are read; no terminal shows more in one line."""
@@ -31,7 +31,7 @@ class Glimpse(msgspec.Struct, frozen=True, gc=False):
     problem: str = ""
 
 
-def glimpse(line: DatasetLine) -> Glimpse:
+def glimpse(line: FileLine) -> Glimpse:
     """Return what there is to see of a line, whatever it holds."""
     checked = check_line(line.data)
     if not checked.messages:

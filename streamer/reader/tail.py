@@ -22,31 +22,24 @@ A part that is compacted while it is open is read to its end as it was.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import anyio
 import anyio.lowlevel
-import msgspec
 
+from streamer.base.lines import BLOCK, FileLine, line_ends_before, next_lines
+from streamer.store.parts.files import open_live, open_to_read
 from streamer.store.parts.parts import closed_numbers, newest_number, part_path
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
     from pathlib import Path
 
 POLL = 0.1
 """Seconds between two looks."""
 
-_BLOCK = 1 << 20
 _NO_FILE = -1
-
-
-class DatasetLine(msgspec.Struct, frozen=True, gc=False):
-    """One whole line. ``data`` ends with its newline, so ``offset + len(data)`` is where the next begins."""
-
-    offset: int
-    data: bytes
 
 
 class Follower:
@@ -70,7 +63,7 @@ class Follower:
         start: int = 0,
         last: int | None = None,
         on_restart: Callable[[], None] = lambda: None,
-        block: int = _BLOCK,
+        block: int = BLOCK,
     ) -> None:
         self._begin()
         self._path = path
@@ -84,7 +77,7 @@ class Follower:
         elif self._open(part):
             self.offset = start
         if self._fd == _NO_FILE:  # all that comes later is wanted
-            self._number = self._newest()
+            self._number = newest_number(path)
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +91,7 @@ class Follower:
             os.close(self._fd)
             self._fd = _NO_FILE
 
-    def read(self) -> list[DatasetLine]:
+    def read(self) -> list[FileLine]:
         """Return the next whole lines, about one block of them; empty if there is nothing new now.
 
         Raises:
@@ -126,20 +119,17 @@ class Follower:
         return 0 if self._fd == _NO_FILE else os.fstat(self._fd).st_size
 
     def _open(self, part: int | None) -> bool:
-        path = self._path if part is None else part_path(self._path, part)
-        while True:
-            newest = self._newest()
+        if part is None:
+            live = open_live(self._path)
+            if live is None:
+                return False
+            self._fd, self._number = live.fd, live.number
+        else:
             try:
-                # A pipe without a writer would block.
-                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                self._fd, self._number = open_to_read(part_path(self._path, part)), part
             except FileNotFoundError:
                 return False
-            number = part or self._number_now()
-            if number or self._newest() == newest:
-                break
-            self.close()  # it was closed while we looked, and compacted: it has no name any more
         self._is_part = part is not None
-        self._number = number or newest + 1
         self._begin()
         return True
 
@@ -161,18 +151,6 @@ class Follower:
     def _next_part(self, before: int) -> int | None:
         """Return the number of the next part that is there, None if that is the live file."""
         return next((number for number in closed_numbers(self._path) if number > before), None)
-
-    def _newest(self) -> int:
-        return newest_number(self._path)
-
-    def _number_now(self) -> int | None:
-        """Return the number that the open file has got as a part by now, None if it is none."""
-        mine = os.fstat(self._fd)
-        for number in reversed(closed_numbers(self._path)):
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.stat(part_path(self._path, number)), mine):
-                    return number
-        return None
 
     def _open_at_last(self, lines: int) -> None:
         """Open the file in which the last lines of the dataset begin, and stand there."""
@@ -202,17 +180,18 @@ class Follower:
             return False
         return not os.path.samestat(there, os.fstat(self._fd))
 
-    def _next_lines(self) -> list[DatasetLine]:
+    def _next_lines(self) -> list[FileLine]:
         size = os.fstat(self._fd).st_size
         if size < self.offset:
             self._begin()
             self._on_restart()
         if not self._may_have_lines(size):
             return []
-        block = os.pread(self._fd, self._block, self.offset)
-        lines = list(_split(block if b"\n" in block else self._long_line(), self.offset))
+        lines = next_lines(partial(os.pread, self._fd), self.offset, size, block=self._block)
         if lines:
-            self.offset = lines[-1].offset + len(lines[-1].data)
+            self.offset = lines[-1].stop
+        else:
+            self._unended = size
         return lines
 
     def _may_have_lines(self, size: int) -> bool:
@@ -225,17 +204,6 @@ class Follower:
             return False
         return size != self._unended or os.pread(self._fd, 1, size - 1) == b"\n"
 
-    def _long_line(self) -> bytes:
-        """Return the line at ``offset``, which does not end within a block; nothing if it has no end yet."""
-        position = self.offset
-        while block := os.pread(self._fd, self._block, position):
-            end = block.find(b"\n") + 1
-            if end:
-                return _read_span(self._fd, self.offset, position + end)
-            position += len(block)
-        self._unended = position
-        return b""
-
 
 async def follow(
     path: Path,
@@ -245,7 +213,7 @@ async def follow(
     on_restart: Callable[[], None] = lambda: None,
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     poll: float = POLL,
-) -> AsyncGenerator[DatasetLine, None]:
+) -> AsyncGenerator[FileLine, None]:
     """Yield the whole lines of a dataset, those that are there and those to come, for ever.
 
     Args:
@@ -268,34 +236,11 @@ async def follow(
             await sleep(poll)
 
 
-def _split(data: bytes, offset: int) -> Iterator[DatasetLine]:
-    """Yield the lines of ``data`` that have their newline."""
-    start = 0
-    while stop := data.find(b"\n", start) + 1:
-        yield DatasetLine(offset + start, data[start:stop])
-        start = stop
-
-
-def _read_span(fd: int, start: int, stop: int) -> bytes:
-    blocks = []
-    while start < stop and (block := os.pread(fd, stop - start, start)):
-        blocks.append(block)
-        start += len(block)
-    return b"".join(blocks)
-
-
 def _start_of_last(fd: int, lines: int, block: int) -> tuple[int, int]:
-    """Return the byte offset at which the last ``lines`` whole lines of a file begin, and how many there are."""
-    newlines = 0
-    stop = os.fstat(fd).st_size
-    while stop:
-        start = max(0, stop - block)
-        data = os.pread(fd, stop - start, start)
-        end = len(data)
-        while (found := data.rfind(b"\n", 0, end)) >= 0:
-            newlines += 1  # the last one ends them, the first one ends the line before them
-            if newlines > lines:
-                return start + found + 1, lines
-            end = found
-        stop = start
-    return 0, newlines
+    """Return the offset at which the last ``lines`` whole lines of a file begin, and how many there are."""
+    ends = 0
+    for end in line_ends_before(partial(os.pread, fd), os.fstat(fd).st_size, block=block):
+        ends += 1  # the last one ends these lines, the first one ends the line before them
+        if ends > lines:
+            return end, lines
+    return 0, ends

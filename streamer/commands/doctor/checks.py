@@ -34,7 +34,6 @@ from streamer.core.records.layouts import MalformedError
 from streamer.core.verdicts.near.signature import Signer
 from streamer.core.verdicts.reasons import DUE_AFTER_OUTCOMES
 from streamer.fleet.connection import Stream, check_dedup, connected, stream_of
-from streamer.reader.scan import length_of
 from streamer.sources.conversations import Conversations, Pages
 from streamer.sources.folder import shard_folder
 from streamer.sources.outcomes import OutcomePoller
@@ -42,7 +41,7 @@ from streamer.sources.remote_pages import RemotePages
 from streamer.sources.shards import FoundShard
 from streamer.sources.trace_db import locate, open_for_batch
 from streamer.store.ledger.schema import way_out
-from streamer.store.parts.parts import opened
+from streamer.store.parts.files import open_dataset
 from streamer.store.views.snapshot import snapshot
 
 _SAMPLED = 1000
@@ -346,8 +345,8 @@ def _ledger(config: Config) -> Iterator[DoctorFinding]:
 def _size(dataset: Path) -> int:
     """Return how many bytes all files of a dataset hold."""
     try:
-        with opened(dataset) as pieces:
-            return length_of(pieces)
+        with open_dataset(dataset) as files:
+            return files.length
     except FileNotFoundError:
         return 0
 

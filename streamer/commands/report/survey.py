@@ -20,8 +20,8 @@ from streamer.commands.verify.inspect import Findings, PlacedFinding
 from streamer.core.records.images import image_url
 from streamer.core.records.layouts import ROLES, time_us
 from streamer.core.records.schema import CheckedLine, Finding, Kind, check_line, image_parts, is_number, tool_calls
-from streamer.reader.scan import BLOCK, LONGEST_LINE, NumberedLine, check_is_dataset, length_of, numbered_lines
-from streamer.store.parts.parts import opened
+from streamer.reader.scan import LONGEST_LINE, NumberedLine, check_is_dataset, numbered_lines
+from streamer.store.parts.files import open_dataset
 
 SAMPLES = 12
 _TOP = 12
@@ -130,14 +130,14 @@ def survey(
     """
     try:
         check_is_dataset("report on", path)
-        with opened(path, BLOCK) as pieces, Tally() as tally:
-            there = length_of(pieces)
+        with open_dataset(path) as files, Tally() as tally:
+            there = files.length
             size = there if committed is None else min(there, committed)
             surveyor = _Surveyor(tally, Sample(samples, seed))
-            for line in numbered_lines(pieces, size, longest_line):
+            for line in numbered_lines(files, size, longest_line):
                 surveyor.take(line)
                 if line.crosses_block:
-                    progress(min(line.before + line.offset + line.length, size), size)
+                    progress(min(line.stop, size), size)
             return surveyor.survey(str(path), size, there - size)
     except OSError as error:
         raise UnavailableError("read", printable(str(path)), error.strerror or str(error)) from error
@@ -162,9 +162,9 @@ class _Surveyor:
 
     def take(self, line: NumberedLine) -> None:
         self._lines += 1
-        if line.data is None or not line.terminated:
+        if line.data is None:
             kind, why = (
-                (Kind.TOO_LONG, "it was not looked into") if line.data is None else (Kind.UNTERMINATED, "no newline")
+                (Kind.TOO_LONG, "it was not looked into") if line.terminated else (Kind.UNTERMINATED, "no newline")
             )
             self._find(line, Finding(kind, f"{line.length:,} bytes: {why}"))
             return
@@ -180,7 +180,7 @@ class _Surveyor:
 
     def _take_record(self, line: NumberedLine, checked: CheckedLine) -> None:
         self._records += 1
-        self._sample.offer(RecordPlace(line.before + line.offset, line.length, line.number))
+        self._sample.offer(RecordPlace(line.position, line.length, line.number))
         self._take_messages(checked.messages)
         self._take_metadata(checked.metadata, line.number)
 

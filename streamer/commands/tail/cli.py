@@ -14,11 +14,12 @@ import typer
 
 from streamer import config as configuration
 from streamer.base.errors import ConfigError, UnavailableError
+from streamer.base.lines import FileLine
 from streamer.base.stdout import reader_is_gone, until_enough
 from streamer.base.text import counted, printable
 from streamer.config import Dataset
 from streamer.reader.summary_line import START, Glimpse, cut, glimpse
-from streamer.reader.tail import DatasetLine, Follower, follow
+from streamer.reader.tail import Follower, follow
 from streamer.store.views.snapshot import ledger_of
 
 _LAST = 10
@@ -33,7 +34,7 @@ _RUN_SHARE = 4
 _CLOCK = 1.0
 """Seconds after which ages are drawn anew although nothing happened."""
 
-_Show = Callable[[DatasetLine], None]
+_Show = Callable[[FileLine], None]
 
 
 def tail(
@@ -143,7 +144,7 @@ async def _sleep(seconds: float) -> None:
     await anyio.sleep(seconds)
 
 
-def _write(line: DatasetLine) -> None:
+def _write(line: FileLine) -> None:
     sys.stdout.buffer.write(line.data)
     sys.stdout.buffer.flush()
 
@@ -156,7 +157,7 @@ def _shower() -> _Show:
 
     console = Console(highlight=False)
 
-    def show(line: DatasetLine) -> None:
+    def show(line: FileLine) -> None:
         """Cut a record to one line. All text from it is escaped, and none is read for markup."""
         seen = glimpse(line)
         styles = ("red",) if seen.problem else ("cyan", "", "green", "")

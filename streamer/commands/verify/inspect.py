@@ -19,8 +19,8 @@ from streamer.core.records.images import check_image
 from streamer.core.records.key import DedupBy, record_key
 from streamer.core.records.layouts import ROLES
 from streamer.core.records.schema import CheckedLine, Finding, Kind, check_line, image_parts, is_number, tool_calls
-from streamer.reader.scan import BLOCK, LONGEST_LINE, NumberedLine, check_is_dataset, length_of, numbered_lines
-from streamer.store.parts.parts import opened
+from streamer.reader.scan import LONGEST_LINE, NumberedLine, check_is_dataset, numbered_lines
+from streamer.store.parts.files import open_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -121,14 +121,14 @@ def inspect(
     """
     try:
         check_is_dataset("verify", path)
-        with opened(path, BLOCK) as pieces, Tally() as tally:
-            size = length_of(pieces)
+        with open_dataset(path) as files, Tally() as tally:
+            size = files.length
             inspection = _Inspection(tally, by, decode_images=decode_images)
-            for line in numbered_lines(pieces, size, longest_line, sleep):
+            for line in numbered_lines(files, size, longest_line, sleep):
                 inspection.take(line)
                 if line.crosses_block:
-                    progress(min(line.before + line.offset + line.length, size), size)
-            return inspection.report(str(path), len(pieces), size)
+                    progress(min(line.stop, size), size)
+            return inspection.report(str(path), len(files.files), size)
     except OSError as error:
         raise UnavailableError("verify", printable(str(path)), error.strerror or str(error)) from error
     except sqlite3.Error as error:

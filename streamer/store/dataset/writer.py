@@ -28,11 +28,12 @@ import msgspec
 from streamer.base.append_file import LogFile, write_all
 from streamer.base.errors import RefusedError
 from streamer.base.files import Clock, Files, sync_folder
+from streamer.base.lines import FileLine
 from streamer.core.records.dataset_line import keys_meaning, line_key
 from streamer.core.records.key import DedupBy
 from streamer.store.ledger.ledger import DatasetHead, Ledger
 from streamer.store.ledger.schema import way_out
-from streamer.store.parts.cuts import TAIL, Cut, Places, joined, kept_digest, touches
+from streamer.store.parts.cuts import TAIL, Cut, OffsetMap, joined, kept_digest, touches
 from streamer.store.parts.parts import (
     COMPACTING,
     Live,
@@ -227,15 +228,17 @@ class DatasetWriter:
             UnavailableError: the disk does not take it; ``discard`` tidies up.
         """
         places = part.places
-        ranges = joined((offset, offset + stop - start) for start, stop in removed for offset in [places.offset(start)])
+        ranges = joined(
+            (offset, offset + stop - start) for start, stop in removed for offset in [places.file_offset(start)]
+        )
         new = compacting_path(self.path, part.number)
         with self._file.unavailable("compact"):
             self._files.unlink(new)
             fd = self._files.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             try:
                 left = _Rest(self._files, fd, ranges)
-                for offset, line in self._part_file(part).lines(0, part.bytes):
-                    left.take(offset, line)
+                for line in self._part_file(part).lines(0, part.bytes):
+                    left.take(line.offset, line.data)
                 left.end()
                 self._files.fdatasync(fd)
             finally:
@@ -394,7 +397,7 @@ class DatasetWriter:
                     await self._adopt(ledger, file, part.places, max(part.start, known), head.counted, by, failpoint)
                 finally:
                     file.close()
-        places = Places(base)
+        places = OffsetMap(base)
         adopted, foreign = await self._adopt(ledger, self._file, places, max(base, known), head.counted, by, failpoint)
         return _Recovery(adopted=adopted, foreign=foreign, cut=cut)
 
@@ -416,12 +419,12 @@ class DatasetWriter:
         """Yield (place, line) as ``lines`` does, of one closed part."""
         file, places = self._part_file(part), part.places
         if part.stop > start and file.path.exists():
-            yield from _placed(file.lines(places.offset(max(start, part.start)), part.bytes), places)
+            yield from _placed(file.lines(places.file_offset(max(start, part.start)), part.bytes), places)
 
     def live_lines(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """Yield (place, line) as ``lines`` does, of the live file."""
         base = self.live.start
-        yield from _placed(self._file.lines(max(0, start - base), self.length - base), Places(base))
+        yield from _placed(self._file.lines(max(0, start - base), self.length - base), OffsetMap(base))
 
     def _check_head(self, head: DatasetHead, ledger: Path) -> None:
         base, size = self.live.start, self._file.size()
@@ -445,7 +448,7 @@ class DatasetWriter:
         self,
         ledger: Ledger,
         file: LogFile,
-        places: Places,
+        places: OffsetMap,
         start: int,
         counted: int,
         by: DedupBy,
@@ -465,21 +468,21 @@ class DatasetWriter:
         self.length = start
         adopted = foreign = lines = 0
         keys: list[tuple[bytes, int]] = []
-        for offset, line in file.rewritten_lines(places.offset(start)):
-            place = places.place(offset)
+        for line in file.rewritten_lines(places.file_offset(start)):
+            place = places.log_offset(line.offset)
             lines += 1
             adopted += place >= counted
             try:
-                keys.append((line_key(line, by), place))
+                keys.append((line_key(line.data, by), place))
             except ValueError:
                 foreign += 1
             if lines == _ADOPT:
-                await self._adopt_chunk(ledger, file, keys, counted, lines, offset + len(line), place + len(line))
+                await self._adopt_chunk(ledger, file, keys, counted, lines, line.stop, place + line.length)
                 failpoint("recovery: some lines adopted")
                 keys, lines = [], 0
         if lines:
             end = file.size()
-            await self._adopt_chunk(ledger, file, keys, counted, lines, end, places.place(end))
+            await self._adopt_chunk(ledger, file, keys, counted, lines, end, places.log_offset(end))
         return adopted, foreign
 
     async def _adopt_chunk(
@@ -553,9 +556,9 @@ class _Rest:
         return bytes(self._tokens)
 
 
-def _placed(lines: Iterator[tuple[int, bytes]], places: Places) -> Iterator[tuple[int, bytes]]:
+def _placed(lines: Iterator[FileLine], places: OffsetMap) -> Iterator[tuple[int, bytes]]:
     """Turn the offsets of a file into places."""
-    return ((places.place(offset), line) for offset, line in lines)
+    return ((places.log_offset(line.offset), line.data) for line in lines)
 
 
 def _start_over(ledger: Path) -> str:

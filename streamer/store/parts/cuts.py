@@ -47,7 +47,7 @@ class Cut(msgspec.Struct, frozen=True):
 
     def offset(self, before: int) -> int:
         """Return where a line stands that began at ``before``; of one that is gone, where the next one stands."""
-        return _Shift(self.removed).offset(before)
+        return _Shift(self.removed).after(before)
 
     def touches(self, end: int) -> bool:
         """Say whether the digest of what stood before ``end`` was of bytes that were taken out."""
@@ -94,7 +94,7 @@ class _Shift:
             self._moved.append(start - self._gone[-1])
             self._gone.append(self._gone[-1] + stop - start)
 
-    def offset(self, before: int) -> int:
+    def after(self, before: int) -> int:
         """Return where a line stands that began at ``before``; of one that is gone, where the next one stands."""
         cuts = bisect_left(self._starts, before)
         if not cuts:
@@ -106,42 +106,42 @@ class _Shift:
         """Return where a line began that stands at ``offset``."""
         return offset + self._gone[bisect_right(self._moved, offset)]
 
-    def has_taken(self, before: int) -> bool:
+    def removes(self, before: int) -> bool:
         """Say whether the line that began at ``before`` is gone."""
         cuts = bisect_right(self._starts, before)
         return bool(cuts) and before < self._removed[cuts - 1][1]
 
 
-class Places:
-    """The places of one file of a dataset, and the offsets at which they stand in it.
+class OffsetMap:
+    """The log offsets of the lines of one file of a dataset, and the file offsets at which they stand.
 
     Args:
-        start: the place of the first line that the file ever had.
-        cuts: what was taken out of it since, in order.
+        start: Log offset of the first line that the file ever had.
+        cuts: Removals from the file since, in order.
     """
 
     def __init__(self, start: int, cuts: Iterable[Cut] = ()) -> None:
         self.start = start
         self._shifts = [_Shift(cut.removed) for cut in cuts]
 
-    def offset(self, place: int) -> int:
-        """Return the offset at which the line with this place stands; if it is gone, that of the next one."""
-        offset = place - self.start
+    def file_offset(self, log_offset: int) -> int:
+        """Return the file offset of the line with this log offset; if it is gone, that of the next line."""
+        offset = log_offset - self.start
         for shift in self._shifts:
-            offset = shift.offset(offset)
+            offset = shift.after(offset)
         return offset
 
-    def place(self, offset: int) -> int:
-        """Return the place of the line that stands at this offset."""
+    def log_offset(self, file_offset: int) -> int:
+        """Return the log offset of the line at this file offset."""
         for shift in reversed(self._shifts):
-            offset = shift.before(offset)
-        return self.start + offset
+            file_offset = shift.before(file_offset)
+        return self.start + file_offset
 
-    def has(self, place: int) -> bool:
-        """Say whether the line with this place is still there."""
-        offset = place - self.start
+    def has(self, log_offset: int) -> bool:
+        """Say whether the line with this log offset is still there."""
+        offset = log_offset - self.start
         for shift in self._shifts:
-            if shift.has_taken(offset):
+            if shift.removes(offset):
                 return False
-            offset = shift.offset(offset)
+            offset = shift.after(offset)
         return True

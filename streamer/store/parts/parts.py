@@ -12,20 +12,17 @@ hole in its places and none in its file (``compaction.cuts``).
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 import msgspec
 
 from streamer.base.append_file import write_all
 from streamer.base.files import Files, sync_folder
-from streamer.store.parts.cuts import Cut, Places
+from streamer.store.parts.cuts import Cut, OffsetMap
 
 _MANIFEST_VERSION = 1
 
@@ -53,9 +50,9 @@ class Part(msgspec.Struct, frozen=True):
         return self.stop - self.start - sum(cut.size for cut in self.cuts)
 
     @property
-    def places(self) -> Places:
+    def places(self) -> OffsetMap:
         """Return where its places stand in its file."""
-        return Places(self.start, self.cuts)
+        return OffsetMap(self.start, self.cuts)
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -169,48 +166,6 @@ def expired(parts: Sequence[Part], live_bytes: int, live_records: int, rules: Re
         size -= part.bytes
         records -= part.lines
     return gone
-
-
-class Piece(NamedTuple):
-    """One file of a dataset, as a reader has it open. ``number`` is that of a closed part, None for the live file."""
-
-    path: Path
-    file: BinaryIO
-    number: int | None
-
-
-@contextmanager
-def opened(dataset: Path, buffering: int = -1) -> Iterator[list[Piece]]:
-    """Open every file of a dataset, in order, the live one last: all lines that are there now, none twice.
-
-    Raises:
-        OSError: one of them cannot be opened.
-    """
-    with ExitStack() as stack:
-        while True:
-            newest = newest_number(dataset)
-            live = _open_if_there(dataset, stack, buffering)
-            closed = list(_closed_pieces(dataset, stack, buffering))
-            if live is None and not closed:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(dataset))
-            if live is None or newest_number(dataset) == newest:
-                break  # else it was closed while we looked, and may have been compacted since
-        yield closed if live is None else [*closed, Piece(dataset, live, None)]
-
-
-def _open_if_there(path: Path, stack: ExitStack, buffering: int) -> BinaryIO | None:
-    try:
-        return stack.enter_context(path.open("rb", buffering))
-    except FileNotFoundError:  # removed while we looked, or a moment in which no live file is there
-        return None
-
-
-def _closed_pieces(dataset: Path, stack: ExitStack, buffering: int) -> Iterator[Piece]:
-    for number in closed_numbers(dataset):
-        path = part_path(dataset, number)
-        file = _open_if_there(path, stack, buffering)
-        if file is not None:
-            yield Piece(path, file, number)
 
 
 def manifest(dataset: Path, parts: Sequence[Part], following: int) -> bytes:
