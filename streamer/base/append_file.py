@@ -32,7 +32,7 @@ _UNSURE = 128 << 20
 """Bytes at the end of the file that may never have been synced: more than any batch holds."""
 
 
-class LogFile:
+class AppendFile:
     """The one writer of a file. Offsets are bytes of this file.
 
     Args:

@@ -149,6 +149,7 @@ class _Compactor:
         self._pipeline = pipeline
         self._ledger = pipeline.ledger
         self._dataset = pipeline.dataset
+        self._rewriter = pipeline.dataset.rewriter
         self._clock = clock
         self._emit = emit
         self._failpoint = failpoint
@@ -263,7 +264,7 @@ class _Compactor:
         )
         self._failpoint("compaction committed")
         following = self._dataset.live.number
-        await to_thread.run_sync(self._dataset.put_in_place, await self._ledger.parts(), following, self._failpoint)
+        await to_thread.run_sync(self._rewriter.put_in_place, await self._ledger.parts(), following, self._failpoint)
         self._failpoint("compacted")
         self._parts += len(rewritten)
         self._add(sums)
@@ -288,9 +289,9 @@ class _Compactor:
             for part in parts:
                 ranges = await self._ledger.look(partial(doomed.ranges, part=part.number))
                 if ranges:
-                    rewritten.append(await to_thread.run_sync(self._dataset.rewrite, part, ranges, self._failpoint))
+                    rewritten.append(await to_thread.run_sync(self._rewriter.rewrite, part, ranges, self._failpoint))
         except StreamerError:
-            self._dataset.discard(parts)
+            self._rewriter.discard(parts)
             raise
         return rewritten
 

@@ -50,8 +50,8 @@ class Part(msgspec.Struct, frozen=True):
         return self.stop - self.start - sum(cut.size for cut in self.cuts)
 
     @property
-    def places(self) -> OffsetMap:
-        """Return where its places stand in its file."""
+    def offsets(self) -> OffsetMap:
+        """Return the map between log offsets and offsets in its file."""
         return OffsetMap(self.start, self.cuts)
 
 
