@@ -1,8 +1,8 @@
-"""A file of lines that only ever grows: append, sync, mend. The dataset and each of its parts is one.
+"""Append-only file of lines: append, sync, mend. The dataset and each of its parts is one.
 
 Invariants
-- Nothing before the last whole line is ever written again with other bytes.
-- After any failure the descriptor is given up; what holds is found out anew, as after a crash::
+- Bytes before the end of the last whole line never change.
+- After any failure the descriptor is closed, and the state of the file is found out again, as after a crash::
 
     0 ............ committed ............ last newline ........ end of file
       known to the ledger │ whole lines           │ torn tail: cut (or completed, if it is whole JSON)
@@ -33,12 +33,12 @@ _UNSURE = 128 << 20
 
 
 class AppendFile:
-    """The one writer of a file. Offsets are bytes of this file.
+    """The only writer of a file. Offsets are bytes of this file.
 
     Args:
-        path: where it is, or is to be.
-        files: the system calls.
-        what: what errors call it, such as "the dataset".
+        path: Where the file is, or will be.
+        files: The system calls.
+        what: Name of the file in errors, such as "the dataset".
     """
 
     def __init__(self, path: Path, files: Files, what: str) -> None:
@@ -51,7 +51,7 @@ class AppendFile:
         """Open the file for appending, creating it and its folder.
 
         Raises:
-            UnavailableError: it cannot be opened or created now.
+            UnavailableError: It cannot be opened or created now.
         """
         with self.unavailable("open"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,37 +59,37 @@ class AppendFile:
             sync_folder(self._files, self.path.parent)
 
     def close(self) -> None:
-        """Give the descriptor up."""
+        """Close the descriptor."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            with suppress(OSError):  # what counts was synced before
+            with suppress(OSError):  # everything committed was synced before
                 self._files.close(fd)
 
     def append(self, data: bytes, length: int) -> None:
         """Append whole lines; they are visible at once and durable after ``sync``.
 
         Args:
-            data: the lines.
-            length: how long the file has to be now.
+            data: The lines.
+            length: The expected length of the file.
 
         Raises:
-            UnavailableError: the disk did not take all of it, or someone else touched the file.
+            UnavailableError: The disk did not take all lines, or another process changed the file.
         """
         with self.unavailable("append to"):
             self._check_ours(length)
             write_all(self._files, self._fd, data)
 
     def sync(self) -> None:
-        """Return when every line that was appended is on the disk.
+        """Wait until every appended line is on the disk.
 
         Raises:
-            UnavailableError: the disk refused; the descriptor must not be used again.
+            UnavailableError: The disk failed; the descriptor must not be used again.
         """
         with self.unavailable("sync"):
             self._files.fdatasync(self._fd)
 
     def size(self) -> int:
-        """Return how long the file is."""
+        """Return the length of the file."""
         with self.unavailable("read"):
             return self._files.fstat(self._fd).st_size
 
@@ -99,7 +99,7 @@ class AppendFile:
             return digest_before(self._files, self._fd, length)
 
     def sum(self, length: int) -> tuple[str, int]:
-        """Return the SHA-256 of the first ``length`` bytes, as hexadecimal digits, and how many lines they hold."""
+        """Return the SHA-256 of the first ``length`` bytes, in hexadecimal, and the number of their lines."""
         sha, lines, position = hashlib.sha256(), 0, 0
         with self.unavailable("read"):
             while position < length and (block := self._files.pread(self._fd, min(BLOCK, length - position), position)):
@@ -109,10 +109,10 @@ class AppendFile:
         return sha.hexdigest(), lines
 
     def rename(self, path: Path) -> None:
-        """Give the file another name, durably; the descriptor stays with it.
+        """Rename the file durably; the descriptor stays valid.
 
         Raises:
-            UnavailableError: something stands there, or the folder takes no change now.
+            UnavailableError: The name is taken, or the folder cannot be changed now.
         """
         with self.unavailable("rename"):
             if path.exists():
@@ -121,14 +121,13 @@ class AppendFile:
             sync_folder(self._files, path.parent)
 
     def mend(self, committed: int, *, cut_holes: bool) -> int:
-        """Cut a torn last line, or end it if it is whole; return how many bytes were cut.
+        """Cut a torn last line, or end it if it is whole JSON; return the number of bytes cut.
 
-        A power loss can leave holes in what was never synced, zeros in place of lines. From the first hole on nothing
-        is believed.
+        A power loss can leave holes in unsynced bytes, zeros in place of lines. All from the first hole on is cut.
 
         Args:
-            committed: bytes that are whole lines for sure.
-            cut_holes: whether it is known that nothing before ``committed`` can be a hole.
+            committed: Length up to which all lines are whole.
+            cut_holes: Whether to look for holes after ``committed``.
         """
         with self.unavailable("mend"):
             size = whole = self._files.fstat(self._fd).st_size
@@ -178,11 +177,11 @@ class AppendFile:
                 self._files.close(fd)
 
     def unavailable(self, op: str) -> _unavailable:
-        """Turn an ``OSError`` in a block into an error that says what was done, where, and what to do."""
+        """Turn an ``OSError`` in a block into an error with the operation, the path and a hint."""
         return _unavailable(f"{op} {self._what}", self.path)
 
     def _check_ours(self, length: int) -> None:
-        """See that the path still names our file and that no one else wrote to it."""
+        """Check that the path still names this file and that no other process wrote to it."""
         mine = self._files.fstat(self._fd)
         there = self._files.stat(self.path)
         if (mine.st_dev, mine.st_ino) != (there.st_dev, there.st_ino):
@@ -191,7 +190,7 @@ class AppendFile:
             raise OSError(f"it is {mine.st_size} bytes long where {length} were written")
 
     def _first_hole(self, start: int, size: int) -> int:
-        """Return where the first zero byte stands: no line of ours holds one."""
+        """Return the offset of the first zero byte, ``size`` without one: no line holds one."""
         while start < size:
             block = self._files.pread(self._fd, BLOCK, start)
             found = block.find(b"\0")
@@ -212,7 +211,7 @@ class AppendFile:
 
 
 def write_all(files: Files, fd: int, data: bytes) -> None:
-    """Write all of ``data``; ``OSError`` leaves an unknown part of it written."""
+    """Write all of ``data``; after an ``OSError``, an unknown part of it is written."""
     rest = memoryview(data)
     while rest:
         rest = rest[files.write(fd, rest) :]
@@ -226,7 +225,7 @@ def _write_all_at(files: Files, fd: int, data: bytes, offset: int) -> None:
 
 
 def digest_before(files: Files, fd: int, length: int) -> bytes:
-    """Return the digest of the last bytes before ``length``: it ties a ledger to a file that it describes."""
+    """Return the digest of the last bytes before ``length``, which ties a ledger to its file."""
     start = max(0, length - _TAIL)
     return blake3(files.pread(fd, length - start, start)).digest(16)
 

@@ -1,4 +1,4 @@
-"""The lines of a file that grows, read block by block: the one loop over newlines.
+"""Lines of a file that may grow, read block by block: the one loop over newlines.
 
 Nothing is kept of a line that has no newline yet: it may be cut back, so it is read again once it is whole.
 """

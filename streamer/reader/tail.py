@@ -1,20 +1,20 @@
-"""Follow a dataset that grows, rolls and is mended under its reader.
+"""Follow a dataset that grows, rotates and is mended while it is read.
 
 Invariants
-- Only whole lines are handed over, each once, in order; ``offset`` is where the next one begins.
-- What lies before ``offset`` is never looked at again: whole lines of a dataset do not change.
-- What lies after it may still be cut back, so nothing of an unterminated line is kept in memory or
-  believed; it is read again when the file has changed.
+- Only whole lines are returned, each once, in order; ``offset`` is the file offset of the next one.
+- Bytes before ``offset`` are never read again: whole lines of a dataset do not change.
+- Bytes after it may still be cut back, so nothing of an unterminated line is kept in memory; it is read again when the
+  file has changed.
 
 ::
 
-    0 ...... handed over ...... offset ....... unterminated ....... size
-             never changes     │ may grow, end with a newline, or be cut back to ``offset``
+    0 ...... returned ...... offset ....... unterminated ....... size
+             never changes  │ may grow, end with a newline, or be cut back to ``offset``
 
-A roll gives the path a new file, and the old one the name of a part. Whoever rolls has written the last line of the
-old file by then, so it is read to its end through the open descriptor. Then comes the part with the next higher number
-that is there, or else the live file; a file that was the live one only between two looks is one of those parts. A file
-that is replaced in another way is followed by whatever has its name.
+Rotation renames the live file to a part, after its last line was written, and puts a new file at the path. So the old
+file is read to its end through the open descriptor. Next is the part with the next higher number, or else the live
+file; a file that was live only between two reads is one of those parts. If the live file is replaced in another way,
+the new file at its path is next.
 
 A part that is compacted while it is open is read to its end as it was.
 """
@@ -37,22 +37,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 POLL = 0.1
-"""Seconds between two looks."""
+"""Seconds between two reads."""
 
 _NO_FILE = -1
 
 
 class Follower:
-    """One reader's place in a dataset. Use it as a context manager, or ``close`` it.
+    """Reads a dataset forward from one position. Use it as a context manager, or ``close`` it.
 
     Args:
-        path: where the live file is, or will be.
-        part: the number of the closed part to begin with, which has to be there; the live file without it.
-        start: byte offset of the first line wanted, if that file is there now.
-        last: begin with so many lines from the end of the dataset instead; all of a file that comes later.
-        on_restart: called when the file is shorter than the lines handed over: another one stands there
-            and is read from its start.
-        block: bytes that are read at a time. Memory holds one block, or one line if that is longer.
+        path: Where the live file is, or will be.
+        part: Number of the closed part to begin with, which must exist; the live file without it.
+        start: File offset of the first line, if the file exists now.
+        last: Begin with this many lines from the end of the dataset instead, if the dataset exists now.
+        on_restart: Called when the file is shorter than what was read of it: another file, read from its start.
+        block: Bytes to read at a time. Memory holds one block, or one longer line.
     """
 
     def __init__(
@@ -71,12 +70,12 @@ class Follower:
         self._block = block
         self._fd = _NO_FILE
         self._is_part = False
-        self._number = 0  # that of the open file as a part, be it one already or not
+        self._number = 0  # of the open file as a part, even if it is still live
         if last is not None:
             self._open_at_last(last)
         elif self._open(part):
             self.offset = start
-        if self._fd == _NO_FILE:  # all that comes later is wanted
+        if self._fd == _NO_FILE:  # every later file is wanted
             self._number = newest_number(path)
 
     def __enter__(self) -> Self:
@@ -86,36 +85,36 @@ class Follower:
         self.close()
 
     def close(self) -> None:
-        """Give the descriptor up."""
+        """Close the descriptor."""
         if self._fd != _NO_FILE:
             os.close(self._fd)
             self._fd = _NO_FILE
 
     def read(self) -> list[FileLine]:
-        """Return the next whole lines, about one block of them; empty if there is nothing new now.
+        """Return the next whole lines, about one block of them; empty if there are none now.
 
         Raises:
-            OSError: the file is there and cannot be read.
+            OSError: The file exists and cannot be read.
         """
         while True:
             if self._fd == _NO_FILE and not self._open_next():
                 return []
-            # Asked before reading: the old file has all its lines when the new one is there.
+            # Asked before reading: the old file has all its lines when the new one exists.
             is_over = self._is_part or self._replaced()
             lines = self._next_lines()
             if lines or not is_over:
                 return lines
-            self.close()  # and go on: of the next part, nothing may be left
+            self.close()  # and continue: the next part may be empty after compaction
 
     def before(self, size: int) -> bytes:
-        """Return up to ``size`` bytes that stand right before ``offset``; nothing if the file is not there."""
+        """Return up to ``size`` bytes right before ``offset``; none without a file."""
         if self._fd == _NO_FILE:
             return b""
         start = max(0, self.offset - size)
         return os.pread(self._fd, self.offset - start, start)
 
     def size(self) -> int:
-        """Return the length of the file in bytes; 0 if it is not there."""
+        """Return the length of the file in bytes; 0 without a file."""
         return 0 if self._fd == _NO_FILE else os.fstat(self._fd).st_size
 
     def _open(self, part: int | None) -> bool:
@@ -134,26 +133,26 @@ class Follower:
         return True
 
     def _open_next(self) -> bool:
-        """Open the file that comes after the one of ``_number``: the next part, or the live file."""
+        """Open the file after number ``_number``: the next part, or the live file."""
         before = self._number
         while (part := self._next_part(before)) is not None:
             if self._open(part):
                 return True
         if not self._open(None):
-            return False  # for a moment, there is none
+            return False  # there is none for a moment
         part = self._next_part(before)
         if part is None or part >= self._number:
             return True
-        self.close()  # parts were closed since that look: they come first
+        self.close()  # parts were closed meanwhile: they come first
         self._number = before
         return self._open_next()
 
     def _next_part(self, before: int) -> int | None:
-        """Return the number of the next part that is there, None if that is the live file."""
+        """Return the number of the next closed part, None if the live file is next."""
         return next((number for number in closed_numbers(self._path) if number > before), None)
 
     def _open_at_last(self, lines: int) -> None:
-        """Open the file in which the last lines of the dataset begin, and stand there."""
+        """Open the file in which the last lines of the dataset begin, and set ``offset`` to their start."""
         found, newest = 0, None
         if self._open(None):
             self.offset, found = _start_of_last(self._fd, lines, self._block)
@@ -169,7 +168,7 @@ class Follower:
                 found += more
 
     def _begin(self) -> None:
-        """Stand at the start of a file; ``_unended`` is how far it is known to have no end of a line."""
+        """Go to the start of a file; up to ``_unended`` it is known to have no newline after ``offset``."""
         self.offset = 0
         self._unended = 0
 
@@ -195,10 +194,9 @@ class Follower:
         return lines
 
     def _may_have_lines(self, size: int) -> bool:
-        """Say whether a look is worth it: a torn tail that lies there for hours is not read all the time.
+        """Say whether to read: a torn tail that stays for hours is not read again and again.
 
-        A tail that was cut back and grew to the very same length, but now holds a newline before its end,
-        is seen with the next byte.
+        If a tail was cut back and grew to the same length, with a newline before its end, the next byte shows it.
         """
         if size == self.offset:
             return False
@@ -214,18 +212,18 @@ async def follow(
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     poll: float = POLL,
 ) -> AsyncGenerator[FileLine, None]:
-    """Yield the whole lines of a dataset, those that are there and those to come, for ever.
+    """Yield the whole lines of a dataset, present and future, for ever.
 
     Args:
-        path: where the live file is, or will be.
-        start: byte offset of the first line wanted, if the file is there now.
-        last: begin with so many lines from the end instead.
-        on_restart: called when the file became shorter than what was yielded and is read from its start.
-        sleep: waits so many seconds; called only when everything there is has been yielded.
-        poll: seconds between two looks.
+        path: As for ``Follower``, like ``start``, ``last`` and ``on_restart``.
+        start: File offset of the first line.
+        last: Begin with this many lines from the end instead.
+        on_restart: Called when another file is read from its start.
+        sleep: Waits this many seconds; called only when all present lines were yielded.
+        poll: Seconds between two reads.
 
     Raises:
-        OSError: the file is there and cannot be read.
+        OSError: The file exists and cannot be read.
     """
     with Follower(path, start=start, last=last, on_restart=on_restart) as follower:
         while True:
@@ -240,7 +238,7 @@ def _start_of_last(fd: int, lines: int, block: int) -> tuple[int, int]:
     """Return the offset at which the last ``lines`` whole lines of a file begin, and how many there are."""
     ends = 0
     for end in line_ends_before(partial(os.pread, fd), os.fstat(fd).st_size, block=block):
-        ends += 1  # the last one ends these lines, the first one ends the line before them
+        ends += 1
         if ends > lines:
-            return end, lines
+            return end, lines  # here ends the line before them
     return 0, ends

@@ -21,7 +21,7 @@ from streamer.commands.tail.history import MOST, ArrivalHistory
 from streamer.commands.tail.picture import picture
 from streamer.commands.tail.watch import SHARE, TailView, Watch
 from streamer.core.records.model import State
-from streamer.reader.summary_line import glimpse
+from streamer.reader.summary_line import summarize
 from streamer.store.views.snapshot import Snapshot, ledger_of
 from tests.helpers.producer import FakeClock, add_outcome, dialogue, jsonl, make_traces, settings, work_off
 from tests.helpers.terminal import Session
@@ -371,7 +371,7 @@ def test_no_line_is_wider_and_no_picture_higher_than_the_terminal(
 ) -> None:
     """Whatever is in it, and by another count of cells than the one that it was made with."""
     data = line(reply, run_id=reply, model=reply)
-    found = glimpse(FileLine(0, len(data), data))
+    found = summarize(FileLine(0, len(data), data))
     path = f"/data/{name}.jsonl"
     seen = Snapshot({**dict.fromkeys(State, 0), "appended": 12_345}, {}, path, dataset_lines=12_345, ledger=True)
     view = TailView(

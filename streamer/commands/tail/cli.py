@@ -18,7 +18,7 @@ from streamer.base.lines import FileLine
 from streamer.base.stdout import reader_is_gone, until_enough
 from streamer.base.text import counted, printable
 from streamer.config import Dataset
-from streamer.reader.summary_line import START, Glimpse, cut, glimpse
+from streamer.reader.summary_line import START, LineSummary, cut, summarize
 from streamer.reader.tail import Follower, follow
 from streamer.store.views.snapshot import ledger_of
 
@@ -151,7 +151,7 @@ def _write(line: FileLine) -> None:
 
 def _shower() -> _Show:
     if not sys.stdout.isatty():
-        return lambda line: typer.echo("  ".join(_cells(glimpse(line), START)))
+        return lambda line: typer.echo("  ".join(_cells(summarize(line), START)))
     from rich.console import Console  # noqa: PLC0415 - rich is for terminals: a pipe need not wait for it
     from rich.text import Text  # noqa: PLC0415
 
@@ -159,7 +159,7 @@ def _shower() -> _Show:
 
     def show(line: FileLine) -> None:
         """Cut a record to one line. All text from it is escaped, and none is read for markup."""
-        seen = glimpse(line)
+        seen = summarize(line)
         styles = ("red",) if seen.problem else ("cyan", "", "green", "")
         cells = _cells(seen, console.width // _RUN_SHARE)
         row = Text("  ").join(Text(cell, style=style) for cell, style in zip(cells, styles, strict=True))
@@ -168,7 +168,7 @@ def _shower() -> _Show:
     return show
 
 
-def _cells(seen: Glimpse, run_width: int) -> tuple[str, ...]:
+def _cells(seen: LineSummary, run_width: int) -> tuple[str, ...]:
     if seen.problem:
         return (f"byte {seen.offset}: {seen.problem}",)
     return cut(seen.run_id, run_width), f"turn {seen.turn}", f"reward {seen.reward}", cut(seen.reply, START)

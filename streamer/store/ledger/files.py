@@ -44,7 +44,7 @@ def file_at(db: sqlite3.Connection, log_offset: int) -> LedgerFile:
 
 
 def committed_in(db: sqlite3.Connection, dataset: DatasetFiles) -> int:
-    """Return how many bytes of the files of a dataset its ledger ``db`` has committed: of closed parts, all of them."""
+    """Return the committed bytes of the files of a dataset, by its ledger ``db``: closed parts count as a whole."""
     (length,) = db.execute("SELECT dataset_length FROM meta").fetchone()
     known = _starts(db)
     closed = sum(file.size for file in dataset.files if file.number in known)
@@ -66,7 +66,7 @@ def with_log_offsets(db: sqlite3.Connection, dataset: DatasetFiles) -> DatasetFi
 
 
 def knows_parts(db: sqlite3.Connection) -> bool:
-    """Say whether a ledger has the table of parts: one of 0.1.0 gets it when a daemon opens it."""
+    """Say whether a ledger has the table of parts: that of 0.1.0 gets it when a daemon opens it."""
     return bool(db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'part'").fetchone()[0])
 
 

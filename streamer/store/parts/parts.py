@@ -1,13 +1,13 @@
-"""The parts of a dataset that rolls: their names, when they are closed and removed, and the manifest that lists them.
+"""Parts of a dataset that rotates: names, rules for closing and removing them, and the manifest that lists them.
 
 ::
 
     good-00001.jsonl   good-00002.jsonl   good.jsonl        good.jsonl.manifest.json
-    closed: never changes again           live: grows       lists the closed ones, with their sums
+    closed: only compaction changes it    live: grows       lists the closed parts, with their checksums
 
-A *place* counts bytes from the first line that was ever appended, whatever file the line is in by now: a part holds the
-places from ``start`` to ``stop``, the live file those from the last ``stop`` on. What is taken out of a part leaves a
-hole in its places and none in its file (``compaction.cuts``).
+A *log offset* counts bytes from the first line that was ever appended, whichever file the line is in now: a part holds
+the log offsets from ``start`` to ``stop``, the live file those from the last ``stop`` on. Compaction leaves a hole in
+the log offsets of a part, and none in its file (``cuts``).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from streamer.store.parts.cuts import Cut, OffsetMap
 _MANIFEST_VERSION = 1
 
 COMPACTING = ".compacting"
-"""How the name of a file ends that is to take the place of a part."""
+"""Suffix of a file that will replace a part."""
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One closed part. ``start`` and ``stop`` are places, ``closed_at`` is in seconds since 1970.
+    """One closed part. ``start`` and ``stop`` are log offsets, ``closed_at`` is in seconds since 1970.
 
-    ``lines`` and ``sha256`` are those of its file as it is now, after the ``cuts``.
+    ``lines`` and ``sha256`` describe its file as it is now, after the ``cuts``.
     """
 
     number: int
@@ -46,17 +46,17 @@ class Part(msgspec.Struct, frozen=True):
 
     @property
     def bytes(self) -> int:
-        """Return how long its file is."""
+        """Length of its file."""
         return self.stop - self.start - sum(cut.size for cut in self.cuts)
 
     @property
     def offsets(self) -> OffsetMap:
-        """Return the map between log offsets and offsets in its file."""
+        """Map between log offsets and offsets in its file."""
         return OffsetMap(self.start, self.cuts)
 
 
 class Live(msgspec.Struct, frozen=True):
-    """The live file: which number it gets when it is closed, where it begins, when its first line was appended."""
+    """The live file: its number once it is closed, its first log offset, and the time of its first append."""
 
     number: int = 1
     start: int = 0
@@ -64,7 +64,7 @@ class Live(msgspec.Struct, frozen=True):
 
 
 class RollRules(msgspec.Struct, frozen=True):
-    """When the live file is closed: before it gets longer than this, or when it is older (seconds). None: never."""
+    """Limits of the live file: it is closed before it exceeds one, ``age`` in seconds. None: no limit."""
 
     bytes: int | None = None
     records: int | None = None
@@ -72,14 +72,14 @@ class RollRules(msgspec.Struct, frozen=True):
 
     @property
     def is_on(self) -> bool:
-        """Say whether the dataset rolls."""
+        """Whether the dataset rotates."""
         return self != RollRules()
 
 
 class RetainRules(msgspec.Struct, frozen=True):
-    """How much of the dataset is kept; whole parts are removed, the oldest first, the live file never.
+    """Limits of the whole dataset: parts are removed, the oldest first, but never the live file.
 
-    ``forget_keys``: whether a record of a removed part may come in again.
+    ``forget_keys``: whether a record of a removed part may be accepted again.
     """
 
     bytes: int | None = None
@@ -89,33 +89,33 @@ class RetainRules(msgspec.Struct, frozen=True):
 
 
 def part_path(dataset: Path, number: int) -> Path:
-    """Return where a part of ``dataset`` is once it is closed."""
+    """Return the path of a closed part."""
     return dataset.with_name(f"{dataset.stem}-{number:05}{dataset.suffix}")
 
 
 def compacting_path(dataset: Path, number: int) -> Path:
-    """Return where that which is to take the place of a part is made."""
+    """Return the path at which the replacement of a part is written."""
     part = part_path(dataset, number)
     return part.with_name(f"{part.name}{COMPACTING}")
 
 
 def part_names(dataset: Path) -> re.Pattern[str]:
-    """Return a pattern that matches the names of parts, and only those; its one group is the number."""
+    """Return a pattern that matches exactly the names of parts; its one group is the number."""
     return re.compile(rf"{re.escape(dataset.stem)}-(\d{{5}}|[1-9]\d{{5,}}){re.escape(dataset.suffix)}", re.ASCII)
 
 
 def manifest_path(dataset: Path) -> Path:
-    """Return where the manifest of ``dataset`` is."""
+    """Return the path of the manifest."""
     return dataset.with_name(f"{dataset.name}.manifest.json")
 
 
 def new_manifest_path(dataset: Path) -> Path:
-    """Return where a manifest is made, before it takes the place of the one that is there."""
+    """Return the path at which a new manifest is written, before it replaces the old one."""
     return dataset.with_name(f"{manifest_path(dataset).name}.new")
 
 
 def closed_numbers(dataset: Path) -> list[int]:
-    """Return the numbers of the parts that are there now, in order; none without a manifest."""
+    """Return the numbers of the closed parts that exist now, in order; none without a manifest."""
     if not manifest_path(dataset).exists():
         return []
     names = part_names(dataset)
@@ -123,12 +123,12 @@ def closed_numbers(dataset: Path) -> list[int]:
 
 
 def newest_number(dataset: Path) -> int:
-    """Return the number of the newest part that is there now, 0 if there is none."""
+    """Return the number of the newest closed part, 0 if there is none."""
     return max(closed_numbers(dataset), default=0)
 
 
 def first_number(dataset: Path) -> int:
-    """Return the number from which parts are counted by a ledger that knows of none: no name is used twice."""
+    """Return the first number for a ledger that knows no parts, so that no name is used twice."""
     there = closed_numbers(dataset)
     if there:
         return there[0]
@@ -143,14 +143,14 @@ class _Numbered(msgspec.Struct):
 
 
 def expired(parts: Sequence[Part], live_bytes: int, live_records: int, rules: RetainRules, now: float) -> list[Part]:
-    """Return the parts that are to be removed: the oldest ones, as few as make the rest fit. Pure.
+    """Return the parts to remove: as few of the oldest as needed to meet the rules. Pure.
 
     Args:
-        parts: those that are there, in order.
-        live_bytes: bytes of the live file, which count as well.
-        live_records: its lines.
-        rules: what may be kept.
-        now: seconds since 1970.
+        parts: The closed parts, in order.
+        live_bytes: Bytes of the live file, which count as well.
+        live_records: Lines of the live file.
+        rules: The limits.
+        now: Seconds since 1970.
     """
     size = live_bytes + sum(part.bytes for part in parts)
     records = live_records + sum(part.lines for part in parts)
@@ -169,7 +169,7 @@ def expired(parts: Sequence[Part], live_bytes: int, live_records: int, rules: Re
 
 
 def manifest(dataset: Path, parts: Sequence[Part], following: int) -> bytes:
-    """Return what the manifest of a dataset with these parts says, ``following`` being the number of the next one."""
+    """Return the manifest of a dataset with these parts; ``following`` is the number of the next part."""
     document = {
         "version": _MANIFEST_VERSION,
         "live": dataset.name,
@@ -201,7 +201,7 @@ class _Listed(msgspec.Struct):
 
 
 def listed_cuts(dataset: Path) -> dict[int, tuple[Cut, ...]]:
-    """Return what was taken out of parts, by their number, as far as the manifest of a dataset says so."""
+    """Return the cuts of parts by their number, as the manifest lists them; none if it cannot be read."""
     try:
         listed = msgspec.json.decode(manifest_path(dataset).read_bytes(), type=_Listed).parts
     except (OSError, msgspec.MsgspecError):
@@ -210,7 +210,7 @@ def listed_cuts(dataset: Path) -> dict[int, tuple[Cut, ...]]:
 
 
 def write_manifest(dataset: Path, content: bytes, files: Files, failpoint: Callable[[str], None]) -> None:
-    """Put a manifest in the place of the one that is there, all at once and durably; equal ones are left alone."""
+    """Replace the manifest atomically and durably, unless it is the same already."""
     path = manifest_path(dataset)
     if path.exists() and path.read_bytes() == content:
         return
