@@ -1,8 +1,8 @@
-"""A file of lines that only ever grows: append, sync, mend. The dataset and each of its parts is one.
+"""Append-only file of lines: append, sync, mend. The dataset and each of its parts is one.
 
 Invariants
-- Nothing before the last whole line is ever written again with other bytes.
-- After any failure the descriptor is given up; what holds is found out anew, as after a crash::
+- Bytes before the end of the last whole line never change.
+- After any failure the descriptor is closed, and the state of the file is found out again, as after a crash::
 
     0 ............ committed ............ last newline ........ end of file
       known to the ledger │ whole lines           │ torn tail: cut (or completed, if it is whole JSON)
@@ -22,23 +22,23 @@ from blake3 import blake3
 
 from streamer.base.errors import translate_errors
 from streamer.base.files import Files, sync_folder
+from streamer.base.lines import BLOCK, FileLine, complete_read, line_ends_before, whole_lines
 from streamer.base.text import invalid_utf8
 
 _TAIL = 4096
 """Bytes before the committed length whose digest ties a ledger to its file."""
 
-_BLOCK = 1 << 20
 _UNSURE = 128 << 20
 """Bytes at the end of the file that may never have been synced: more than any batch holds."""
 
 
-class LogFile:
-    """The one writer of a file. Offsets are bytes of this file.
+class AppendFile:
+    """The only writer of a file. Offsets are bytes of this file.
 
     Args:
-        path: where it is, or is to be.
-        files: the system calls.
-        what: what errors call it, such as "the dataset".
+        path: Where the file is, or will be.
+        files: The system calls.
+        what: Name of the file in errors, such as "the dataset".
     """
 
     def __init__(self, path: Path, files: Files, what: str) -> None:
@@ -51,7 +51,7 @@ class LogFile:
         """Open the file for appending, creating it and its folder.
 
         Raises:
-            UnavailableError: it cannot be opened or created now.
+            UnavailableError: It cannot be opened or created now.
         """
         with self.unavailable("open"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,37 +59,37 @@ class LogFile:
             sync_folder(self._files, self.path.parent)
 
     def close(self) -> None:
-        """Give the descriptor up."""
+        """Close the descriptor."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            with suppress(OSError):  # what counts was synced before
+            with suppress(OSError):  # everything committed was synced before
                 self._files.close(fd)
 
     def append(self, data: bytes, length: int) -> None:
         """Append whole lines; they are visible at once and durable after ``sync``.
 
         Args:
-            data: the lines.
-            length: how long the file has to be now.
+            data: The lines.
+            length: The expected length of the file.
 
         Raises:
-            UnavailableError: the disk did not take all of it, or someone else touched the file.
+            UnavailableError: The disk did not take all lines, or another process changed the file.
         """
         with self.unavailable("append to"):
             self._check_ours(length)
             write_all(self._files, self._fd, data)
 
     def sync(self) -> None:
-        """Return when every line that was appended is on the disk.
+        """Wait until every appended line is on the disk.
 
         Raises:
-            UnavailableError: the disk refused; the descriptor must not be used again.
+            UnavailableError: The disk failed; the descriptor must not be used again.
         """
         with self.unavailable("sync"):
             self._files.fdatasync(self._fd)
 
     def size(self) -> int:
-        """Return how long the file is."""
+        """Return the length of the file."""
         with self.unavailable("read"):
             return self._files.fstat(self._fd).st_size
 
@@ -99,22 +99,20 @@ class LogFile:
             return digest_before(self._files, self._fd, length)
 
     def sum(self, length: int) -> tuple[str, int]:
-        """Return the SHA-256 of the first ``length`` bytes, as hexadecimal digits, and how many lines they hold."""
+        """Return the SHA-256 of the first ``length`` bytes, in hexadecimal, and the number of their lines."""
         sha, lines, position = hashlib.sha256(), 0, 0
         with self.unavailable("read"):
-            while position < length and (
-                block := self._files.pread(self._fd, min(_BLOCK, length - position), position)
-            ):
+            while position < length and (block := self._files.pread(self._fd, min(BLOCK, length - position), position)):
                 sha.update(block)
                 lines += block.count(b"\n")
                 position += len(block)
         return sha.hexdigest(), lines
 
     def rename(self, path: Path) -> None:
-        """Give the file another name, durably; the descriptor stays with it.
+        """Rename the file durably; the descriptor stays valid.
 
         Raises:
-            UnavailableError: something stands there, or the folder takes no change now.
+            UnavailableError: The name is taken, or the folder cannot be changed now.
         """
         with self.unavailable("rename"):
             if path.exists():
@@ -123,20 +121,19 @@ class LogFile:
             sync_folder(self._files, path.parent)
 
     def mend(self, committed: int, *, cut_holes: bool) -> int:
-        """Cut a torn last line, or end it if it is whole; return how many bytes were cut.
+        """Cut a torn last line, or end it if it is whole JSON; return the number of bytes cut.
 
-        A power loss can leave holes in what was never synced, zeros in place of lines. From the first hole on nothing
-        is believed.
+        A power loss can leave holes in unsynced bytes, zeros in place of lines. All from the first hole on is cut.
 
         Args:
-            committed: bytes that are whole lines for sure.
-            cut_holes: whether it is known that nothing before ``committed`` can be a hole.
+            committed: Length up to which all lines are whole.
+            cut_holes: Whether to look for holes after ``committed``.
         """
         with self.unavailable("mend"):
             size = whole = self._files.fstat(self._fd).st_size
             if cut_holes:
                 whole = self._first_hole(committed, size)
-            end = self._last_line_end(committed, whole)
+            end = next(line_ends_before(self._read, whole, committed), committed)
             if end == size:
                 return 0
             if self._is_whole(end, size):
@@ -145,32 +142,21 @@ class LogFile:
             self._files.ftruncate(self._fd, end)
             return size - end
 
-    def lines(self, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, line) of each whole line between two line ends, newline included; nothing is created.
+    def lines(self, start: int, stop: int) -> Iterator[FileLine]:
+        """Yield the whole lines between two line ends; nothing is created.
 
         Raises:
-            UnavailableError: it cannot be read now, or is shorter.
+            UnavailableError: The file cannot be read now, or is shorter.
         """
         with self.unavailable("read"):
             fd = self._files.open(self.path, os.O_RDONLY)
             try:
-                carry = b""
-                position = start
-                while position < stop:
-                    block = self._files.pread(fd, min(_BLOCK, stop - position), position)
-                    if not block:
-                        raise OSError(f"it ends at {position}, before {stop}")
-                    offset = position - len(carry)
-                    position += len(block)
-                    *whole, carry = (carry + block).split(b"\n")
-                    for line in whole:
-                        yield offset, line + b"\n"
-                        offset += len(line) + 1
+                yield from whole_lines(complete_read(self._files, fd, stop), start, stop)
             finally:
                 self._files.close(fd)
 
-    def rewritten_lines(self, start: int) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, line) from ``start`` on, putting each block's very bytes into the file again.
+    def rewritten_lines(self, start: int) -> Iterator[FileLine]:
+        """Yield the whole lines from ``start`` on, and write the same bytes over each block that was read.
 
         After a failed sync the kernel may call pages clean that never reached the disk; writing the same
         bytes through a new descriptor makes it write them. More than the last batches were synced before.
@@ -178,18 +164,15 @@ class LogFile:
         with self.unavailable("mend"):
             fd = self._files.open(self.path, os.O_RDWR)
             try:
-                carry = b""
-                position = start
-                unsure = self._files.fstat(fd).st_size - _UNSURE
-                while block := self._files.pread(fd, _BLOCK, position):
-                    if position + len(block) > unsure:
-                        _write_all_at(self._files, fd, block, position)
-                    position += len(block)
-                    offset = position - len(block) - len(carry)
-                    *whole, carry = (carry + block).split(b"\n")
-                    for line in whole:
-                        yield offset, line + b"\n"
-                        offset += len(line) + 1
+                size = self._files.fstat(fd).st_size
+
+                def read(length: int, offset: int) -> bytes:
+                    block = self._files.pread(fd, length, offset)
+                    if offset + len(block) > size - _UNSURE:
+                        _write_all_at(self._files, fd, block, offset)
+                    return block
+
+                yield from whole_lines(read, start, size)
             finally:
                 self._files.close(fd)
 
@@ -198,7 +181,7 @@ class LogFile:
         return translate_errors(f"{op} {self._what}", self.path, "see `df` and the folder's rights; it is retried")
 
     def _check_ours(self, length: int) -> None:
-        """See that the path still names our file and that no one else wrote to it."""
+        """Check that the path still names this file and that no other process wrote to it."""
         mine = self._files.fstat(self._fd)
         there = self._files.stat(self.path)
         if (mine.st_dev, mine.st_ino) != (there.st_dev, there.st_ino):
@@ -207,9 +190,9 @@ class LogFile:
             raise OSError(f"it is {mine.st_size} bytes long where {length} were written")
 
     def _first_hole(self, start: int, size: int) -> int:
-        """Return where the first zero byte stands: no line of ours holds one."""
+        """Return the offset of the first zero byte, ``size`` without one: no line holds one."""
         while start < size:
-            block = self._files.pread(self._fd, _BLOCK, start)
+            block = self._files.pread(self._fd, BLOCK, start)
             found = block.find(b"\0")
             if found >= 0:
                 return start + found
@@ -223,19 +206,12 @@ class LogFile:
         except (msgspec.MsgspecError, RecursionError):
             return False
 
-    def _last_line_end(self, floor: int, size: int) -> int:
-        stop = size
-        while stop > floor:
-            start = max(floor, stop - _BLOCK)
-            found = self._files.pread(self._fd, stop - start, start).rfind(b"\n")
-            if found >= 0:
-                return start + found + 1
-            stop = start
-        return floor
+    def _read(self, size: int, offset: int) -> bytes:
+        return self._files.pread(self._fd, size, offset)
 
 
 def write_all(files: Files, fd: int, data: bytes) -> None:
-    """Write all of ``data``; ``OSError`` leaves an unknown part of it written."""
+    """Write all of ``data``; after an ``OSError``, an unknown part of it is written."""
     rest = memoryview(data)
     while rest:
         rest = rest[files.write(fd, rest) :]
@@ -249,6 +225,6 @@ def _write_all_at(files: Files, fd: int, data: bytes, offset: int) -> None:
 
 
 def digest_before(files: Files, fd: int, length: int) -> bytes:
-    """Return the digest of the last bytes before ``length``: it ties a ledger to a file that it describes."""
+    """Return the digest of the last bytes before ``length``, which ties a ledger to its file."""
     start = max(0, length - _TAIL)
     return blake3(files.pread(fd, length - start, start)).digest(16)

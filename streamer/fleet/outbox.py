@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sqlite3
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,12 +11,10 @@ from anyio import to_thread
 
 from streamer.base.errors import UnavailableError
 from streamer.base.files import Files
-from streamer.store.ledger.cuts import cuts_in
+from streamer.base.lines import complete_read, next_lines
+from streamer.store.ledger.files import LedgerFile, file_at
 from streamer.store.ledger.ledger import Ledger
-from streamer.store.parts.cuts import Cut, Places
-from streamer.store.parts.parts import closed_numbers, part_path
-
-_BLOCK = 1 << 20
+from streamer.store.parts.files import open_by_number
 
 
 class OutboxLine(msgspec.Struct, frozen=True, gc=False):
@@ -29,9 +25,9 @@ class OutboxLine(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Read(msgspec.Struct, frozen=True):
-    """Some lines, and the place that follows them. ``missing`` are bytes before that which are not there any more.
+    """Some lines, and the log offset that follows them. ``missing`` are bytes before that which are gone.
 
-    There are none where nothing was left of a part behind the place that was asked for.
+    There are no lines where nothing was left of a part after the log offset that was asked for.
     """
 
     lines: Sequence[OutboxLine]
@@ -39,22 +35,13 @@ class _Read(msgspec.Struct, frozen=True):
     missing: int = 0
 
 
-class _File(msgspec.Struct, frozen=True):
-    """The file that holds a place: its number, the place where it begins, and that where it ends, None if it grows."""
-
-    number: int
-    start: int
-    stop: int | None
-    cuts: tuple[Cut, ...] = ()
-
-
 class Outbox:
-    """Reads what is committed of a dataset.
+    """Reads the committed lines of a dataset.
 
     Args:
-        path: the live file.
-        ledger: knows which part holds which places.
-        files: the system calls.
+        path: The live file.
+        ledger: Knows which part holds which log offsets.
+        files: The system calls.
     """
 
     def __init__(self, path: Path, ledger: Ledger, files: Files) -> None:
@@ -63,22 +50,21 @@ class Outbox:
         self._files = files
 
     async def read(self, place: int, stop: int) -> _Read:
-        """Return some lines from ``place`` on, of those before ``stop``, and not much more than a MiB of them.
+        """Return lines from ``place`` on, of those before ``stop``: one MiB of them, or one that is longer.
 
         Raises:
-            UnavailableError: it cannot be read now.
+            UnavailableError: They cannot be read now.
         """
-        file = await self._ledger.look(partial(_file_at, place=place))
+        file = await self._ledger.look(partial(file_at, log_offset=place))
         return await to_thread.run_sync(self._read, file, place, stop)
 
-    def _read(self, file: _File, place: int, stop: int) -> _Read:
+    def _read(self, file: LedgerFile, place: int, stop: int) -> _Read:
         end = stop if file.stop is None else min(stop, file.stop)
-        places = Places(file.start, file.cuts)
-        offset = places.offset(place)
+        start_offset, stop_offset = file.map.file_offset(place), file.map.file_offset(end)
         try:
-            fd = self._open(file)
+            fd = open_by_number(self._path, file.number, self._files, is_closed=file.stop is not None)
             try:
-                data = self._lines(fd, offset, places.offset(end))
+                found = next_lines(complete_read(self._files, fd, stop_offset), start_offset, stop_offset)
             finally:
                 self._files.close(fd)
         except FileNotFoundError:
@@ -87,44 +73,8 @@ class Outbox:
             return _Read((), file.stop, missing=file.stop - place)
         except OSError as error:
             raise self._unavailable(error.strerror or str(error)) from error
-        lines: list[OutboxLine] = []
-        for line in data.split(b"\n")[:-1]:
-            lines.append(OutboxLine(places.place(offset), line + b"\n"))
-            offset += len(line) + 1
+        lines = [OutboxLine(file.map.log_offset(line.offset), line.data) for line in found]
         return _Read(lines, lines[-1].place + len(lines[-1].data) if lines else end)
-
-    def _open(self, file: _File) -> int:
-        """Open a file of the dataset, whether or not it has been closed since the ledger was asked."""
-        closed = part_path(self._path, file.number)
-        if file.stop is not None:
-            return self._files.open(closed, os.O_RDONLY)
-        fd = self._files.open(self._path, os.O_RDONLY)
-        if file.number in closed_numbers(self._path):  # it was given its name before we opened, so that is another one
-            self._files.close(fd)
-            return self._files.open(closed, os.O_RDONLY)
-        return fd
-
-    def _lines(self, fd: int, start: int, stop: int) -> bytes:
-        """Return whole lines between two line ends."""
-        data = b""
-        while start + len(data) < stop:
-            block = self._files.pread(fd, min(_BLOCK, stop - start - len(data)), start + len(data))
-            if not block:
-                raise OSError(f"it ends before {stop}")
-            data += block
-            if (end := data.rfind(b"\n")) >= 0:
-                return data[: end + 1]
-        return data
 
     def _unavailable(self, cause: str) -> UnavailableError:
         return UnavailableError("read the outbox", str(self._path), cause, "see the dataset's folder; it is retried")
-
-
-def _file_at(db: sqlite3.Connection, place: int) -> _File:
-    row = db.execute("SELECT number, start, stop FROM part WHERE start <= ? AND stop > ?", (place, place)).fetchone()
-    if row is not None:
-        number, start, stop = row
-        return _File(number, start, stop, cuts_in(db).get(number, ()))
-    row = db.execute("SELECT coalesce(max(number), 0) + 1, coalesce(max(stop), 0) FROM part WHERE stop").fetchone()
-    live = db.execute("SELECT number FROM part WHERE stop IS NULL").fetchone()
-    return _File(row[0] if live is None else live[0], row[1], None)

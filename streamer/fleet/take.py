@@ -31,7 +31,7 @@ from streamer.fleet.owners import (
     read_all,
     set_entry,
 )
-from streamer.store.parts.parts import opened
+from streamer.store.parts.files import open_dataset
 
 if TYPE_CHECKING:
     from nats.js.object_store import ObjectStore
@@ -131,12 +131,10 @@ def _put(db: sqlite3.Connection, keys: Iterator[bytes]) -> None:
 def _keys_of_lines(dataset: Path, wanted: frozenset[int], buckets: int, by: DedupBy) -> Iterator[bytes]:
     """Return the keys of a dataset's whole lines that are of some buckets."""
     try:
-        with opened(dataset) as pieces:
-            for piece in pieces:
-                for number, line in enumerate(piece.file, 1):
-                    if not line.endswith(b"\n"):
-                        continue  # a writer that ended while it wrote it has committed nothing of it
-                    key = _key(line, by, f"{piece.path.name}, line {number}")
+        with open_dataset(dataset) as files:
+            for file in files.files:
+                for number, line in enumerate(file.lines(), 1):
+                    key = _key(line.data, by, f"{file.path.name}, line {number}")
                     if bucket_of(key, buckets) in wanted:
                         yield key
     except OSError as error:

@@ -1,8 +1,8 @@
-"""The records of a dataset, those that are there and those to come, for programs: ``streamer.follow``.
+"""Records of a dataset, present and future, for programs: ``streamer.follow``.
 
-A place in a dataset is a *token*: printable text that says how far a reader is and what it read last. It is good in
-another process, after a restart of the daemon, and on a copy of the dataset; in another dataset it is refused. Of a
-part that was compacted since, the manifest says where its reader was.
+A *token* is a reader's position as printable text: its file offset and a digest of the bytes before it. It is valid in
+another process, after a restart of the daemon, and on a copy of the dataset; in another dataset it is refused. If the
+part was compacted since, the cuts in its manifest show where the reader was.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import msgspec
 from blake3 import blake3
 
 from streamer.base.errors import ConfigError, RefusedError
+from streamer.base.lines import FileLine
 from streamer.base.text import printable
 from streamer.core.records.schema import check_line
-from streamer.reader.tail import POLL, DatasetLine, Follower
+from streamer.reader.tail import POLL, Follower
 from streamer.store.parts.cuts import TAIL, Cut, token_digest
 from streamer.store.parts.parts import closed_numbers, listed_cuts
 
@@ -37,7 +38,7 @@ class Record(msgspec.Struct, frozen=True):
     """One record of a dataset.
 
     ``messages`` and ``metadata`` are those of its line, ``line`` is the line itself, newline included. ``token`` is the
-    place after it: whoever starts there gets the next record first.
+    position after it: a reader that starts there gets the next record first.
     """
 
     messages: list[dict[str, Any]]
@@ -47,10 +48,10 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Following:
-    """A reader of a dataset that grows: an iterator, an async iterator, and a context manager.
+    """A reader of a growing dataset: an iterator, an async iterator, and a context manager.
 
-    Made by :func:`follow`. ``skipped`` is how many lines were passed over because they are no records; each is also
-    told as a warning of the logger ``streamer``.
+    Made by :func:`follow`. ``skipped`` counts lines that are not records; each is also logged as a warning of the
+    logger ``streamer``.
     """
 
     def __init__(self, path: Path, *, start: str, wait: bool, poll: float, shard: tuple[int, int]) -> None:
@@ -59,7 +60,7 @@ class Following:
         self._poll = poll
         self._index, self._count = shard
         self.skipped = 0
-        self._lines: Iterator[DatasetLine] = iter(())
+        self._lines: Iterator[FileLine] = iter(())
         if start == END:
             self._follower = self._open_at_end()
         elif start == BEGINNING:
@@ -83,8 +84,8 @@ class Following:
         """Return the next record; wait for one, or stop at the end.
 
         Raises:
-            OSError: the file is there and cannot be read.
-            RefusedError: the file became shorter than what was read: another dataset stands there.
+            OSError: The file exists and cannot be read.
+            RefusedError: The file became shorter than what was read: it is another dataset.
         """
         while (record := self._next()) is None:
             if not self._wait:
@@ -96,7 +97,7 @@ class Following:
         return self
 
     async def __anext__(self) -> Record:
-        """As ``__next__``, for asyncio and trio: others run while it waits."""
+        """Do as ``__next__``, for asyncio and trio: other tasks run while it waits."""
         while (record := self._next()) is None:
             if not self._wait:
                 raise StopAsyncIteration
@@ -105,17 +106,17 @@ class Following:
 
     @property
     def token(self) -> str:
-        """The place after the last record that was returned."""
+        """The position after the last returned record."""
         if self._start is not None:
-            return self._start  # nothing was read since, and of what it was made of nothing may be left
+            return self._start  # nothing was read since, and compaction may have removed the bytes of its digest
         return f"streamer1-{self._offset}-{token_digest(self._tail).hex()}"
 
     def close(self) -> None:
-        """Give the file up."""
+        """Close the file."""
         self._follower.close()
 
     def _next(self) -> Record | None:
-        """Return the next record that is there now."""
+        """Return the next record, None if there is none now."""
         while True:
             for line in self._lines:
                 record = self._take(line)
@@ -126,10 +127,10 @@ class Following:
                 return None
             self._lines = iter(found)
 
-    def _take(self, line: DatasetLine) -> Record | None:
-        """Step over one line; return its record, if it is one and ours."""
+    def _take(self, line: FileLine) -> Record | None:
+        """Move past one line; return its record, if it is one and in this reader's shard."""
         self._start = None
-        # A roll begins again at 0, and so does what was read.
+        # Offsets start again at 0 in the next file, and so does the tail.
         self._tail = ((self._tail if line.offset else b"") + line.data[-TAIL:])[-TAIL:]
         self._offset = line.offset + len(line.data)
         checked = check_line(line.data)
@@ -154,7 +155,7 @@ class Following:
         return Follower(self._path, part=part, start=start, last=last, on_restart=self._refuse_restart)
 
     def _open_at_end(self) -> Follower:
-        """Stand at the end of the last line that is there: a token of the start of a file says nothing."""
+        """Go to the end of the last line, even if that is in a part: a token at offset 0 identifies nothing."""
         follower = self._open(last=0)
         for part in reversed(closed_numbers(self._path)) if not follower.offset else ():
             follower.close()
@@ -172,11 +173,11 @@ class Following:
             raise ConfigError("follow the dataset", "start", cause, "give the token of a record, as it was")
         offset, digest = int(parsed[1]), bytes.fromhex(parsed[2])
         parts = closed_numbers(self._path)
-        if not offset:  # made before the first record
+        if not offset:  # the token was made before the first record
             return self._open(part=parts[0] if parts else None)
         for part in (None, *reversed(parts)):
             follower = self._open(part=part, start=offset)
-            if _is_good(follower, offset, digest):
+            if _is_valid(follower, offset, digest):
                 return follower
             follower.close()
         found = self._open_compacted(set(parts), offset, digest)
@@ -191,15 +192,15 @@ class Following:
         )
 
     def _open_compacted(self, there: Collection[int], offset: int, digest: bytes) -> Follower | None:
-        """Return a reader that stands where a token's place is now, if that was in a part that was compacted since."""
+        """Return a reader at the present position of a token, if its part was compacted since."""
         compacted = {part: cuts for part, cuts in listed_cuts(self._path).items() if part in there}
         for part, cuts in reversed(compacted.items()):
-            for first in reversed(range(len(cuts))):  # the token is of the file as it was before this cut
-                place = _after(cuts[first:], offset, digest)
-                if place is None:
+            for first in reversed(range(len(cuts))):  # if the token was made before this cut
+                position = _after(cuts[first:], offset, digest)
+                if position is None:
                     continue
-                follower = self._open(part=part, start=place.offset)
-                if place.is_proven or _is_good(follower, place.offset, digest):
+                follower = self._open(part=part, start=position.offset)
+                if position.is_proven or _is_valid(follower, position.offset, digest):
                     return follower
                 follower.close()
         return None
@@ -213,15 +214,15 @@ class Following:
         )
 
 
-class _Place(NamedTuple):
-    """Where a token's place is now; ``is_proven`` if a cut knows the token."""
+class _Position(NamedTuple):
+    """The present file offset of a token; ``is_proven`` if a cut knows the token."""
 
     offset: int
     is_proven: bool
 
 
-def _after(cuts: Sequence[Cut], offset: int, digest: bytes) -> _Place | None:
-    """Return where the place of a token is after some cuts; None if it was never made of that file."""
+def _after(cuts: Sequence[Cut], offset: int, digest: bytes) -> _Position | None:
+    """Return the position of a token after some cuts; None if it was not made of that file."""
     is_proven = False
     for cut in cuts:
         if not is_proven and cut.touches(offset):
@@ -229,10 +230,10 @@ def _after(cuts: Sequence[Cut], offset: int, digest: bytes) -> _Place | None:
             if not is_proven:
                 return None
         offset = cut.offset(offset)
-    return _Place(offset, is_proven)
+    return _Position(offset, is_proven)
 
 
-def _is_good(follower: Follower, offset: int, digest: bytes) -> bool:
+def _is_valid(follower: Follower, offset: int, digest: bytes) -> bool:
     return follower.size() >= offset and token_digest(follower.before(TAIL)) == digest
 
 
@@ -247,17 +248,17 @@ def follow(
     """Return a reader of a dataset: ``for record in …`` or ``async for record in …``.
 
     Args:
-        path: the dataset, which need not be there yet.
-        start: ``"beginning"``, ``"end"`` (only what comes), or the token of a record: what comes after it.
-        wait: wait for new records for ever; False stops at the end of what is there.
-        poll: seconds between two looks.
-        shard: (index, count): only the records of every count-th rollout, told by a hash of its run id. Readers with
-            all indices of one count get each record once between them.
+        path: The dataset, which need not exist yet.
+        start: ``"beginning"``, ``"end"`` (only new records), or the token of a record (the records after it).
+        wait: Wait for new records for ever; False stops after the last present record.
+        poll: Seconds between two reads.
+        shard: (index, count): only the records of every count-th rollout, by a hash of its run id. Readers with all
+            indices of one count share the records: each gets its own.
 
     Raises:
-        ConfigError: ``start`` is no token, or ``shard`` is not within its count.
-        OSError: the file is there and cannot be read.
-        RefusedError: the token is of another dataset.
+        ConfigError: ``start`` is not a token, or ``shard`` is not within its count.
+        OSError: The file exists and cannot be read.
+        RefusedError: The token belongs to another dataset.
     """
     index, count = shard
     if not 0 <= index < count:

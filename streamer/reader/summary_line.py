@@ -1,4 +1,4 @@
-"""A dataset line at a glance: what a person sees of a record in one line. Text of models is made ``printable``."""
+"""Summary of a record in one line for a person. Text of models is made ``printable``."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 
 import msgspec
 
+from streamer.base.lines import FileLine
 from streamer.base.text import printable
 from streamer.core.records.schema import check_line, shown, tool_calls
-from streamer.reader.tail import DatasetLine
 
 START = 400
-"""Characters of a value or a reply that are read; no terminal shows more in one line."""
+"""Characters of a value or reply that are used; no terminal shows more in one line."""
 
 
-class Glimpse(msgspec.Struct, frozen=True, gc=False):
-    """What there is to see of a line. ``problem`` says why it is no record; then all texts are empty.
+class LineSummary(msgspec.Struct, frozen=True, gc=False):
+    """Texts that sum up a line. ``problem`` is the reason why it is not a record; then all other texts are empty.
 
-    ``offset`` and ``size`` are bytes of the dataset.
+    ``offset`` is in bytes of its file, ``size`` is the length of the line.
     """
 
     offset: int
@@ -31,14 +31,14 @@ class Glimpse(msgspec.Struct, frozen=True, gc=False):
     problem: str = ""
 
 
-def glimpse(line: DatasetLine) -> Glimpse:
-    """Return what there is to see of a line, whatever it holds."""
+def summarize(line: FileLine) -> LineSummary:
+    """Return the summary of any line, record or not."""
     checked = check_line(line.data)
     if not checked.messages:
         why = checked.findings[0]
-        return Glimpse(line.offset, len(line.data), problem=f"not a record: {why.kind}: {printable(why.detail)}")
+        return LineSummary(line.offset, len(line.data), problem=f"not a record: {why.kind}: {printable(why.detail)}")
     metadata = checked.metadata
-    return Glimpse(
+    return LineSummary(
         line.offset,
         len(line.data),
         run_id=_value(metadata.get("run_id")),
@@ -50,7 +50,7 @@ def glimpse(line: DatasetLine) -> Glimpse:
 
 
 def cut(text: str, width: int) -> str:
-    """Return at most ``width`` characters of a text, the last of them an ellipsis if there were more."""
+    """Return at most ``width`` characters of a text; a longer text ends with an ellipsis."""
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
@@ -61,7 +61,7 @@ def _value(value: object) -> str:
 
 
 def _reply(messages: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield what the last message of the assistant says, then what it calls."""
+    """Yield the text of the assistant's last message, then its tool calls."""
     replies = [message for message in messages if message.get("role") == "assistant"]
     for message in replies[-1:]:
         yield from _said(message.get("content"))

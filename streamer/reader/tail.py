@@ -1,20 +1,20 @@
-"""Follow a dataset that grows, rolls and is mended under its reader.
+"""Follow a dataset that grows, rotates and is mended while it is read.
 
 Invariants
-- Only whole lines are handed over, each once, in order; ``offset`` is where the next one begins.
-- What lies before ``offset`` is never looked at again: whole lines of a dataset do not change.
-- What lies after it may still be cut back, so nothing of an unterminated line is kept in memory or
-  believed; it is read again when the file has changed.
+- Only whole lines are returned, each once, in order; ``offset`` is the file offset of the next one.
+- Bytes before ``offset`` are never read again: whole lines of a dataset do not change.
+- Bytes after it may still be cut back, so nothing of an unterminated line is kept in memory; it is read again when the
+  file has changed.
 
 ::
 
-    0 ...... handed over ...... offset ....... unterminated ....... size
-             never changes     │ may grow, end with a newline, or be cut back to ``offset``
+    0 ...... returned ...... offset ....... unterminated ....... size
+             never changes  │ may grow, end with a newline, or be cut back to ``offset``
 
-A roll gives the path a new file, and the old one the name of a part. Whoever rolls has written the last line of the
-old file by then, so it is read to its end through the open descriptor. Then comes the part with the next higher number
-that is there, or else the live file; a file that was the live one only between two looks is one of those parts. A file
-that is replaced in another way is followed by whatever has its name.
+Rotation renames the live file to a part, after its last line was written, and puts a new file at the path. So the old
+file is read to its end through the open descriptor. Next is the part with the next higher number, or else the live
+file; a file that was live only between two reads is one of those parts. If the live file is replaced in another way,
+the new file at its path is next.
 
 A part that is compacted while it is open is read to its end as it was.
 """
@@ -22,44 +22,36 @@ A part that is compacted while it is open is read to its end as it was.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import anyio
 import anyio.lowlevel
-import msgspec
 
+from streamer.base.lines import BLOCK, FileLine, line_ends_before, next_lines
+from streamer.store.parts.files import open_live, open_to_read
 from streamer.store.parts.parts import closed_numbers, newest_number, part_path
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
     from pathlib import Path
 
 POLL = 0.1
-"""Seconds between two looks."""
+"""Seconds between two reads."""
 
-_BLOCK = 1 << 20
 _NO_FILE = -1
 
 
-class DatasetLine(msgspec.Struct, frozen=True, gc=False):
-    """One whole line. ``data`` ends with its newline, so ``offset + len(data)`` is where the next begins."""
-
-    offset: int
-    data: bytes
-
-
 class Follower:
-    """One reader's place in a dataset. Use it as a context manager, or ``close`` it.
+    """Reads a dataset forward from one position. Use it as a context manager, or ``close`` it.
 
     Args:
-        path: where the live file is, or will be.
-        part: the number of the closed part to begin with, which has to be there; the live file without it.
-        start: byte offset of the first line wanted, if that file is there now.
-        last: begin with so many lines from the end of the dataset instead; all of a file that comes later.
-        on_restart: called when the file is shorter than the lines handed over: another one stands there
-            and is read from its start.
-        block: bytes that are read at a time. Memory holds one block, or one line if that is longer.
+        path: Where the live file is, or will be.
+        part: Number of the closed part to begin with, which must exist; the live file without it.
+        start: File offset of the first line, if the file exists now.
+        last: Begin with this many lines from the end of the dataset instead, if the dataset exists now.
+        on_restart: Called when the file is shorter than what was read of it: another file, read from its start.
+        block: Bytes to read at a time. Memory holds one block, or one longer line.
     """
 
     def __init__(
@@ -70,7 +62,7 @@ class Follower:
         start: int = 0,
         last: int | None = None,
         on_restart: Callable[[], None] = lambda: None,
-        block: int = _BLOCK,
+        block: int = BLOCK,
     ) -> None:
         self._begin()
         self._path = path
@@ -78,13 +70,13 @@ class Follower:
         self._block = block
         self._fd = _NO_FILE
         self._is_part = False
-        self._number = 0  # that of the open file as a part, be it one already or not
+        self._number = 0  # of the open file as a part, even if it is still live
         if last is not None:
             self._open_at_last(last)
         elif self._open(part):
             self.offset = start
-        if self._fd == _NO_FILE:  # all that comes later is wanted
-            self._number = self._newest()
+        if self._fd == _NO_FILE:  # every later file is wanted
+            self._number = newest_number(path)
 
     def __enter__(self) -> Self:
         return self
@@ -93,89 +85,74 @@ class Follower:
         self.close()
 
     def close(self) -> None:
-        """Give the descriptor up."""
+        """Close the descriptor."""
         if self._fd != _NO_FILE:
             os.close(self._fd)
             self._fd = _NO_FILE
 
-    def read(self) -> list[DatasetLine]:
-        """Return the next whole lines, about one block of them; empty if there is nothing new now.
+    def read(self) -> list[FileLine]:
+        """Return the next whole lines, about one block of them; empty if there are none now.
 
         Raises:
-            OSError: the file is there and cannot be read.
+            OSError: The file exists and cannot be read.
         """
         while True:
             if self._fd == _NO_FILE and not self._open_next():
                 return []
-            # Asked before reading: the old file has all its lines when the new one is there.
+            # Asked before reading: the old file has all its lines when the new one exists.
             is_over = self._is_part or self._replaced()
             lines = self._next_lines()
             if lines or not is_over:
                 return lines
-            self.close()  # and go on: of the next part, nothing may be left
+            self.close()  # and continue: the next part may be empty after compaction
 
     def before(self, size: int) -> bytes:
-        """Return up to ``size`` bytes that stand right before ``offset``; nothing if the file is not there."""
+        """Return up to ``size`` bytes right before ``offset``; none without a file."""
         if self._fd == _NO_FILE:
             return b""
         start = max(0, self.offset - size)
         return os.pread(self._fd, self.offset - start, start)
 
     def size(self) -> int:
-        """Return the length of the file in bytes; 0 if it is not there."""
+        """Return the length of the file in bytes; 0 without a file."""
         return 0 if self._fd == _NO_FILE else os.fstat(self._fd).st_size
 
     def _open(self, part: int | None) -> bool:
-        path = self._path if part is None else part_path(self._path, part)
-        while True:
-            newest = self._newest()
+        if part is None:
+            live = open_live(self._path)
+            if live is None:
+                return False
+            self._fd, self._number = live.fd, live.number
+        else:
             try:
-                # A pipe without a writer would block.
-                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                self._fd, self._number = open_to_read(part_path(self._path, part)), part
             except FileNotFoundError:
                 return False
-            number = part or self._number_now()
-            if number or self._newest() == newest:
-                break
-            self.close()  # it was closed while we looked, and compacted: it has no name any more
         self._is_part = part is not None
-        self._number = number or newest + 1
         self._begin()
         return True
 
     def _open_next(self) -> bool:
-        """Open the file that comes after the one of ``_number``: the next part, or the live file."""
+        """Open the file after number ``_number``: the next part, or the live file."""
         before = self._number
         while (part := self._next_part(before)) is not None:
             if self._open(part):
                 return True
         if not self._open(None):
-            return False  # for a moment, there is none
+            return False  # there is none for a moment
         part = self._next_part(before)
         if part is None or part >= self._number:
             return True
-        self.close()  # parts were closed since that look: they come first
+        self.close()  # parts were closed meanwhile: they come first
         self._number = before
         return self._open_next()
 
     def _next_part(self, before: int) -> int | None:
-        """Return the number of the next part that is there, None if that is the live file."""
+        """Return the number of the next closed part, None if the live file is next."""
         return next((number for number in closed_numbers(self._path) if number > before), None)
 
-    def _newest(self) -> int:
-        return newest_number(self._path)
-
-    def _number_now(self) -> int | None:
-        """Return the number that the open file has got as a part by now, None if it is none."""
-        mine = os.fstat(self._fd)
-        for number in reversed(closed_numbers(self._path)):
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.stat(part_path(self._path, number)), mine):
-                    return number
-        return None
-
     def _open_at_last(self, lines: int) -> None:
-        """Open the file in which the last lines of the dataset begin, and stand there."""
+        """Open the file in which the last lines of the dataset begin, and set ``offset`` to their start."""
         found, newest = 0, None
         if self._open(None):
             self.offset, found = _start_of_last(self._fd, lines, self._block)
@@ -191,7 +168,7 @@ class Follower:
                 found += more
 
     def _begin(self) -> None:
-        """Stand at the start of a file; ``_unended`` is how far it is known to have no end of a line."""
+        """Go to the start of a file; up to ``_unended`` it is known to have no newline after ``offset``."""
         self.offset = 0
         self._unended = 0
 
@@ -202,39 +179,28 @@ class Follower:
             return False
         return not os.path.samestat(there, os.fstat(self._fd))
 
-    def _next_lines(self) -> list[DatasetLine]:
+    def _next_lines(self) -> list[FileLine]:
         size = os.fstat(self._fd).st_size
         if size < self.offset:
             self._begin()
             self._on_restart()
         if not self._may_have_lines(size):
             return []
-        block = os.pread(self._fd, self._block, self.offset)
-        lines = list(_split(block if b"\n" in block else self._long_line(), self.offset))
+        lines = next_lines(partial(os.pread, self._fd), self.offset, size, block=self._block)
         if lines:
-            self.offset = lines[-1].offset + len(lines[-1].data)
+            self.offset = lines[-1].stop
+        else:
+            self._unended = size
         return lines
 
     def _may_have_lines(self, size: int) -> bool:
-        """Say whether a look is worth it: a torn tail that lies there for hours is not read all the time.
+        """Say whether to read: a torn tail that stays for hours is not read again and again.
 
-        A tail that was cut back and grew to the very same length, but now holds a newline before its end,
-        is seen with the next byte.
+        If a tail was cut back and grew to the same length, with a newline before its end, the next byte shows it.
         """
         if size == self.offset:
             return False
         return size != self._unended or os.pread(self._fd, 1, size - 1) == b"\n"
-
-    def _long_line(self) -> bytes:
-        """Return the line at ``offset``, which does not end within a block; nothing if it has no end yet."""
-        position = self.offset
-        while block := os.pread(self._fd, self._block, position):
-            end = block.find(b"\n") + 1
-            if end:
-                return _read_span(self._fd, self.offset, position + end)
-            position += len(block)
-        self._unended = position
-        return b""
 
 
 async def follow(
@@ -245,19 +211,19 @@ async def follow(
     on_restart: Callable[[], None] = lambda: None,
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     poll: float = POLL,
-) -> AsyncGenerator[DatasetLine, None]:
-    """Yield the whole lines of a dataset, those that are there and those to come, for ever.
+) -> AsyncGenerator[FileLine, None]:
+    """Yield the whole lines of a dataset, present and future, for ever.
 
     Args:
-        path: where the live file is, or will be.
-        start: byte offset of the first line wanted, if the file is there now.
-        last: begin with so many lines from the end instead.
-        on_restart: called when the file became shorter than what was yielded and is read from its start.
-        sleep: waits so many seconds; called only when everything there is has been yielded.
-        poll: seconds between two looks.
+        path: As for ``Follower``, like ``start``, ``last`` and ``on_restart``.
+        start: File offset of the first line.
+        last: Begin with this many lines from the end instead.
+        on_restart: Called when another file is read from its start.
+        sleep: Waits this many seconds; called only when all present lines were yielded.
+        poll: Seconds between two reads.
 
     Raises:
-        OSError: the file is there and cannot be read.
+        OSError: The file exists and cannot be read.
     """
     with Follower(path, start=start, last=last, on_restart=on_restart) as follower:
         while True:
@@ -268,34 +234,11 @@ async def follow(
             await sleep(poll)
 
 
-def _split(data: bytes, offset: int) -> Iterator[DatasetLine]:
-    """Yield the lines of ``data`` that have their newline."""
-    start = 0
-    while stop := data.find(b"\n", start) + 1:
-        yield DatasetLine(offset + start, data[start:stop])
-        start = stop
-
-
-def _read_span(fd: int, start: int, stop: int) -> bytes:
-    blocks = []
-    while start < stop and (block := os.pread(fd, stop - start, start)):
-        blocks.append(block)
-        start += len(block)
-    return b"".join(blocks)
-
-
 def _start_of_last(fd: int, lines: int, block: int) -> tuple[int, int]:
-    """Return the byte offset at which the last ``lines`` whole lines of a file begin, and how many there are."""
-    newlines = 0
-    stop = os.fstat(fd).st_size
-    while stop:
-        start = max(0, stop - block)
-        data = os.pread(fd, stop - start, start)
-        end = len(data)
-        while (found := data.rfind(b"\n", 0, end)) >= 0:
-            newlines += 1  # the last one ends them, the first one ends the line before them
-            if newlines > lines:
-                return start + found + 1, lines
-            end = found
-        stop = start
-    return 0, newlines
+    """Return the offset at which the last ``lines`` whole lines of a file begin, and how many there are."""
+    ends = 0
+    for end in line_ends_before(partial(os.pread, fd), os.fstat(fd).st_size, block=block):
+        ends += 1
+        if ends > lines:
+            return end, lines  # here ends the line before them
+    return 0, ends

@@ -7,17 +7,18 @@ A dataset grows at its end and may be cut back there while it is read: a line wi
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import msgspec
 
+from streamer.base.lines import line_ends_before, next_lines, whole_lines
 from streamer.config import Dataset
-from streamer.store.parts.cuts import Places
-from streamer.store.parts.parts import opened
-from streamer.store.views.snapshot import open_ledger, places_of
+from streamer.store.ledger.files import with_log_offsets
+from streamer.store.parts.files import DatasetFiles, open_alone, open_dataset
+from streamer.store.views.snapshot import open_ledger
 from streamer.web.errors import RefusedRequestError, not_found
 
 _LONGEST_LINE = 32 << 20
@@ -39,127 +40,61 @@ class _PlacedLine(msgspec.Struct, frozen=True):
     data: bytes | None
 
 
-class _Stretch:
-    """Files that are open for reading, as one stretch of bytes, which ends at ``stop``.
-
-    Args:
-        files: descriptors, in order; at least one.
-        places: which places each of them holds; without it, positions are places.
-    """
-
-    def __init__(self, files: Sequence[int], places: Sequence[Places] = ()) -> None:
-        self._files: list[tuple[int, int, int, Places]] = []
-        self.stop = 0
-        for number, fd in enumerate(files):
-            size = os.fstat(fd).st_size
-            holds = places[number] if places else Places(self.stop)
-            self._files.append((self.stop, self.stop + size, fd, holds))
-            self.stop += size
-
-    def read(self, length: int, position: int) -> bytes:
-        """Return the bytes from ``position`` on, fewer only at the end."""
-        found: list[bytes] = []
-        for start, stop, fd, _ in self._files:
-            if start <= position < stop and length:
-                found.append(os.pread(fd, min(length, stop - position), position - start))
-                position += len(found[-1])
-                length -= len(found[-1])
-        return b"".join(found)
-
-    def place(self, position: int) -> int:
-        """Return the place of the line that begins at a position; at the end, of the next one to come."""
-        start, places = next(
-            ((start, places) for start, stop, _, places in self._files if position < stop),
-            (self._files[-1][0], self._files[-1][3]),
-        )
-        return places.place(position - start)
-
-    def position(self, place: int) -> int:
-        """Return the position of the line with this place; if it is gone, that of the next one."""
-        for start, stop, _, places in self._files:
-            position = start + places.offset(max(place, places.start))
-            if position < stop:
-                return position
-        return self.stop
-
-
 @contextmanager
-def file_stretch(path: str | Path) -> Iterator[_Stretch]:
+def file_stretch(path: Path) -> Iterator[DatasetFiles]:
     """Open one file; a pipe in its place does not block.
 
     Raises:
-        FileNotFoundError: it is not there.
-        RefusedRequestError: it cannot be read.
+        FileNotFoundError: There is none.
+        RefusedRequestError: It cannot be read.
     """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise _cannot_read(error) from error
-    try:
-        yield _Stretch([fd])
-    except OSError as error:
-        raise _cannot_read(error) from error
-    finally:
-        os.close(fd)
+    with _reading(), open_alone(path) as files:
+        yield files
 
 
 @contextmanager
-def dataset_stretch(target: Dataset) -> Iterator[_Stretch]:
-    """Open all files of a dataset.
+def dataset_stretch(target: Dataset) -> Iterator[DatasetFiles]:
+    """Open all files of a dataset, with the log offsets that its ledger knows.
 
     Raises:
-        FileNotFoundError: there is none.
-        RefusedRequestError: it cannot be read.
+        FileNotFoundError: There is none.
+        RefusedRequestError: It cannot be read.
     """
-    with ExitStack() as stack:
-        try:
-            pieces = stack.enter_context(opened(target.path))
-            with open_ledger(target.ledger) as db:
-                places = places_of(db, pieces) if db is not None else []
-            stretch = _Stretch([piece.file.fileno() for piece in pieces], places)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise _cannot_read(error) from error
-        try:
-            yield stretch
-        except OSError as error:
-            raise _cannot_read(error) from error
+    with _reading(), open_dataset(target.path) as files:
+        with open_ledger(target.ledger) as db:
+            placed = with_log_offsets(db, files) if db is not None else files
+        yield placed
 
 
-def _cannot_read(error: OSError) -> RefusedRequestError:
-    return RefusedRequestError(503, f"the file cannot be read: {error.strerror}")
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Refuse the request if a file is there and cannot be read."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise RefusedRequestError(503, f"the file cannot be read: {error.strerror}") from error
 
 
-def line_at(stretch: _Stretch, place: int, longest: int = _LONGEST_LINE) -> bytes:
+def line_at(stretch: DatasetFiles, place: int, longest: int = _LONGEST_LINE) -> bytes:
     """Return the line that begins at ``place``, with its newline.
 
     Raises:
         RefusedRequestError: no line begins there, it has no end yet, or it is longer than ``longest`` bytes.
     """
     position = stretch.position(place)
-    if stretch.place(position) != place or not _is_start(stretch, position):
+    if stretch.log_offset(position) != place or not _is_start(stretch, position):
         raise not_found(f"no line begins at byte {place}")
-    blocks: list[bytes] = []
-    read = 0
-    while read <= longest:
-        block = stretch.read(_BLOCK, position)
-        if not block:
-            raise not_found(f"the line at byte {place} has no end yet")
-        end = block.find(b"\n") + 1
-        blocks.append(block[:end] if end else block)
-        read += len(blocks[-1])
-        position += len(block)
-        if end:
-            break
-    if read > longest:
+    stop = min(stretch.length, position + longest)
+    if found := next_lines(stretch.read, position, stop, block=_BLOCK):
+        return found[0].data
+    if stop < stretch.length:
         raise RefusedRequestError(413, f"the line at byte {place} is longer than {longest:,} bytes")
-    return b"".join(blocks)
+    raise not_found(f"the line at byte {place} has no end yet")
 
 
-def lines_before(stretch: _Stretch, before: int | None, limit: int) -> list[_PlacedLine]:
+def lines_before(stretch: DatasetFiles, before: int | None, limit: int) -> list[_PlacedLine]:
     """Return up to ``limit`` lines that end at or before a line's start, newest first; fewer if they are long.
 
     Args:
@@ -170,30 +105,26 @@ def lines_before(stretch: _Stretch, before: int | None, limit: int) -> list[_Pla
     Raises:
         RefusedRequestError: ``before`` is neither.
     """
-    stop = stretch.stop if before is None else stretch.position(before)
-    if before is not None and (before > stretch.place(stretch.stop) or (stop and stretch.read(1, stop - 1) != b"\n")):
+    stop = stretch.length if before is None else stretch.position(before)
+    if before is not None and (
+        before > stretch.log_offset(stretch.length) or (stop and stretch.read(1, stop - 1) != b"\n")
+    ):
         raise not_found(f"no line begins at byte {before}")
     return list(_listed(stretch, stop, limit))
 
 
-def lines_with(stretch: _Stretch, text: bytes, most: int) -> Iterator[tuple[int, bytes]]:
+def lines_with(stretch: DatasetFiles, text: bytes, most: int) -> Iterator[tuple[int, bytes]]:
     """Yield the place and the bytes of lines that hold a text, oldest first, within the newest ``most`` bytes."""
-    position = max(0, stretch.stop - most)
-    rest = b""
-    while block := stretch.read(_SEARCHED, position + len(rest)):
-        *lines, rest = (rest + block).split(b"\n")
-        for line in lines:
-            # The first line after a position in the middle is a part of one.
-            if text in line and _is_start(stretch, position):
-                yield stretch.place(position), line
-            position += len(line) + 1
-        if len(rest) > _LONGEST_LINE:
-            return
+    start = max(0, stretch.length - most)
+    for line in whole_lines(stretch.read, start, stretch.length, block=_SEARCHED, longest=_LONGEST_LINE):
+        # The first line after a position in the middle is a part of one.
+        if text in line.data and _is_start(stretch, line.offset):
+            yield stretch.log_offset(line.offset), line.data
 
 
-def _listed(stretch: _Stretch, stop: int, limit: int) -> Iterator[_PlacedLine]:
+def _listed(stretch: DatasetFiles, stop: int, limit: int) -> Iterator[_PlacedLine]:
     read = 0
-    starts = _starts(stretch, stop)
+    starts = chain(line_ends_before(stretch.read, stop, block=_BLOCK), (0,))
     end = next(starts, 0)  # what lies after it has no newline
     for listed, start in enumerate(starts):
         length = end - start
@@ -203,24 +134,11 @@ def _listed(stretch: _Stretch, stop: int, limit: int) -> Iterator[_PlacedLine]:
         if data is not None and not (len(data) == length and data.endswith(b"\n")):
             return  # cut back while it was read
         read += length if data is not None else 0
-        yield _PlacedLine(stretch.place(start), length, data)
+        yield _PlacedLine(stretch.log_offset(start), length, data)
         end = start
 
 
-def _starts(stretch: _Stretch, stop: int) -> Iterator[int]:
-    """Yield the ends of the whole lines before ``stop``, the last one first, and the start of all."""
-    while stop > 0:
-        begin = max(0, stop - _BLOCK)
-        block = stretch.read(stop - begin, begin)
-        end = len(block)
-        while (found := block.rfind(b"\n", 0, end)) >= 0:
-            yield begin + found + 1
-            end = found
-        stop = begin
-    yield 0
-
-
-def _is_start(stretch: _Stretch, position: int) -> bool:
-    if not 0 <= position < stretch.stop:
+def _is_start(stretch: DatasetFiles, position: int) -> bool:
+    if not 0 <= position < stretch.length:
         return False
     return position == 0 or stretch.read(1, position - 1) == b"\n"

@@ -163,7 +163,7 @@ def newest(dataset: Dataset, before: int | None, limit: int) -> _Page:
     """
     try:
         with dataset_stretch(dataset) as stretch:
-            found, oldest = lines_before(stretch, before, min(limit, MOST_LISTED)), stretch.place(0)
+            found, oldest = lines_before(stretch, before, min(limit, MOST_LISTED)), stretch.log_offset(0)
     except FileNotFoundError:
         return _Page([], None)
     shown = [_listed(line.offset, line.length, line.data) for line in found]

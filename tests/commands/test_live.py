@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wcwidth import wcswidth
 
+from streamer.base.lines import FileLine
 from streamer.base.lock import DatasetLock, lock_file
 from streamer.base.text import steady
 from streamer.commands.tail.history import MOST, ArrivalHistory
 from streamer.commands.tail.picture import picture
 from streamer.commands.tail.watch import SHARE, TailView, Watch
 from streamer.core.records.model import State
-from streamer.reader.summary_line import glimpse
-from streamer.reader.tail import DatasetLine
+from streamer.reader.summary_line import summarize
 from streamer.store.views.snapshot import Snapshot, ledger_of
 from tests.helpers.producer import FakeClock, add_outcome, dialogue, jsonl, make_traces, settings, work_off
 from tests.helpers.terminal import Session
@@ -370,7 +370,8 @@ def test_no_line_is_wider_and_no_picture_higher_than_the_terminal(
     name: str, reply: str, width: int, height: int, ledger: str
 ) -> None:
     """It holds for any text, by a count of cells that the code does not use."""
-    found = glimpse(DatasetLine(0, line(reply, run_id=reply, model=reply)))
+    data = line(reply, run_id=reply, model=reply)
+    found = summarize(FileLine(0, len(data), data))
     path = f"/data/{name}.jsonl"
     seen = Snapshot({**dict.fromkeys(State, 0), "appended": 12_345}, {}, path, dataset_lines=12_345, ledger=True)
     view = TailView(

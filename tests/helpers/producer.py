@@ -25,7 +25,7 @@ from streamer.core.verdicts.join import JoinRule
 from streamer.core.verdicts.qualify import RecordRules
 from streamer.daemon.build import open_pipeline
 from streamer.daemon.pipeline import Pipeline
-from streamer.store.parts.parts import opened
+from streamer.store.parts.files import open_dataset
 from streamer.store.views.snapshot import Snapshot, snapshot
 
 if TYPE_CHECKING:
@@ -258,8 +258,8 @@ async def settle(pipeline: Pipeline, clock: FakeClock) -> None:
 
 def written(dataset: Path) -> bytes:
     """Return what a dataset holds, in all of its files."""
-    with opened(dataset) as pieces:
-        return b"".join(piece.file.read() for piece in pieces)
+    with open_dataset(dataset) as files:
+        return files.read(files.length, 0)
 
 
 def records(config: Config) -> list[dict[str, Any]]:

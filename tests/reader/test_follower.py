@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.reader.tail import POLL, DatasetLine, Follower, follow
+from streamer.base.lines import FileLine
+from streamer.reader.tail import POLL, Follower, follow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,9 +45,9 @@ def roll(path: Path, name: str = "dataset-1.jsonl") -> None:
     path.touch()
 
 
-def followed(path: Path, actions: Sequence[Action], **options: Any) -> list[DatasetLine]:
+def followed(path: Path, actions: Sequence[Action], **options: Any) -> list[FileLine]:
     """Follow a file; each sleep of the follower is the next action on it. Return all that was yielded."""
-    found: list[DatasetLine] = []
+    found: list[FileLine] = []
     script = iter(actions)
 
     async def sleep(seconds: float) -> None:
@@ -65,12 +66,17 @@ def followed(path: Path, actions: Sequence[Action], **options: Any) -> list[Data
     return found
 
 
-def data(lines: list[DatasetLine]) -> bytes:
+def line_at(offset: int, content: bytes) -> FileLine:
+    """Return a line as a follower yields it."""
+    return FileLine(offset, len(content), content)
+
+
+def data(lines: list[FileLine]) -> bytes:
     """Return the bytes of all lines."""
     return b"".join(line.data for line in lines)
 
 
-def drained(follower: Follower) -> list[DatasetLine]:
+def drained(follower: Follower) -> list[FileLine]:
     """Return all lines that are there now."""
     found = []
     while lines := follower.read():
@@ -83,17 +89,17 @@ def test_lines_that_are_there_and_lines_to_come_are_yielded(path: Path) -> None:
     append(path, b"one\ntwo\n")
     lines = followed(path, [partial(append, path, b"three\n"), lambda: None, partial(append, path, b"\n")])
     assert lines == [
-        DatasetLine(0, b"one\n"),
-        DatasetLine(4, b"two\n"),
-        DatasetLine(8, b"three\n"),
-        DatasetLine(14, b"\n"),
+        line_at(0, b"one\n"),
+        line_at(4, b"two\n"),
+        line_at(8, b"three\n"),
+        line_at(14, b"\n"),
     ]
 
 
 def test_a_line_is_yielded_when_it_is_whole_and_not_before(path: Path) -> None:
     """Its parts may come one byte at a time."""
     lines = followed(path, [partial(append, path, bytes([byte])) for byte in b"one\ntw"])
-    assert lines == [DatasetLine(0, b"one\n")]
+    assert lines == [line_at(0, b"one\n")]
 
 
 def test_a_carriage_return_ends_no_line(path: Path) -> None:
@@ -113,7 +119,7 @@ def test_a_file_that_is_not_there_yet_is_waited_for(path: Path) -> None:
 def test_one_can_begin_at_an_offset(path: Path) -> None:
     """Which is where a line begins."""
     append(path, b"one\ntwo\n")
-    assert followed(path, [], start=4) == [DatasetLine(4, b"two\n")]
+    assert followed(path, [], start=4) == [line_at(4, b"two\n")]
 
 
 def test_one_can_begin_with_the_last_lines(path: Path) -> None:
@@ -149,9 +155,9 @@ def test_a_rolled_dataset_is_read_to_its_end_before_the_new_one(path: Path) -> N
         append(path, b"three\n")
 
     assert followed(path, [write_and_roll]) == [
-        DatasetLine(0, b"one\n"),
-        DatasetLine(4, b"two\n"),
-        DatasetLine(0, b"three\n"),
+        line_at(0, b"one\n"),
+        line_at(4, b"two\n"),
+        line_at(0, b"three\n"),
     ]
 
 

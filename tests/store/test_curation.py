@@ -19,7 +19,8 @@ from streamer.config import Batch
 from streamer.core.verdicts.caps import Cap
 from streamer.core.verdicts.near.rules import Near, Scope
 from streamer.core.verdicts.near.signature import Signer
-from streamer.store.parts.parts import RetainRules, RollRules, closed_numbers, opened, part_path
+from streamer.store.parts.files import open_dataset
+from streamer.store.parts.parts import RetainRules, RollRules, closed_numbers, part_path
 from streamer.store.views.explain import explain
 from tests.helpers.crash_child import HALF_A_WRITE
 from tests.helpers.producer import (
@@ -369,8 +370,8 @@ class TestParts:
     @staticmethod
     def there(config: Config) -> bytes:
         """Return what all files of the dataset hold, in order."""
-        with opened(config.dataset.path) as pieces:
-            return b"".join(piece.file.read() for piece in pieces)
+        with open_dataset(config.dataset.path) as files:
+            return files.read(files.length, 0)
 
     def test_records_of_all_parts_are_compared_and_counted(self, config: Config, tmp_path: Path) -> None:
         """As if the dataset were one file; explain names the part."""

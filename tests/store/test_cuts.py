@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.store.parts.cuts import TAIL, Cut, Places, joined, token_digest, touches
+from streamer.store.parts.cuts import TAIL, Cut, OffsetMap, joined, token_digest, touches
 
 LINES = st.lists(st.integers(1, 9), min_size=1, max_size=12)
 """Lengths of lines."""
@@ -28,19 +28,19 @@ def test_every_line_that_is_left_is_found_at_its_place_after_any_cuts(lengths: l
         there = spread([length for _, length in lines])
         cuts.append(Cut(joined(span for (number, _), span in zip(lines, there, strict=True) if number in gone)))
         lines = [line for line in lines if line[0] not in gone]
-    places = Places(start, cuts)
+    offsets = OffsetMap(start, cuts)
     left = dict(zip([number for number, _ in lines], spread([length for _, length in lines]), strict=True))
     for number, (begins, _) in enumerate(spread(lengths)):
         place = start + begins
-        assert places.has(place) is (number in left)
+        assert offsets.has(place) is (number in left)
         if number in left:
-            assert places.offset(place) == left[number][0]
-            assert places.place(left[number][0]) == place
+            assert offsets.file_offset(place) == left[number][0]
+            assert offsets.log_offset(left[number][0]) == place
         else:
             after = [other for other in left if other > number]
             size = sum(length for _, length in lines)
-            assert places.offset(place) == (left[after[0]][0] if after else size)
-    assert places.place(sum(length for _, length in lines)) == start + sum(lengths)
+            assert offsets.file_offset(place) == (left[after[0]][0] if after else size)
+    assert offsets.log_offset(sum(length for _, length in lines)) == start + sum(lengths)
 
 
 def test_neighbours_are_one_range() -> None:

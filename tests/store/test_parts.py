@@ -28,6 +28,7 @@ from streamer.core.records.key import DedupBy
 from streamer.daemon.build import open_pipeline
 from streamer.reader.follow import follow
 from streamer.reader.tail import Follower
+from streamer.store.parts.files import open_dataset
 from streamer.store.parts.parts import (
     Part,
     RetainRules,
@@ -35,7 +36,6 @@ from streamer.store.parts.parts import (
     closed_numbers,
     expired,
     manifest_path,
-    opened,
     part_path,
 )
 from streamer.store.views.explain import explain
@@ -96,8 +96,8 @@ def rolling(
 
 def lines_by_file(config: Config) -> dict[str, int]:
     """Return how many lines each file of the dataset holds."""
-    with opened(config.dataset.path) as pieces:
-        return {piece.path.name: piece.file.read().count(b"\n") for piece in pieces}
+    with open_dataset(config.dataset.path) as files:
+        return {file.path.name: len(list(file.lines())) for file in files.files}
 
 
 def turns(config: Config) -> list[int]:
@@ -358,7 +358,7 @@ class TestReaders:
             live.write(b"{}\n")  # a batch that is under way
         with Lines(config.dataset.path, config.dataset.ledger) as lines:
             found = [line.data for line in lines]
-            again = [lines.read(line.offset, line.length) for line in lines]
+            again = [lines.read(line.position, line.length) for line in lines]
         assert again == found
         assert b"".join(line or b"" for line in found) == written(config.dataset.path)[:-3]
 

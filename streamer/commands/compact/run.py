@@ -132,6 +132,7 @@ class _Compactor:
         self._pipeline = pipeline
         self._ledger = pipeline.ledger
         self._dataset = pipeline.dataset
+        self._rewriter = pipeline.dataset.rewriter
         self._clock = env.clock
         self._emit = env.emit
         self._failpoint = env.failpoint
@@ -246,7 +247,7 @@ class _Compactor:
         )
         self._failpoint("compaction committed")
         following = self._dataset.live.number
-        await to_thread.run_sync(self._dataset.put_in_place, await self._ledger.parts(), following, self._failpoint)
+        await to_thread.run_sync(self._rewriter.put_in_place, await self._ledger.parts(), following, self._failpoint)
         self._failpoint("compacted")
         self._parts += len(rewritten)
         self._add(sums)
@@ -271,9 +272,9 @@ class _Compactor:
             for part in parts:
                 ranges = await self._ledger.look(partial(tombstones.ranges, part=part.number))
                 if ranges:
-                    rewritten.append(await to_thread.run_sync(self._dataset.rewrite, part, ranges, self._failpoint))
+                    rewritten.append(await to_thread.run_sync(self._rewriter.rewrite, part, ranges, self._failpoint))
         except StreamerError:
-            self._dataset.discard(parts)
+            self._rewriter.discard(parts)
             raise
         return rewritten
 

@@ -35,7 +35,6 @@ from streamer.core.records.layouts import MalformedError
 from streamer.core.verdicts.near.signature import Signer
 from streamer.core.verdicts.reasons import AFTER_LAST_OUTCOME
 from streamer.fleet.connection import Stream, check_dedup, connected, stream_of
-from streamer.reader.scan import length_of
 from streamer.sources.conversations import Conversations
 from streamer.sources.database_file import open_for_batch
 from streamer.sources.folder import shard_folder
@@ -43,7 +42,7 @@ from streamer.sources.outcomes import OutcomePoller
 from streamer.sources.pages import FilePages, RemotePages
 from streamer.sources.shards import FoundShard
 from streamer.store.ledger.schema import way_out
-from streamer.store.parts.parts import opened
+from streamer.store.parts.files import open_dataset
 from streamer.store.views.snapshot import snapshot
 
 _SAMPLED = 1000
@@ -348,8 +347,8 @@ def _ledger(config: Config) -> Iterator[DoctorFinding]:
 def _size(dataset: Path) -> int:
     """Return the bytes of all files of a dataset; 0 if there are none."""
     try:
-        with opened(dataset) as pieces:
-            return length_of(pieces)
+        with open_dataset(dataset) as files:
+            return files.length
     except FileNotFoundError:
         return 0
 

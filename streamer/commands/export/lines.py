@@ -5,34 +5,21 @@ A dataset may consist of several files; the rest of the export sees (offset, lin
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Self
 
 import msgspec
 from blake3 import blake3
 
 from streamer.base.errors import RefusedError, UnavailableError, translate_errors
+from streamer.base.lines import BLOCK
 from streamer.base.text import printable
-from streamer.reader.scan import BLOCK, LONGEST_LINE, check_is_dataset, length_of, read_at
-from streamer.store.parts.parts import Piece, opened
-from streamer.store.views.snapshot import committed_in, open_ledger
-
-
-class ExportLine(msgspec.Struct, frozen=True, gc=False):
-    """One line. ``data`` ends with its newline; it is None if the line is too long to look into.
-
-    ``number`` starts at 1, ``offset`` at 0, and both are counted through all files of the dataset. ``finished`` is
-    False for what lies after the last newline of a file without a ledger.
-    """
-
-    number: int
-    offset: int
-    length: int
-    data: bytes | None
-    finished: bool = True
+from streamer.reader.scan import LONGEST_LINE, NumberedLine, check_is_dataset, numbered_lines
+from streamer.store.ledger.files import committed_in
+from streamer.store.parts.files import DatasetFiles, open_dataset
+from streamer.store.views.snapshot import open_ledger
 
 
 class DatasetOrigin(msgspec.Struct, frozen=True):
@@ -73,10 +60,9 @@ class Lines:
         self._stack = ExitStack()
         try:
             with translate_errors("read the dataset", printable(str(path))):
-                self._pieces = self._stack.enter_context(opened(path, BLOCK))
-                size = length_of(self._pieces)
-            self._ledger = _read_ledger(ledger, self._pieces)
-            self.length = self._committed(size)
+                self._files = self._stack.enter_context(open_dataset(path))
+            self._ledger = _read_ledger(ledger, self._files)
+            self.length = self._committed(self._files.length)
         except BaseException:
             self._stack.close()
             raise
@@ -87,7 +73,7 @@ class Lines:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def __iter__(self) -> Iterator[ExportLine]:
+    def __iter__(self) -> Iterator[NumberedLine]:
         """Yield every line, from the first one on.
 
         Raises:
@@ -95,17 +81,18 @@ class Lines:
         """
         self._digest, self._count = blake3(), 0
         with translate_errors("read the dataset", printable(str(self._path))):
-            before = 0
-            for piece in self._pieces:
-                stop = min(os.fstat(piece.file.fileno()).st_size, self.length - before)
-                piece.file.seek(0)
-                offset = 0
-                while offset < stop:
-                    line = self._next(piece.file, before + offset, stop - offset)
-                    self._count += 1
-                    yield line
-                    offset += line.length
-                before += stop
+            for line in numbered_lines(self._files, self.length, self._longest, sleep=None):
+                self._count += 1
+                self._add(line)
+                yield line
+
+    def _add(self, line: NumberedLine) -> None:
+        """Add a line to the digest."""
+        if line.data is not None:
+            self._digest.update(line.data)
+            return
+        for position in range(line.position, line.stop, BLOCK):
+            self._digest.update(self._files.read(min(BLOCK, line.stop - position), position))
 
     def read(self, offset: int, length: int) -> bytes:
         """Return the bytes of one line that was yielded.
@@ -114,7 +101,7 @@ class Lines:
             UnavailableError: the file cannot be read.
         """
         with translate_errors("read the dataset", printable(str(self._path))):
-            data = read_at(self._pieces, offset, length)
+            data = self._files.read(length, offset)
         if len(data) != length:
             raise UnavailableError("read the dataset", printable(str(self._path)), "it was cut while it was read")
         return data
@@ -138,22 +125,8 @@ class Lines:
             )
         return committed
 
-    def _next(self, file: BinaryIO, offset: int, most: int) -> ExportLine:
-        data = file.readline(min(most, self._longest))
-        self._digest.update(data)
-        number = self._count + 1
-        if data.endswith(b"\n"):
-            return ExportLine(number, offset, len(data), data)
-        if len(data) == most or not data:
-            return ExportLine(number, offset, most, None, finished=False)
-        length, last = len(data), b""
-        while last != b"\n" and length < most and (block := file.readline(min(BLOCK, most - length))):
-            self._digest.update(block)
-            length, last = length + len(block), block[-1:]
-        return ExportLine(number, offset, length, None, finished=last == b"\n")
 
-
-def _read_ledger(path: Path, pieces: Sequence[Piece]) -> tuple[int, list[str], str] | None:
+def _read_ledger(path: Path, files: DatasetFiles) -> tuple[int, list[str], str] | None:
     """Return (committed bytes of these files, conditions, how duplicates were told), or None without a ledger."""
     with open_ledger(path) as db:
         if db is None:
@@ -161,4 +134,4 @@ def _read_ledger(path: Path, pieces: Sequence[Piece]) -> tuple[int, list[str], s
         db.execute("BEGIN")
         (dedup,) = db.execute("SELECT keys FROM meta").fetchone()
         conditions = [sql for (sql,) in db.execute("SELECT DISTINCT sql FROM condition ORDER BY sql")]
-        return committed_in(db, pieces), conditions, dedup.partition("/")[0]
+        return committed_in(db, files), conditions, dedup.partition("/")[0]

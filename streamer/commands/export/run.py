@@ -15,7 +15,7 @@ from streamer.base.errors import ConfigError
 from streamer.commands.export.card import ExportReport, card
 from streamer.commands.export.chat import ExportRecord
 from streamer.commands.export.json_lines import JsonLines, openai_lines, plain_lines, sharegpt_lines
-from streamer.commands.export.lines import ExportLine, Lines
+from streamer.commands.export.lines import Lines
 from streamer.commands.export.openai_rules import FileRules
 from streamer.commands.export.options import Format, Options
 from streamer.commands.export.output import REPORT, ExportFolder
@@ -25,6 +25,7 @@ from streamer.commands.export.unfit import Exclusion, UnfitError
 from streamer.commands.export.where import Condition
 from streamer.core.records.conversation import has_image
 from streamer.core.records.schema import CheckedLine, Kind, check_line
+from streamer.reader.scan import NumberedLine
 
 EXCLUDED = "excluded.jsonl"
 """The file that lists the records that could not be exported, without those that were not selected."""
@@ -139,33 +140,33 @@ class _Export:
                 condition.add(line.number, checked.metadata)
             self._selection.keep(condition.lines())
 
-    def _records(self) -> Iterator[tuple[ExportLine, CheckedLine]]:
+    def _records(self) -> Iterator[tuple[NumberedLine, CheckedLine]]:
         """Yield each line that is a record, and exclude the others."""
         size = self._lines.length
         for line in self._lines:
-            if line.offset // _STEP != (line.offset + line.length) // _STEP:
-                self._progress("reading", line.offset + line.length, size)
+            if line.position // _STEP != line.stop // _STEP:
+                self._progress("reading", line.stop, size)
             checked = self._checked(line)
             if checked is not None:
                 yield line, checked
 
-    def _checked(self, line: ExportLine) -> CheckedLine | None:
+    def _checked(self, line: NumberedLine) -> CheckedLine | None:
         """Return the content of a line, or None if it is no record: a line that is a problem for `verify` is none."""
-        if not line.finished:
-            self._exclude(line.number, line.offset, Exclusion.UNFINISHED, f"{line.length} bytes without a newline")
+        if not line.terminated:
+            self._exclude(line.number, line.position, Exclusion.UNFINISHED, f"{line.length} bytes without a newline")
         elif line.data is None:
-            self._exclude(line.number, line.offset, Kind.TOO_LONG, f"{line.length} bytes")
+            self._exclude(line.number, line.position, Kind.TOO_LONG, f"{line.length} bytes")
         else:
             checked = check_line(line.data)
             problem = next((found for found in checked.findings if not found.kind.is_warning), None)
             if problem is None:
                 return checked
-            self._exclude(line.number, line.offset, problem.kind, problem.detail)
+            self._exclude(line.number, line.position, problem.kind, problem.detail)
         return None
 
-    def _take(self, line: ExportLine, checked: CheckedLine) -> None:
+    def _take(self, line: NumberedLine, checked: CheckedLine) -> None:
         data = line.data or b""
-        self._selection.add(line.number, line.offset, data, checked.metadata, image=has_image(checked.messages))
+        self._selection.add(line.number, line.position, data, checked.metadata, image=has_image(checked.messages))
 
     def _choose(self) -> None:
         if self._options.top_rollouts is not None:

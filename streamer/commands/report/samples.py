@@ -11,8 +11,7 @@ import msgspec
 from streamer.commands.report.gather import RecordPlace, texts_of
 from streamer.core.records.images import embedded
 from streamer.core.records.schema import check_line, image_parts, tool_calls
-from streamer.reader.scan import read_at
-from streamer.store.parts.parts import Piece, opened
+from streamer.store.parts.files import DatasetFiles, open_dataset
 
 CHARACTERS = 1_500
 """The most characters of one text. Texts, images and messages beyond the limits are left out."""
@@ -82,14 +81,14 @@ def read_samples(
         OSError: the dataset cannot be read.
     """
     budget = _Budget(page_bytes, image_bytes)
-    with opened(dataset) as pieces:
-        return [_record(pieces, place, budget) for place in places]
+    with open_dataset(dataset) as files:
+        return [_record(files, place, budget) for place in places]
 
 
-def _record(pieces: Sequence[Piece], place: RecordPlace, budget: _Budget) -> ShownRecord:
+def _record(files: DatasetFiles, place: RecordPlace, budget: _Budget) -> ShownRecord:
     if place.length > _LINE_BYTES:
         return ShownRecord(place.number, {}, [], unread=f"it is {place.length:,} bytes long")
-    checked = check_line(read_at(pieces, place.offset, place.length))
+    checked = check_line(files.read(place.length, place.offset))
     if not checked.messages:
         return ShownRecord(place.number, {}, [], unread="the dataset was replaced meanwhile")
     keys = ("run_id", "turn", "total_reward", "model", "timestamp")

@@ -17,7 +17,7 @@ from streamer.commands.verify.inspect import Findings, PlacedFinding, scanning, 
 from streamer.core.records.images import image_url
 from streamer.core.records.layouts import ROLES, time_us
 from streamer.core.records.schema import CheckedLine, Finding, Kind, check_line, image_parts, is_number, tool_calls
-from streamer.reader.scan import LONGEST_LINE, NumberedLine, length_of, numbered_lines
+from streamer.reader.scan import LONGEST_LINE, NumberedLine, numbered_lines
 
 SAMPLES = 12
 _TOP = 12
@@ -124,11 +124,11 @@ def survey(
         ConfigError: there is no such file, or it is a pipe or a folder.
         UnavailableError: the file cannot be read, or the disk has no room for the temporary database.
     """
-    with scanning("report on", path, read_op="read") as (pieces, tally):
-        there = length_of(pieces)
+    with scanning("report on", path, read_op="read") as (files, tally):
+        there = files.length
         size = there if committed is None else min(there, committed)
         surveyor = _Surveyor(tally, Sample(samples, seed))
-        for line in with_progress(numbered_lines(pieces, size, longest_line), size, progress):
+        for line in with_progress(numbered_lines(files, size, longest_line), size, progress):
             surveyor.take(line)
         return surveyor.survey(str(path), size, there - size)
 
@@ -149,9 +149,9 @@ class _Surveyor:
 
     def take(self, line: NumberedLine) -> None:
         self._lines += 1
-        if line.data is None or not line.terminated:
+        if line.data is None:
             kind, why = (
-                (Kind.TOO_LONG, "it was not looked into") if line.data is None else (Kind.UNTERMINATED, "no newline")
+                (Kind.TOO_LONG, "it was not looked into") if line.terminated else (Kind.UNTERMINATED, "no newline")
             )
             self._find(line, Finding(kind, f"{line.length:,} bytes: {why}"))
             return
@@ -167,7 +167,7 @@ class _Surveyor:
 
     def _take_record(self, line: NumberedLine, checked: CheckedLine) -> None:
         self._records += 1
-        self._sample.offer(RecordPlace(line.before + line.offset, line.length, line.number))
+        self._sample.offer(RecordPlace(line.position, line.length, line.number))
         self._take_messages(checked.messages)
         self._take_metadata(checked.metadata, line.number)
 

@@ -12,12 +12,13 @@ import anyio
 import typer
 
 from streamer.base.errors import ConfigError, UnavailableError
+from streamer.base.lines import FileLine
 from streamer.base.stdout import reader_is_gone, until_enough
 from streamer.base.text import counted, printable
 from streamer.commands.common import ConfigOption, DatasetArgument, DatasetFlag, chosen_dataset
 from streamer.config import Dataset
-from streamer.reader.summary_line import START, Glimpse, cut, glimpse
-from streamer.reader.tail import DatasetLine, Follower, follow
+from streamer.reader.summary_line import START, LineSummary, cut, summarize
+from streamer.reader.tail import Follower, follow
 
 _LAST = 10
 """Default number of records at the start of the plain view."""
@@ -31,7 +32,7 @@ _RUN_SHARE = 4
 _CLOCK = 1.0
 """Seconds after which ages are drawn again although nothing has changed."""
 
-_Show = Callable[[DatasetLine], None]
+_Show = Callable[[FileLine], None]
 
 
 def tail(
@@ -133,22 +134,22 @@ async def _sleep(seconds: float) -> None:
     await anyio.sleep(seconds)
 
 
-def _write(line: DatasetLine) -> None:
+def _write(line: FileLine) -> None:
     sys.stdout.buffer.write(line.data)
     sys.stdout.buffer.flush()
 
 
 def _shower() -> _Show:
     if not sys.stdout.isatty():
-        return lambda line: typer.echo("  ".join(_cells(glimpse(line), START)))
+        return lambda line: typer.echo("  ".join(_cells(summarize(line), START)))
     from rich.console import Console  # noqa: PLC0415 - only terminals need rich, which loads slowly
     from rich.text import Text  # noqa: PLC0415
 
     console = Console(highlight=False)
 
-    def show(line: DatasetLine) -> None:
+    def show(line: FileLine) -> None:
         """Print a record on one line. All text of the record is escaped; none is parsed as markup."""
-        seen = glimpse(line)
+        seen = summarize(line)
         styles = ("red",) if seen.problem else ("cyan", "", "green", "")
         cells = _cells(seen, console.width // _RUN_SHARE)
         row = Text("  ").join(Text(cell, style=style) for cell, style in zip(cells, styles, strict=True))
@@ -157,7 +158,7 @@ def _shower() -> _Show:
     return show
 
 
-def _cells(seen: Glimpse, run_width: int) -> tuple[str, ...]:
+def _cells(seen: LineSummary, run_width: int) -> tuple[str, ...]:
     if seen.problem:
         return (f"byte {seen.offset}: {seen.problem}",)
     return cut(seen.run_id, run_width), f"turn {seen.turn}", f"reward {seen.reward}", cut(seen.reply, START)

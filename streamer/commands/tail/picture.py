@@ -16,7 +16,7 @@ from streamer.commands import status_text
 from streamer.commands.tail.cells import cropped, end_of, filled, fitted
 from streamer.commands.tail.watch import TailView
 from streamer.core.records.model import STATE_NAMES, State
-from streamer.reader.summary_line import Glimpse
+from streamer.reader.summary_line import LineSummary
 from streamer.store.views.snapshot import Snapshot
 
 _COLOURS = {
@@ -142,7 +142,7 @@ def _newest(view: TailView, width: int, height: int) -> list[Text]:
     return [*head, *rows, *[Text()] * (room - len(rows))]
 
 
-def _record(found: Glimpse, width: int) -> Text:
+def _record(found: LineSummary, width: int) -> Text:
     if found.problem:
         return cropped(Text(fitted(f"byte {found.offset:,}: {found.problem}", width), style="red"), width)
     if width < _NARROW:

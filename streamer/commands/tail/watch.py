@@ -14,7 +14,7 @@ import msgspec
 from streamer.base.errors import StreamerError
 from streamer.base.lock import Holder, holder, lock_file
 from streamer.commands.tail.history import ArrivalHistory
-from streamer.reader.summary_line import Glimpse, glimpse
+from streamer.reader.summary_line import LineSummary, summarize
 from streamer.reader.tail import Follower
 from streamer.store.views.snapshot import Snapshot, snapshot
 
@@ -53,7 +53,7 @@ class TailView(msgspec.Struct, frozen=True):
     came: int
     per_minute: float
     history: ArrivalHistory
-    newest: tuple[Glimpse, ...]
+    newest: tuple[LineSummary, ...]
 
 
 class Watch:
@@ -70,7 +70,7 @@ class Watch:
         self._dataset = dataset
         self._ledger = _Ledger(dataset, ledger, clock)
         self._clock = clock
-        self._newest: deque[Glimpse] = deque(maxlen=_KEPT)
+        self._newest: deque[LineSummary] = deque(maxlen=_KEPT)
         self._came = 0
         self._note = ""
         self._history = ArrivalHistory(clock())
@@ -116,16 +116,16 @@ class Watch:
             newest=tuple(self._newest),
         )
 
-    def _read(self) -> list[Glimpse]:
+    def _read(self) -> list[LineSummary]:
         """Count all new records, and return the newest of them."""
         size = _size(self._dataset)
         if size is not None and size - self._follower.offset > _BEHIND:
             self._follower.close()
             self._follower = self._follow(_PICKED_UP)
-        newest: deque[Glimpse] = deque(maxlen=_KEPT)
+        newest: deque[LineSummary] = deque(maxlen=_KEPT)
         while lines := self._follower.read():
             self._came += len(lines)
-            newest.extend(map(glimpse, lines[-_KEPT:]))
+            newest.extend(map(summarize, lines[-_KEPT:]))
         return list(newest)
 
     def _follow(self, last: int) -> Follower:

@@ -20,14 +20,14 @@ from streamer.core.records.images import check_image
 from streamer.core.records.key import DedupBy, record_key
 from streamer.core.records.layouts import ROLES
 from streamer.core.records.schema import CheckedLine, Finding, Kind, check_line, image_parts, is_number, tool_calls
-from streamer.reader.scan import BLOCK, LONGEST_LINE, NumberedLine, check_is_dataset, length_of, numbered_lines
-from streamer.store.parts.parts import opened
+from streamer.reader.scan import LONGEST_LINE, NumberedLine, check_is_dataset, numbered_lines
+from streamer.store.parts.files import open_dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from streamer.store.parts.parts import Piece
+    from streamer.store.parts.files import DatasetFiles
 
 FINDINGS_KEPT = 20
 _TOP = 10
@@ -122,16 +122,16 @@ def inspect(
         MissingExtraError: images are to be decoded and Pillow is not installed.
         UnavailableError: the file cannot be read, or the disk has no room for the temporary database.
     """
-    with scanning("verify", path) as (pieces, tally):
-        size = length_of(pieces)
+    with scanning("verify", path) as (files, tally):
+        size = files.length
         inspection = _Inspection(tally, by, decode_images=decode_images)
-        for line in with_progress(numbered_lines(pieces, size, longest_line, sleep), size, progress):
+        for line in with_progress(numbered_lines(files, size, longest_line, sleep), size, progress):
             inspection.take(line)
-        return inspection.report(str(path), len(pieces), size)
+        return inspection.report(str(path), len(files.files), size)
 
 
 @contextmanager
-def scanning(op: str, path: Path, read_op: str | None = None) -> Iterator[tuple[Sequence[Piece], Tally]]:
+def scanning(op: str, path: Path, read_op: str | None = None) -> Iterator[tuple[DatasetFiles, Tally]]:
     """Open a dataset and a tally for one pass over its lines, and translate errors of files and of the tally.
 
     Args:
@@ -145,8 +145,8 @@ def scanning(op: str, path: Path, read_op: str | None = None) -> Iterator[tuple[
     """
     try:
         check_is_dataset(op, path)
-        with opened(path, BLOCK) as pieces, Tally() as tally:
-            yield pieces, tally
+        with open_dataset(path) as files, Tally() as tally:
+            yield files, tally
     except OSError as error:
         raise UnavailableError(read_op or op, printable(str(path)), error.strerror or str(error)) from error
     except sqlite3.Error as error:
@@ -161,7 +161,7 @@ def with_progress(
     for line in lines:
         yield line
         if line.crosses_block:
-            progress(min(line.before + line.offset + line.length, size), size)
+            progress(min(line.stop, size), size)
 
 
 class _Inspection:

@@ -1,4 +1,4 @@
-"""A dataset that grows, as trainers take it. Neither ``datasets`` nor ``torch`` is needed to import this."""
+"""Adapters of a growing dataset for trainers. Importing this needs neither ``datasets`` nor ``torch``."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def hf_dataset(
 ) -> datasets.IterableDataset:
     """Return a ``datasets.IterableDataset`` of the records of a dataset: rows of ``messages`` and ``metadata``.
 
-    It can be resumed by ``state_dict`` and ``load_state_dict``: rows before the state are read again and passed over.
+    ``state_dict`` and ``load_state_dict`` resume it: rows before the state are read again and skipped.
 
     Args:
-        path: the dataset.
-        start: as for :func:`streamer.follow`; ``"end"`` is where the dataset ends now.
-        wait: wait for new records for ever. Each shard then needs a worker of its own: the first never ends.
-        shards: how many parts it has, by rollout, for as many workers of a ``DataLoader``.
+        path: The dataset.
+        start: As for :func:`streamer.follow`; ``"end"`` is the present end of the dataset.
+        wait: Wait for new records for ever. Each shard then needs its own worker, as the first shard never ends.
+        shards: Number of shards, split by rollout, for as many workers of a ``DataLoader``.
 
     Raises:
         MissingExtraError: ``datasets`` is not installed.
-        ConfigError, OSError, RefusedError: as :func:`streamer.follow` does.
+        ConfigError, OSError, RefusedError: As :func:`streamer.follow` does.
     """
     datasets = _module("datasets")
     from streamer.reader.adapters.for_datasets import rows  # noqa: PLC0415 - what is above says clearly what is missing
@@ -45,18 +45,18 @@ def torch_dataset(
 ) -> TorchDataset:
     """Return a ``torch.utils.data.IterableDataset`` of the records of a dataset: ``messages`` and ``metadata``.
 
-    Workers of a ``DataLoader`` share the rollouts, so that each record comes once. ``state_dict`` and
-    ``load_state_dict`` are those that ``StatefulDataLoader`` of torchdata calls in each worker.
+    Workers of a ``DataLoader`` share the rollouts, so that each record comes once. ``StatefulDataLoader`` of torchdata
+    calls ``state_dict`` and ``load_state_dict`` in each worker.
 
     Args:
-        path: the dataset.
-        start: as for :func:`streamer.follow`; ``"end"`` is where the dataset ends now.
-        wait: wait for new records for ever.
-        shard: (rank, world size), where several processes train.
+        path: The dataset.
+        start: As for :func:`streamer.follow`; ``"end"`` is the present end of the dataset.
+        wait: Wait for new records for ever.
+        shard: (rank, world size) of this process, where several processes train.
 
     Raises:
         MissingExtraError: ``torch`` is not installed.
-        ConfigError, OSError, RefusedError: as :func:`streamer.follow` does.
+        ConfigError, OSError, RefusedError: As :func:`streamer.follow` does.
     """
     _module("torch")
     from streamer.reader.adapters.for_torch import TorchDataset  # noqa: PLC0415 - as above
@@ -65,7 +65,7 @@ def torch_dataset(
 
 
 def _fixed(path: str | Path, start: str, shard: tuple[int, int] = (0, 1)) -> str:
-    """Return a place that does not move, after a look at it: every pass over the rows begins there."""
+    """Return ``start``, or the token of the present end: every pass over the rows begins there."""
     with follow(path, start=start, wait=False, shard=shard) as found:
         return found.token if start == END else start
 

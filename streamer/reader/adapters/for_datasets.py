@@ -1,4 +1,4 @@
-"""Rows for ``datasets.IterableDataset.from_generator``: a function of its own, as ``datasets`` hashes it."""
+"""Rows for ``datasets.IterableDataset.from_generator``: a module-level function, as ``datasets`` hashes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dataset for torch: a class that can be pickled, as workers are started with it. Importing this needs torch."""
+"""Dataset class for torch. Importing this needs torch; the class can be pickled, as workers are started with it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from streamer.reader.follow import follow
 
 
-class TorchDataset(IterableDataset):  # type: ignore[misc]  # torch is not looked into
-    """Made by :func:`streamer.torch_dataset`. Each pass begins at the same place, or where a loaded state says."""
+class TorchDataset(IterableDataset):  # type: ignore[misc]  # torch is not type-checked
+    """Made by :func:`streamer.torch_dataset`. Each pass begins at the same position, or at that of a loaded state."""
 
     def __init__(self, path: str, start: str, *, wait: bool, shard: tuple[int, int]) -> None:
         super().__init__()
@@ -34,9 +34,9 @@ class TorchDataset(IterableDataset):  # type: ignore[misc]  # torch is not looke
                 yield {"messages": record.messages, "metadata": record.metadata}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place after the last record that was yielded."""
+        """Return the position after the last record that was yielded."""
         return {"token": self._token}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next pass begin at the place of a state."""
+        """Make the next pass begin at the position of a state."""
         self._resume = self._token = state["token"]

@@ -1,7 +1,7 @@
-"""The dead letters: one JSON line for each shard line that cannot be taken, with place and reason.
+"""Dead letters: one JSON line for each shard line that cannot be read as a record, with its position and the reason.
 
-The file follows the ledger: what lies past the committed length is cut at start, as the lines in question
-are read again; and a file that the ledger does not know is written anew from the shards.
+The file follows the ledger: bytes past the committed length are cut at start, as their shard lines are read again; a
+file that the ledger does not know is written again from the shards.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from streamer.base.files import Files, sync_folder
 
 
 def dead_letters_path(dataset: Path) -> Path:
-    """Return where the dead letters of a dataset are."""
+    """Return the path of the dead letters of a dataset."""
     return dataset.with_name(f"{dataset.name}.dead.jsonl")
 
 
 class DeadLetters:
-    """The one writer of ``<dataset>.dead.jsonl``; the file appears with the first dead letter."""
+    """The only writer of ``<dataset>.dead.jsonl``; the first dead letter creates the file."""
 
     def __init__(self, path: Path, files: Files) -> None:
         self.path = path
@@ -31,14 +31,14 @@ class DeadLetters:
         self._disk = translate_errors("write the dead letters", path, "see `df`; it is retried")
 
     def recover(self, length: int, tail: bytes) -> bool:
-        """Cut what the ledger has not committed; say whether the file is one that it does not describe.
+        """Cut uncommitted bytes; return True if the ledger does not describe this file.
 
-        Then (an older ledger was restored) all letters have to be written anew, after ``clear``. A file that a
-        person removed or emptied is taken as it is.
+        Then (an older ledger was restored) all dead letters must be written again, after ``clear``. A file that a
+        person removed or emptied is accepted as it is.
 
         Args:
-            length: bytes that the ledger has committed.
-            tail: the digest of the last of them.
+            length: Bytes that the ledger has committed.
+            tail: The digest of the last of them.
         """
         with self._disk:
             if not self.path.exists() or not self._files.stat(self.path).st_size:
@@ -63,10 +63,10 @@ class DeadLetters:
             return digest_before(self._files, self._fd, self.length) if self.length else b""
 
     def append(self, data: bytes) -> None:
-        """Append whole lines and return when they are on the disk.
+        """Append whole lines, and wait until they are on the disk.
 
         Raises:
-            UnavailableError: the disk did not take them.
+            UnavailableError: The disk did not take them.
         """
         self._begin_if_removed()
         with self._disk:
@@ -75,7 +75,7 @@ class DeadLetters:
         self.length += len(data)
 
     def _begin_if_removed(self) -> None:
-        """Open the file, and another one if a person removed it meanwhile."""
+        """Open the file, or a new one if a person removed it meanwhile."""
         if self._fd >= 0 and not self._is_there():
             self.close()
             self.length = 0
@@ -90,10 +90,10 @@ class DeadLetters:
         return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
 
     def close(self) -> None:
-        """Give the descriptor up."""
+        """Close the descriptor."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            with suppress(OSError):  # what counts was synced before
+            with suppress(OSError):  # everything committed was synced before
                 self._files.close(fd)
 
     def _open(self) -> None:

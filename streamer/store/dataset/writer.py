@@ -1,52 +1,47 @@
-"""The dataset: append, roll, recover. The dataset is the log; the ledger follows it.
+"""The dataset writer: append, rotate, recover. The dataset is the log; the ledger follows it.
 
 Invariants
-- ``length`` is the place where the last whole line ends. No line before it ever changes.
+- ``length`` is the log offset at which the last whole line ends. No line before it ever changes.
 - One batch is one ``append`` and one ``sync``; only then does the ledger commit.
-- After any failure the descriptor is given up, and ``recover`` decides what holds, as after a crash.
-- A part is closed by its new name: from then on it is no live file, whether the ledger has heard of it or not. So a
-  batch may close parts on its way, and what a crash leaves behind is one thing only: files ahead of the ledger.
+- After any failure the descriptor is closed, and ``recover`` finds out what is on the disk, as after a crash.
+- A rename closes a part: from then on it is not the live file, even if the ledger does not know it yet. So a batch may
+  close parts while it is appended, and a crash leaves only one inconsistency: files ahead of the ledger.
 
 ::
 
-    places   0 ....... part 1 ....... part 2 ....... live ..................... length
-                             known to the ledger │ lines that it does not know: adopted
+    log offsets   0 ....... part 1 ....... part 2 ....... live ..................... length
+                                  known to the ledger │ lines that it does not know: adopted
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import sqlite3
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import msgspec
 
-from streamer.base.append_file import LogFile, write_all
+from streamer.base.append_file import AppendFile
 from streamer.base.env import Env
 from streamer.base.errors import RefusedError
-from streamer.base.files import Files, sync_folder
 from streamer.core.records.dataset_line import keys_meaning, line_key
 from streamer.core.records.key import DedupBy
+from streamer.store.dataset.rewrite import PartRewriter
 from streamer.store.ledger.ledger import DatasetHead, Ledger
 from streamer.store.ledger.schema import way_out
-from streamer.store.parts.cuts import TAIL, Cut, Places, joined, kept_digest, touches
+from streamer.store.parts.cuts import OffsetMap
 from streamer.store.parts.parts import (
-    COMPACTING,
     Live,
     Part,
     RetainRules,
     RollRules,
     closed_numbers,
-    compacting_path,
     expired,
     first_number,
     manifest,
     manifest_path,
-    part_names,
     part_path,
     write_manifest,
 )
@@ -54,14 +49,11 @@ from streamer.store.parts.parts import (
 _ADOPT = 2000
 """Lines adopted in one ledger transaction."""
 
-_BLOCK = 1 << 20
-"""Bytes of a part that are written at a time when it is compacted; or else one longer line."""
-
 
 class DatasetWriter:
-    """The one writer of a dataset: the live file, and the parts that were closed before it.
+    """The only writer of a dataset: its live file and its closed parts.
 
-    ``closed`` are parts that the ledger has to hear of with the next commit.
+    ``closed`` are parts to commit to the ledger with the next batch.
     """
 
     def __init__(self, path: Path, env: Env, rules: RollRules) -> None:
@@ -72,6 +64,7 @@ class DatasetWriter:
         self._files = env.files
         self._clock = env.clock
         self._rules = rules
+        self.rewriter = PartRewriter(path, env.files)
         self._file = self._live_file()
         self._lines = 0
 
@@ -79,24 +72,24 @@ class DatasetWriter:
         """Open the live file for appending, creating it and its folder.
 
         Raises:
-            UnavailableError: it cannot be opened or created now.
+            UnavailableError: It cannot be opened or created now.
         """
         self._file.open()
 
     def close(self) -> None:
-        """Give the descriptor up."""
+        """Close the descriptor."""
         self._file.close()
 
     def append(self, lines: bytes, starts: Sequence[int], failpoint: Callable[[str], None]) -> None:
         """Append whole lines; they are visible at once and durable after ``sync``. Parts that are full are closed.
 
         Args:
-            lines: the lines of one batch, one behind the other.
-            starts: the places where they begin.
-            failpoint: called with the name of each point at which a crash must be harmless.
+            lines: The lines of one batch, joined.
+            starts: The log offset of each line.
+            failpoint: Called with the name of each point at which a crash must be harmless.
 
         Raises:
-            UnavailableError: the disk did not take all of it, or someone else touched the file.
+            UnavailableError: The disk did not take all lines, or another process changed the file.
         """
         first, ends = self.length, [*starts[1:], self.length + len(lines)]
         taken = 0
@@ -114,7 +107,7 @@ class DatasetWriter:
             taken = fit
 
     def _fit(self, ends: Sequence[int], taken: int) -> int:
-        """Return how many lines of a batch, the ``taken`` ones included, the live file and those before it can hold."""
+        """Return how many lines of a batch fit in the live file and the parts before it; ``taken`` ones are written."""
         rules, fit = self._rules, len(ends)
         if rules.records is not None:
             fit = min(fit, taken + rules.records - self._lines)
@@ -124,10 +117,10 @@ class DatasetWriter:
         return max(fit, taken + 1 if is_empty else taken)  # a line that is longer than a part is a part
 
     def sync(self) -> None:
-        """Return when every line that was appended is on the disk.
+        """Wait until every appended line is on the disk.
 
         Raises:
-            UnavailableError: the disk refused; the descriptor must not be used again.
+            UnavailableError: The disk failed; the descriptor must not be used again.
         """
         self._file.sync()
 
@@ -137,29 +130,29 @@ class DatasetWriter:
 
     @property
     def is_old(self) -> bool:
-        """Say whether the live file has to be closed because of its age."""
+        """Whether the live file is old enough to be closed."""
         age, opened = self._rules.age, self.live.opened_at
         return age is not None and opened is not None and self._clock.now() - opened >= age
 
     def close_part(self, failpoint: Callable[[str], None]) -> None:
-        """Close the live file, all of which is synced, and begin another one; ``closed`` has the part then.
+        """Close the live file, which is synced, add it to ``closed`` as a part, and begin a new live file.
 
         Raises:
-            UnavailableError: the folder takes no change now, or something stands where the part would be.
+            UnavailableError: The folder cannot be changed now, or the name of the part is taken.
         """
-        if not manifest_path(self.path).exists():  # without one, files with the names of parts are none of ours
+        if not manifest_path(self.path).exists():  # without one, files with the names of parts are not ours
             self._write_manifest([], failpoint)
         file = self._file
         sha256, lines = file.sum(self.length - self.live.start)
         file.rename(part_path(self.path, self.live.number))
         failpoint("part named")
-        self._part_is_closed(sha256, lines)
+        self._add_closed(sha256, lines)
         self._file = self._live_file()
         file.close()
         self._file.open()
         failpoint("part closed")
 
-    def _part_is_closed(self, sha256: str, lines: int) -> None:
+    def _add_closed(self, sha256: str, lines: int) -> None:
         live = self.live
         self.closed.append(Part(live.number, live.start, self.length, lines, sha256, self._clock.now()))
         self.live = Live(live.number + 1, self.length)
@@ -173,17 +166,17 @@ class DatasetWriter:
         forget: Callable[[sqlite3.Connection, int], None],
         keep_from: int | None = None,
     ) -> Sequence[Part]:
-        """Remove parts that need not be kept, and bring the manifest up to date; return what was removed.
+        """Remove parts by the retention rules, and update the manifest; return the removed parts.
 
         Args:
-            ledger: it has heard of all that was closed.
-            rules: which parts may stay.
-            failpoint: as in ``append``.
-            forget: where keys are forgotten, makes others who keep tables in the ledger forget all before a place.
-            keep_from: the place from which on all is kept, whatever the rules say.
+            ledger: It knows all closed parts.
+            rules: The retention rules.
+            failpoint: As in ``append``.
+            forget: Called with (db, log offset) where keys are forgotten: empties other tables before that offset.
+            keep_from: Log offset from which on everything is kept, whatever the rules are.
 
         Raises:
-            UnavailableError: the folder takes no change now.
+            UnavailableError: The folder cannot be changed now.
         """
         parts = await ledger.parts()
         if not parts and not manifest_path(self.path).exists():
@@ -207,125 +200,38 @@ class DatasetWriter:
             for part in parts:
                 self._files.unlink(part_path(self.path, part.number))
 
-    def _live_file(self) -> LogFile:
-        return LogFile(self.path, self._files, "the dataset")
+    def _live_file(self) -> AppendFile:
+        return AppendFile(self.path, self._files, "the dataset")
 
-    def _part_file(self, part: Part) -> LogFile:
-        return LogFile(part_path(self.path, part.number), self._files, "a part of the dataset")
-
-    # -- compaction ----------------------------------------------------------------------------------------
-
-    def rewrite(self, part: Part, removed: Iterable[tuple[int, int]], failpoint: Callable[[str], None]) -> Part:
-        """Write beside a part, durably, what is left of it; return the part as it is once that is in its place.
-
-        Args:
-            part: its file is only read.
-            removed: the lines to take out, each as (place, place of its end), in order.
-            failpoint: as in ``append``.
-
-        Raises:
-            RefusedError: the file is not the one that was closed.
-            UnavailableError: the disk does not take it; ``discard`` tidies up.
-        """
-        places = part.places
-        ranges = joined((offset, offset + stop - start) for start, stop in removed for offset in [places.offset(start)])
-        new = compacting_path(self.path, part.number)
-        with self._file.unavailable("compact"):
-            self._files.unlink(new)
-            fd = self._files.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-            try:
-                left = _Rest(self._files, fd, ranges)
-                for offset, line in self._part_file(part).lines(0, part.bytes):
-                    left.take(offset, line)
-                left.end()
-                self._files.fdatasync(fd)
-            finally:
-                self._files.close(fd)
-            if left.was != part.sha256:
-                self._files.unlink(new)
-                raise RefusedError(
-                    "compact the dataset",
-                    str(part_path(self.path, part.number)),
-                    "its bytes are not those that it was closed with (SHA-256)",
-                    "bring the file back, or move it away: its records are then taken as removed",
-                )
-            sync_folder(self._files, self.path.parent)
-        failpoint("part rewritten")
-        cuts = (*part.cuts, Cut(ranges, left.tokens))
-        return msgspec.structs.replace(part, lines=left.lines, sha256=left.sha256, cuts=cuts)
-
-    def discard(self, parts: Iterable[Part]) -> None:
-        """Remove what was written beside parts, as far as that goes now; the next start removes the rest."""
-        for part in parts:
-            with suppress(OSError):
-                self._files.unlink(compacting_path(self.path, part.number))
-
-    def put_in_place(self, parts: Sequence[Part], following: int, failpoint: Callable[[str], None]) -> None:
-        """Give parts that were rewritten their names; the ledger has heard of them.
-
-        The manifest comes first: it is by its cuts that a reader of the old file finds its place in the new one.
-
-        Args:
-            parts: all that are there, in order.
-            following: the number of the next one.
-            failpoint: as in ``append``.
-        """
-        rewritten = [part for part in parts if compacting_path(self.path, part.number).exists()]
-        if not rewritten:
-            return
-        with self._file.unavailable("compact"):
-            write_manifest(self.path, manifest(self.path, parts, following), self._files, failpoint)
-            for part in rewritten:
-                self._files.rename(compacting_path(self.path, part.number), part_path(self.path, part.number))
-                failpoint("part replaced")
-            sync_folder(self._files, self.path.parent)
-
-    def _finish_compaction(self, parts: Sequence[Part], following: int, failpoint: Callable[[str], None]) -> None:
-        """Put in its place what the ledger has heard of, and remove what it has not."""
-        with self._file.unavailable("compact"):
-            known = {compacting_path(self.path, part.number).name: part for part in parts}
-            for name in os.listdir(self.path.parent):
-                if not name.endswith(COMPACTING) or not part_names(self.path).fullmatch(name.removesuffix(COMPACTING)):
-                    continue
-                path, part = self.path.with_name(name), known.get(name)
-                if part is None or not part.cuts or self._sum_of(path) != part.sha256:
-                    self._files.unlink(path)
-        self.put_in_place(parts, following, failpoint)
-
-    def _sum_of(self, path: Path) -> str:
-        file = LogFile(path, self._files, "a part of the dataset")
-        file.open()
-        try:
-            return file.sum(file.size())[0]
-        finally:
-            file.close()
+    def _part_file(self, number: int) -> AppendFile:
+        return AppendFile(part_path(self.path, number), self._files, "a part of the dataset")
 
     # -- recovery ----------------------------------------------------------------------------------------
 
     async def recover(self, ledger: Ledger, by: DedupBy, failpoint: Callable[[str], None]) -> _Recovery:
-        """Make dataset and ledger agree, whatever happened before; then ``length`` is right.
+        """Make dataset and ledger agree after a start or a failure, and set ``length``.
 
         Args:
-            ledger: its head is believed up to its length, and brought up to the dataset's.
-            by: what keys mean now; keys of another meaning are computed again from the lines.
-            failpoint: called with the name of each point at which a crash must be harmless.
+            ledger: It is trusted up to its length; later lines of the dataset are adopted.
+            by: The identity of a record; if keys were made with another one, they are computed again.
+            failpoint: As in ``append``.
 
         Raises:
-            RefusedError: the dataset is shorter than the ledger says, or not the one it describes.
+            RefusedError: The dataset is shorter than its ledger says, or another one.
         """
         self.closed.clear()
-        missing = await self._look_for_parts(ledger, failpoint)
+        missing = await self._recover_parts(ledger, failpoint)
         head = await ledger.head()
         if not head.counted and head.live == Live():
             head = msgspec.structs.replace(head, live=Live(first_number(self.path)))
         found = _Recovery(missing=missing)
-        while (number := self._next_unheard(head)) is not None:
+        while (number := self._next_unknown(head)) is not None:
             self._file.close()
-            self._file = LogFile(part_path(self.path, number), self._files, "a part of the dataset")
+            self._file = self._part_file(number)
             self._file.open()
             self.live = Live(number, head.live.start)
             found = found.plus(await self._recover_file(ledger, head, by, failpoint))
-            self._part_is_closed(*self._file.sum(self.length - head.live.start))
+            self._add_closed(*self._file.sum(self.length - head.live.start))
             await ledger.close_parts(self.closed)
             failpoint("recovery: part closed")
             self.closed.clear()
@@ -343,10 +249,10 @@ class DatasetWriter:
             await ledger.begin(self.live)
         return found
 
-    async def _look_for_parts(self, ledger: Ledger, failpoint: Callable[[str], None]) -> int:
-        """Take note of closed parts that a person removed, and finish what a crash broke off."""
+    async def _recover_parts(self, ledger: Ledger, failpoint: Callable[[str], None]) -> int:
+        """Finish compaction and removal after a crash; return how many parts a person removed."""
         parts = await ledger.parts()
-        self._finish_compaction(parts, (await ledger.head()).live.number, failpoint)
+        self.rewriter.finish(parts, (await ledger.head()).live.number, failpoint)
         missing = [part for part in parts if not part_path(self.path, part.number).exists()]
         if missing:
             await ledger.remove_parts(missing, forget_keys=False)
@@ -369,17 +275,17 @@ class DatasetWriter:
                 f"bring the file back or move it away, or, to go on with what is there: {_start_over(ledger)}",
             )
 
-    def _next_unheard(self, head: DatasetHead) -> int | None:
-        """Return the number of the next part that was closed without the ledger's knowledge."""
-        unheard = [number for number in closed_numbers(self.path) if number >= head.live.number]
-        if not unheard or (unheard[0] != head.live.number and head.counted > head.live.start):
+    def _next_unknown(self, head: DatasetHead) -> int | None:
+        """Return the number of the next closed part that the ledger does not know."""
+        unknown = [number for number in closed_numbers(self.path) if number >= head.live.number]
+        if not unknown or (unknown[0] != head.live.number and head.counted > head.live.start):
             return None
-        return unheard[0]
+        return unknown[0]
 
     async def _recover_file(
         self, ledger: Ledger, head: DatasetHead, by: DedupBy, failpoint: Callable[[str], None]
     ) -> _Recovery:
-        """Mend the file that is open, and make the ledger know all of its lines."""
+        """Mend the open file, and adopt the lines that the ledger does not know."""
         base, known = self.live.start, head.dataset_length
         self._check_head(head, ledger.path)
         if head.keys != keys_meaning(by):
@@ -389,40 +295,42 @@ class DatasetWriter:
         failpoint("recovery: tail mended")
         for part in await ledger.parts() if known < base else ():  # keys are being computed anew
             if part.stop > known:
-                file = self._part_file(part)
+                file = self._part_file(part.number)
                 file.open()
                 try:
-                    await self._adopt(ledger, file, part.places, max(part.start, known), head.counted, by, failpoint)
+                    await self._adopt(ledger, file, part.offsets, max(part.start, known), head.counted, by, failpoint)
                 finally:
                     file.close()
-        places = Places(base)
-        adopted, foreign = await self._adopt(ledger, self._file, places, max(base, known), head.counted, by, failpoint)
+        offsets, start = OffsetMap(base), max(base, known)
+        adopted, foreign = await self._adopt(ledger, self._file, offsets, start, head.counted, by, failpoint)
         return _Recovery(adopted=adopted, foreign=foreign, cut=cut)
 
     def lines(self, parts: Sequence[Part], start: int) -> Iterator[tuple[int, bytes]]:
-        """Yield (place, line) of each line up to ``length``, newline included; parts that are gone have none.
+        """Yield (log offset, line) up to ``length``, newline included; parts whose file is gone are skipped.
 
         Args:
-            parts: the closed ones, as the ledger knows them.
-            start: the place of the first line.
+            parts: The closed parts that the ledger knows.
+            start: Log offset of the first line.
 
         Raises:
-            UnavailableError: it cannot be read now.
+            UnavailableError: A file cannot be read now.
         """
         for part in parts:
             yield from self.lines_of(part, start)
         yield from self.live_lines(start)
 
     def lines_of(self, part: Part, start: int = 0) -> Iterator[tuple[int, bytes]]:
-        """Yield (place, line) as ``lines`` does, of one closed part."""
-        file, places = self._part_file(part), part.places
+        """Yield (log offset, line) of one closed part, as ``lines`` does."""
+        file, offsets = self._part_file(part.number), part.offsets
         if part.stop > start and file.path.exists():
-            yield from _placed(file.lines(places.offset(max(start, part.start)), part.bytes), places)
+            for line in file.lines(offsets.file_offset(max(start, part.start)), part.bytes):
+                yield offsets.log_offset(line.offset), line.data
 
     def live_lines(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
-        """Yield (place, line) as ``lines`` does, of the live file."""
+        """Yield (log offset, line) of the live file, as ``lines`` does."""
         base = self.live.start
-        yield from _placed(self._file.lines(max(0, start - base), self.length - base), Places(base))
+        for line in self._file.lines(max(0, start - base), self.length - base):
+            yield base + line.offset, line.data
 
     def _check_head(self, head: DatasetHead, ledger: Path) -> None:
         base, size = self.live.start, self._file.size()
@@ -445,118 +353,44 @@ class DatasetWriter:
     async def _adopt(
         self,
         ledger: Ledger,
-        file: LogFile,
-        places: Places,
+        file: AppendFile,
+        offsets: OffsetMap,
         start: int,
         counted: int,
         by: DedupBy,
         failpoint: Callable[[str], None],
     ) -> tuple[int, int]:
-        """Bring the lines of a file into the ledger; return (lines past ``counted``, foreign lines).
+        """Commit the lines of a file to the ledger; return how many are new to it, and how many are foreign.
 
         Args:
-            ledger: it gets their keys.
-            file: it is open.
-            places: which places it holds.
-            start: the place of the first line that the ledger does not know.
-            counted: lines before this place were counted when they were appended.
-            by: what keys mean.
-            failpoint: called at each point at which a crash must be harmless.
+            ledger: It gets their keys.
+            file: It is open.
+            offsets: The log offsets of its lines.
+            start: Log offset of the first line to adopt.
+            counted: Lines before this log offset were counted when they were appended.
+            by: The identity of a record.
+            failpoint: As in ``append``.
         """
         self.length = start
-        adopted = foreign = lines = 0
-        keys: list[tuple[bytes, int]] = []
-        for offset, line in file.rewritten_lines(places.offset(start)):
-            place = places.place(offset)
-            lines += 1
-            adopted += place >= counted
-            try:
-                keys.append((line_key(line, by), place))
-            except ValueError:
-                foreign += 1
-            if lines == _ADOPT:
-                await self._adopt_chunk(ledger, file, keys, counted, lines, offset + len(line), place + len(line))
-                failpoint("recovery: some lines adopted")
-                keys, lines = [], 0
-        if lines:
-            end = file.size()
-            await self._adopt_chunk(ledger, file, keys, counted, lines, end, places.place(end))
-        return adopted, foreign
-
-    async def _adopt_chunk(
-        self,
-        ledger: Ledger,
-        file: LogFile,
-        keys: list[tuple[bytes, int]],
-        counted: int,
-        lines: int,
-        end: int,
-        place: int,
-    ) -> None:
-        """Adopt lines up to the offset ``end`` of a file, which is ``place``."""
-        file.sync()
-        self.length = place
-        await ledger.adopt(keys, counted=counted, lines=lines, length=place, tail=file.digest(end))
-
-
-class _Rest:
-    """What is left of a file without some ranges: written, summed up, and with the tokens that it cannot prove."""
-
-    def __init__(self, files: Files, fd: int, removed: Sequence[tuple[int, int]]) -> None:
-        self._files = files
-        self._fd = fd
-        self._removed = removed
-        self._next = 0
-        self._block = bytearray()
-        self._tail = b""
-        self._before, self._after = hashlib.sha256(), hashlib.sha256()
-        self._tokens = bytearray()
-        self.lines = 0
-
-    def take(self, offset: int, line: bytes) -> None:
-        """Take the next line of the file."""
-        self._before.update(line)
-        self._tail = (self._tail + line[-TAIL:])[-TAIL:]
-        end = offset + len(line)
-        if touches(self._removed, end):
-            self._tokens += kept_digest(self._tail)
-        if self._is_removed(offset):
-            return
-        self.lines += 1
-        self._block += line
-        if len(self._block) >= _BLOCK:
-            self.end()
-
-    def _is_removed(self, offset: int) -> bool:
-        while self._next < len(self._removed) and self._removed[self._next][1] <= offset:
-            self._next += 1
-        return self._next < len(self._removed) and self._removed[self._next][0] <= offset
-
-    def end(self) -> None:
-        """Write what was not written yet."""
-        self._after.update(self._block)
-        write_all(self._files, self._fd, bytes(self._block))
-        self._block.clear()
-
-    @property
-    def was(self) -> str:
-        """The SHA-256 of the file as it was."""
-        return self._before.hexdigest()
-
-    @property
-    def sha256(self) -> str:
-        """The SHA-256 of what is left."""
-        return self._after.hexdigest()
-
-    @property
-    def tokens(self) -> bytes:
-        """See ``Cut``."""
-        return bytes(self._tokens)
-
-
-def _placed(lines: Iterator[tuple[int, bytes]], places: Places) -> Iterator[tuple[int, bytes]]:
-    """Turn the offsets of a file into places."""
-    return ((places.place(offset), line) for offset, line in lines)
+        adopted = foreign = 0
+        lines = file.rewritten_lines(offsets.file_offset(start))
+        while True:
+            keys: list[tuple[bytes, int]] = []
+            count = stop = 0
+            for line in islice(lines, _ADOPT):
+                offset, stop = offsets.log_offset(line.offset), line.stop
+                count += 1
+                adopted += offset >= counted
+                try:
+                    keys.append((line_key(line.data, by), offset))
+                except ValueError:
+                    foreign += 1
+            if not count:
+                return adopted, foreign
+            file.sync()
+            self.length = offsets.log_offset(stop)
+            await ledger.adopt(keys, counted=counted, lines=count, length=self.length, tail=file.digest(stop))
+            failpoint("recovery: some lines adopted")
 
 
 def _start_over(ledger: Path) -> str:
@@ -564,7 +398,7 @@ def _start_over(ledger: Path) -> str:
 
 
 class _Recovery(msgspec.Struct, frozen=True):
-    """What ``recover`` found: lines adopted, lines that are not ours (left as they are), bytes cut, parts missing."""
+    """The result of ``recover``: lines adopted, foreign lines (left as they are), bytes cut, parts missing."""
 
     adopted: int = 0
     foreign: int = 0
@@ -573,8 +407,5 @@ class _Recovery(msgspec.Struct, frozen=True):
 
     def plus(self, more: _Recovery) -> _Recovery:
         """Return the sum of both."""
-        return _Recovery(*(mine + theirs for mine, theirs in zip(_values(self), _values(more), strict=True)))
-
-
-def _values(found: _Recovery) -> tuple[int, ...]:
-    return msgspec.structs.astuple(found)
+        both = zip(msgspec.structs.astuple(self), msgspec.structs.astuple(more), strict=True)
+        return _Recovery(*map(sum, both))

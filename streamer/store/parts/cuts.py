@@ -1,9 +1,10 @@
-"""What was taken out of a part, and where its lines stand since. Pure.
+"""Cuts: the lines that compaction took out of a part, and the offsets of the others since. Pure.
 
-A part keeps its places for ever; its file gets shorter with each *cut*. A cut speaks of the file as it was before it::
+The log offsets of a part's lines never change; its file gets shorter with each *cut*. A cut has offsets of the file as
+it was before::
 
-    before    aaaa bbbb cccc dddd        ranges: (4, 12)
-    after     aaaa dddd                  what stood at 12 stands at 4; what stood within 4 to 12 is gone
+    before    aaaa bbbb cccc dddd        removed: (4, 12)
+    after     aaaa dddd                  the line at 12 is now at 4; the lines from 4 to 12 are gone
 """
 
 from __future__ import annotations
@@ -15,21 +16,20 @@ import msgspec
 from blake3 import blake3
 
 TAIL = 4096
-"""Bytes before a place whose digest ties a token to a dataset: whole lines of a dataset never change."""
+"""Bytes before an offset whose digest ties a token to a dataset: whole lines of a dataset never change."""
 
 _DIGEST_BYTES = 16
-"""Length of that digest."""
 
 _KEPT_BYTES = 6
-"""So much is kept of the digest of a token that the file itself cannot prove any more."""
+"""Bytes that a cut keeps of the digest of a token that the file can no longer prove."""
 
 
 class Cut(msgspec.Struct, frozen=True):
     """One compaction of one part.
 
-    ``removed`` are offsets of the file as it was before: (from, to) of what was taken out, in order, none touching the
-    next. ``tokens`` are the beginnings of the digests of all tokens before whose place something was taken out: they
-    are good still, and the bytes that they were made of are gone.
+    ``removed`` are the ranges that were taken out, as (from, to) in the file before the cut, in order and not adjacent.
+    ``tokens`` are the first bytes of the digests of all tokens whose ``TAIL`` lost bytes: these tokens are still valid,
+    although the bytes that they were made of are gone.
     """
 
     removed: tuple[tuple[int, int], ...]
@@ -37,30 +37,30 @@ class Cut(msgspec.Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """Return how many bytes were taken out."""
+        """Number of bytes taken out."""
         return sum(stop - start for start, stop in self.removed)
 
     def has(self, digest: bytes) -> bool:
-        """Say whether a token with this digest was good when the cut was made."""
+        """Say whether a token with this digest was valid when the cut was made."""
         wanted, known = digest[:_KEPT_BYTES], self.tokens
         return any(known[at : at + _KEPT_BYTES] == wanted for at in range(0, len(known), _KEPT_BYTES))
 
     def offset(self, before: int) -> int:
-        """Return where a line stands that began at ``before``; of one that is gone, where the next one stands."""
-        return _Shift(self.removed).offset(before)
+        """Return the offset after the cut of the line that was at ``before``; if it is gone, that of the next line."""
+        return _Shift(self.removed).after(before)
 
     def touches(self, end: int) -> bool:
-        """Say whether the digest of what stood before ``end`` was of bytes that were taken out."""
+        """Say whether the cut took bytes out of the ``TAIL`` before ``end``."""
         return touches(self.removed, end)
 
 
 def token_digest(tail: bytes) -> bytes:
-    """Return what a token says of the bytes before its place; ``tail`` are the last ``TAIL`` of them."""
+    """Return the digest of a token; ``tail`` are the last ``TAIL`` bytes before its offset."""
     return blake3(tail).digest(_DIGEST_BYTES)
 
 
 def kept_digest(tail: bytes) -> bytes:
-    """Return what a cut keeps of it."""
+    """Return the bytes that a cut keeps of ``token_digest``."""
     return token_digest(tail)[:_KEPT_BYTES]
 
 
@@ -71,7 +71,7 @@ def touches(removed: Sequence[tuple[int, int]], end: int) -> bool:
 
 
 def joined(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Return ranges that are in order with neighbours made one."""
+    """Return ordered ranges with adjacent ones merged."""
     found: list[tuple[int, int]] = []
     for start, stop in ranges:
         if found and found[-1][1] == start:
@@ -82,7 +82,7 @@ def joined(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 
 class _Shift:
-    """By how much one cut moves each line, worked out once."""
+    """How far one cut moves each line, computed once."""
 
     def __init__(self, removed: Sequence[tuple[int, int]]) -> None:
         self._removed = removed
@@ -94,8 +94,8 @@ class _Shift:
             self._moved.append(start - self._gone[-1])
             self._gone.append(self._gone[-1] + stop - start)
 
-    def offset(self, before: int) -> int:
-        """Return where a line stands that began at ``before``; of one that is gone, where the next one stands."""
+    def after(self, before: int) -> int:
+        """Return the new offset of the line that was at ``before``; if it is gone, that of the next line."""
         cuts = bisect_left(self._starts, before)
         if not cuts:
             return before
@@ -103,45 +103,45 @@ class _Shift:
         return before - self._gone[cuts - 1] - (min(before, stop) - start)
 
     def before(self, offset: int) -> int:
-        """Return where a line began that stands at ``offset``."""
+        """Return the former offset of the line that is at ``offset``."""
         return offset + self._gone[bisect_right(self._moved, offset)]
 
-    def has_taken(self, before: int) -> bool:
-        """Say whether the line that began at ``before`` is gone."""
+    def removes(self, before: int) -> bool:
+        """Say whether the line that was at ``before`` is gone."""
         cuts = bisect_right(self._starts, before)
         return bool(cuts) and before < self._removed[cuts - 1][1]
 
 
-class Places:
-    """The places of one file of a dataset, and the offsets at which they stand in it.
+class OffsetMap:
+    """The log offsets of the lines of one file of a dataset, and the file offsets at which they stand.
 
     Args:
-        start: the place of the first line that the file ever had.
-        cuts: what was taken out of it since, in order.
+        start: Log offset of the first line that the file ever had.
+        cuts: Removals from the file since, in order.
     """
 
     def __init__(self, start: int, cuts: Iterable[Cut] = ()) -> None:
         self.start = start
         self._shifts = [_Shift(cut.removed) for cut in cuts]
 
-    def offset(self, place: int) -> int:
-        """Return the offset at which the line with this place stands; if it is gone, that of the next one."""
-        offset = place - self.start
+    def file_offset(self, log_offset: int) -> int:
+        """Return the file offset of the line with this log offset; if it is gone, that of the next line."""
+        offset = log_offset - self.start
         for shift in self._shifts:
-            offset = shift.offset(offset)
+            offset = shift.after(offset)
         return offset
 
-    def place(self, offset: int) -> int:
-        """Return the place of the line that stands at this offset."""
+    def log_offset(self, file_offset: int) -> int:
+        """Return the log offset of the line at this file offset."""
         for shift in reversed(self._shifts):
-            offset = shift.before(offset)
-        return self.start + offset
+            file_offset = shift.before(file_offset)
+        return self.start + file_offset
 
-    def has(self, place: int) -> bool:
-        """Say whether the line with this place is still there."""
-        offset = place - self.start
+    def has(self, log_offset: int) -> bool:
+        """Say whether the line with this log offset is still there."""
+        offset = log_offset - self.start
         for shift in self._shifts:
-            if shift.has_taken(offset):
+            if shift.removes(offset):
                 return False
-            offset = shift.offset(offset)
+            offset = shift.after(offset)
         return True

@@ -1,42 +1,39 @@
-"""The parts of a dataset that rolls: their names, when they are closed and removed, and the manifest that lists them.
+"""Parts of a dataset that rotates: names, rules for closing and removing them, and the manifest that lists them.
 
 ::
 
     good-00001.jsonl   good-00002.jsonl   good.jsonl        good.jsonl.manifest.json
-    closed: never changes again           live: grows       lists the closed ones, with their sums
+    closed: only compaction changes it    live: grows       lists the closed parts, with their checksums
 
-A *place* counts bytes from the first line that was ever appended, whatever file the line is in by now: a part holds the
-places from ``start`` to ``stop``, the live file those from the last ``stop`` on. What is taken out of a part leaves a
-hole in its places and none in its file (``compaction.cuts``).
+A *log offset* counts bytes from the first line that was ever appended, whichever file the line is in now: a part holds
+the log offsets from ``start`` to ``stop``, the live file those from the last ``stop`` on. Compaction leaves a hole in
+the log offsets of a part, and none in its file (``cuts``).
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 import msgspec
 
 from streamer.base.append_file import write_all
 from streamer.base.files import Files, sync_folder
-from streamer.store.parts.cuts import Cut, Places
+from streamer.store.parts.cuts import Cut, OffsetMap
 
 _MANIFEST_VERSION = 1
 
 COMPACTING = ".compacting"
-"""How the name of a file ends that is to take the place of a part."""
+"""Suffix of a file that will replace a part."""
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One closed part. ``start`` and ``stop`` are places, ``closed_at`` is in seconds since 1970.
+    """One closed part. ``start`` and ``stop`` are log offsets, ``closed_at`` is in seconds since 1970.
 
-    ``lines`` and ``sha256`` are those of its file as it is now, after the ``cuts``.
+    ``lines`` and ``sha256`` describe its file as it is now, after the ``cuts``.
     """
 
     number: int
@@ -49,17 +46,17 @@ class Part(msgspec.Struct, frozen=True):
 
     @property
     def bytes(self) -> int:
-        """Return how long its file is."""
+        """Length of its file."""
         return self.stop - self.start - sum(cut.size for cut in self.cuts)
 
     @property
-    def places(self) -> Places:
-        """Return where its places stand in its file."""
-        return Places(self.start, self.cuts)
+    def offsets(self) -> OffsetMap:
+        """Map between log offsets and offsets in its file."""
+        return OffsetMap(self.start, self.cuts)
 
 
 class Live(msgspec.Struct, frozen=True):
-    """The live file: which number it gets when it is closed, where it begins, when its first line was appended."""
+    """The live file: its number once it is closed, its first log offset, and the time of its first append."""
 
     number: int = 1
     start: int = 0
@@ -67,7 +64,7 @@ class Live(msgspec.Struct, frozen=True):
 
 
 class RollRules(msgspec.Struct, frozen=True):
-    """When the live file is closed: before it gets longer than this, or when it is older (seconds). None: never."""
+    """Limits of the live file: it is closed before it exceeds one, ``age`` in seconds. None: no limit."""
 
     bytes: int | None = None
     records: int | None = None
@@ -75,14 +72,14 @@ class RollRules(msgspec.Struct, frozen=True):
 
     @property
     def is_on(self) -> bool:
-        """Say whether the dataset rolls."""
+        """Whether the dataset rotates."""
         return self != RollRules()
 
 
 class RetainRules(msgspec.Struct, frozen=True):
-    """How much of the dataset is kept; whole parts are removed, the oldest first, the live file never.
+    """Limits of the whole dataset: parts are removed, the oldest first, but never the live file.
 
-    ``forget_keys``: whether a record of a removed part may come in again.
+    ``forget_keys``: whether a record of a removed part may be accepted again.
     """
 
     bytes: int | None = None
@@ -92,33 +89,33 @@ class RetainRules(msgspec.Struct, frozen=True):
 
 
 def part_path(dataset: Path, number: int) -> Path:
-    """Return where a part of ``dataset`` is once it is closed."""
+    """Return the path of a closed part."""
     return dataset.with_name(f"{dataset.stem}-{number:05}{dataset.suffix}")
 
 
 def compacting_path(dataset: Path, number: int) -> Path:
-    """Return where that which is to take the place of a part is made."""
+    """Return the path at which the replacement of a part is written."""
     part = part_path(dataset, number)
     return part.with_name(f"{part.name}{COMPACTING}")
 
 
 def part_names(dataset: Path) -> re.Pattern[str]:
-    """Return a pattern that matches the names of parts, and only those; its one group is the number."""
+    """Return a pattern that matches exactly the names of parts; its one group is the number."""
     return re.compile(rf"{re.escape(dataset.stem)}-(\d{{5}}|[1-9]\d{{5,}}){re.escape(dataset.suffix)}", re.ASCII)
 
 
 def manifest_path(dataset: Path) -> Path:
-    """Return where the manifest of ``dataset`` is."""
+    """Return the path of the manifest."""
     return dataset.with_name(f"{dataset.name}.manifest.json")
 
 
 def new_manifest_path(dataset: Path) -> Path:
-    """Return where a manifest is made, before it takes the place of the one that is there."""
+    """Return the path at which a new manifest is written, before it replaces the old one."""
     return dataset.with_name(f"{manifest_path(dataset).name}.new")
 
 
 def closed_numbers(dataset: Path) -> list[int]:
-    """Return the numbers of the parts that are there now, in order; none without a manifest."""
+    """Return the numbers of the closed parts that exist now, in order; none without a manifest."""
     if not manifest_path(dataset).exists():
         return []
     names = part_names(dataset)
@@ -126,12 +123,12 @@ def closed_numbers(dataset: Path) -> list[int]:
 
 
 def newest_number(dataset: Path) -> int:
-    """Return the number of the newest part that is there now, 0 if there is none."""
+    """Return the number of the newest closed part, 0 if there is none."""
     return max(closed_numbers(dataset), default=0)
 
 
 def first_number(dataset: Path) -> int:
-    """Return the number from which parts are counted by a ledger that knows of none: no name is used twice."""
+    """Return the first number for a ledger that knows no parts, so that no name is used twice."""
     there = closed_numbers(dataset)
     if there:
         return there[0]
@@ -146,14 +143,14 @@ class _Numbered(msgspec.Struct):
 
 
 def expired(parts: Sequence[Part], live_bytes: int, live_records: int, rules: RetainRules, now: float) -> list[Part]:
-    """Return the parts that are to be removed: the oldest ones, as few as make the rest fit. Pure.
+    """Return the parts to remove: as few of the oldest as needed to meet the rules. Pure.
 
     Args:
-        parts: those that are there, in order.
-        live_bytes: bytes of the live file, which count as well.
-        live_records: its lines.
-        rules: what may be kept.
-        now: seconds since 1970.
+        parts: The closed parts, in order.
+        live_bytes: Bytes of the live file, which count as well.
+        live_records: Lines of the live file.
+        rules: The limits.
+        now: Seconds since 1970.
     """
     size = live_bytes + sum(part.bytes for part in parts)
     records = live_records + sum(part.lines for part in parts)
@@ -171,50 +168,8 @@ def expired(parts: Sequence[Part], live_bytes: int, live_records: int, rules: Re
     return gone
 
 
-class Piece(NamedTuple):
-    """One file of a dataset, as a reader has it open. ``number`` is that of a closed part, None for the live file."""
-
-    path: Path
-    file: BinaryIO
-    number: int | None
-
-
-@contextmanager
-def opened(dataset: Path, buffering: int = -1) -> Iterator[list[Piece]]:
-    """Open every file of a dataset, in order, the live one last: all lines that are there now, none twice.
-
-    Raises:
-        OSError: one of them cannot be opened.
-    """
-    with ExitStack() as stack:
-        while True:
-            newest = newest_number(dataset)
-            live = _open_if_there(dataset, stack, buffering)
-            closed = list(_closed_pieces(dataset, stack, buffering))
-            if live is None and not closed:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(dataset))
-            if live is None or newest_number(dataset) == newest:
-                break  # else it was closed while we looked, and may have been compacted since
-        yield closed if live is None else [*closed, Piece(dataset, live, None)]
-
-
-def _open_if_there(path: Path, stack: ExitStack, buffering: int) -> BinaryIO | None:
-    try:
-        return stack.enter_context(path.open("rb", buffering))
-    except FileNotFoundError:  # removed while we looked, or a moment in which no live file is there
-        return None
-
-
-def _closed_pieces(dataset: Path, stack: ExitStack, buffering: int) -> Iterator[Piece]:
-    for number in closed_numbers(dataset):
-        path = part_path(dataset, number)
-        file = _open_if_there(path, stack, buffering)
-        if file is not None:
-            yield Piece(path, file, number)
-
-
 def manifest(dataset: Path, parts: Sequence[Part], following: int) -> bytes:
-    """Return what the manifest of a dataset with these parts says, ``following`` being the number of the next one."""
+    """Return the manifest of a dataset with these parts; ``following`` is the number of the next part."""
     document = {
         "version": _MANIFEST_VERSION,
         "live": dataset.name,
@@ -246,7 +201,7 @@ class _Listed(msgspec.Struct):
 
 
 def listed_cuts(dataset: Path) -> dict[int, tuple[Cut, ...]]:
-    """Return what was taken out of parts, by their number, as far as the manifest of a dataset says so."""
+    """Return the cuts of parts by their number, as the manifest lists them; none if it cannot be read."""
     try:
         listed = msgspec.json.decode(manifest_path(dataset).read_bytes(), type=_Listed).parts
     except (OSError, msgspec.MsgspecError):
@@ -255,7 +210,7 @@ def listed_cuts(dataset: Path) -> dict[int, tuple[Cut, ...]]:
 
 
 def write_manifest(dataset: Path, content: bytes, files: Files, failpoint: Callable[[str], None]) -> None:
-    """Put a manifest in the place of the one that is there, all at once and durably; equal ones are left alone."""
+    """Replace the manifest atomically and durably, unless it is the same already."""
     path = manifest_path(dataset)
     if path.exists() and path.read_bytes() == content:
         return

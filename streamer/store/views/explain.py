@@ -23,11 +23,12 @@ from streamer.core.records.model import SourceRecord, State
 from streamer.core.verdicts.reasons import CAP, NEAR, REWARD_REASONS
 from streamer.store.curation.rejections import Rejection, rejections_in
 from streamer.store.ledger.delivery import undeliverable
+from streamer.store.ledger.files import file_at
 from streamer.store.ledger.paths import is_apart
 from streamer.store.views.explain_subjects import Found, OutcomeRow, Subjects
 from streamer.store.views.explain_turns import TurnReasons
 from streamer.store.views.explain_verdicts import VerdictReasons
-from streamer.store.views.snapshot import file_at, open_ledger
+from streamer.store.views.snapshot import open_ledger
 
 _QUOTED = 20
 """Lines of one span that are looked up in the dataset."""
@@ -262,12 +263,13 @@ class Explainer:
         return found[0] if found is not None else None
 
     def _dataset_line(self, place: int) -> str:
-        found = file_at(self._db, self._dataset, place)
-        if found is None:
+        file = file_at(self._db, place)
+        path = file.path(self._dataset)
+        if file.is_removed:
             return f"byte {place:,} of the dataset, in a part that is not kept any more"
-        path, offset = found
-        if offset is None:
+        if not file.map.has(place):
             return f"byte {place:,} of the dataset, which was taken out of {printable(path.name)} since"
+        offset = file.map.file_offset(place)
         text = f"byte {offset:,} of {'the dataset' if path == self._dataset else printable(path.name)}"
         try:
             with path.open("rb") as dataset:

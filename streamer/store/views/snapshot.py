@@ -20,12 +20,11 @@ import msgspec
 from streamer.base.errors import RefusedError, UnavailableError
 from streamer.base.lock import Holder, holder, lock_file
 from streamer.core.records.model import State
-from streamer.store.ledger.cuts import cut_bytes, cuts_in
+from streamer.store.ledger.cuts import cut_bytes
 from streamer.store.ledger.delivery import Delivery, delivery
+from streamer.store.ledger.files import knows_parts
 from streamer.store.ledger.paths import IS_APART, IS_SESSION, IS_STREAM
 from streamer.store.ledger.schema import APPLICATION_ID, SCHEMA_VERSION
-from streamer.store.parts.cuts import Places
-from streamer.store.parts.parts import Piece, part_path
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -227,67 +226,9 @@ def _read(db: sqlite3.Connection, dataset: Path, daemon: Holder | None) -> Snaps
     )
 
 
-def file_at(db: sqlite3.Connection, dataset: Path, place: int) -> tuple[Path, int | None] | None:
-    """Return the file that holds a log offset, and the file offset; None if its part was removed.
-
-    The file offset is None if the line was taken out of the file.
-
-    Args:
-        db: The dataset's ledger.
-        dataset: The live file.
-        place: Log offset of a line.
-    """
-    if not _knows_parts(db):
-        return dataset, place
-    closed = db.execute(
-        "SELECT number, start, removed FROM part WHERE stop > ? AND start <= ?", (place, place)
-    ).fetchone()
-    if closed is None:
-        return dataset, place - _one(db, "SELECT coalesce(max(stop), 0) FROM part")
-    number, start, removed = closed
-    if removed:
-        return None
-    places = Places(start, cuts_in(db).get(number, ()))
-    return part_path(dataset, number), places.offset(place) if places.has(place) else None
-
-
-def committed_in(db: sqlite3.Connection, pieces: Sequence[Piece]) -> int:
-    """Return the number of committed bytes in a dataset's files, from its ledger ``db``; closed parts count fully."""
-    length = int(_one(db, "SELECT dataset_length FROM meta"))
-    known = _starts(db)
-    stop = int(_one(db, "SELECT coalesce(max(stop), 0) FROM part")) if known else 0
-    closed = (piece.file.fileno() for piece in pieces if piece.number in known)
-    return sum(os.fstat(fd).st_size for fd in closed) + max(0, length - stop)
-
-
-def places_of(db: sqlite3.Connection, pieces: Sequence[Piece]) -> list[Places]:
-    """Return the log offsets of each file of a dataset, from its ledger ``db``."""
-    starts, cuts = _starts(db), cuts_in(db)
-    following = int(_one(db, "SELECT coalesce(max(stop), 0) FROM part")) if starts else 0
-    found: list[Places] = []
-    for piece in pieces:
-        start = starts.get(piece.number)
-        if start is not None and piece.number is not None:
-            found.append(Places(start, cuts.get(piece.number, ())))
-            continue
-        found.append(Places(following))  # the live file, or one that the ledger does not know
-        following += os.fstat(piece.file.fileno()).st_size
-    return found
-
-
-def _starts(db: sqlite3.Connection) -> dict[int | None, int]:
-    """Return the log offset at which each closed part begins, by its number."""
-    return dict(db.execute("SELECT number, start FROM part WHERE stop")) if _knows_parts(db) else {}
-
-
-def _knows_parts(db: sqlite3.Connection) -> bool:
-    """Say whether the table exists: not in a ledger of 0.1.0 before a daemon opened it."""
-    return bool(_one(db, "SELECT count(*) FROM sqlite_master WHERE name = 'part'"))
-
-
 def _parts(db: sqlite3.Connection) -> tuple[int, int, int]:
     """Return the number of kept closed parts, and the lines and bytes of the removed ones."""
-    if not _knows_parts(db):
+    if not knows_parts(db):
         return 0, 0, 0
     return _row(
         db,
