@@ -313,7 +313,7 @@ class Pipeline:
         self._failpoint("committed")
         if work.done is not None:
             await work.done()
-        self.uplink.committed(self.dataset.length)
+        self.uplink.committed(self.dataset.length, settled.appended)
         if self.dataset.closed:
             await self._tell_closed()
         self._tell(settled, sync_seconds, commit_seconds, self._latencies(settled, outcomes))

@@ -1,4 +1,4 @@
-"""The lines of an outbox by place, while it grows, rolls and loses parts."""
+"""Reader of an outbox: lines by log offset, while the dataset grows, rotates and loses parts."""
 
 from __future__ import annotations
 
@@ -22,17 +22,14 @@ _BLOCK = 1 << 20
 
 
 class OutboxLine(msgspec.Struct, frozen=True, gc=False):
-    """A line with its newline, and the place where it begins."""
+    """A line with its newline, and its log offset."""
 
-    place: int
+    offset: int
     data: bytes
 
 
 class _Read(msgspec.Struct, frozen=True):
-    """Some lines, and the place that follows them. ``missing`` are bytes before that which are not there any more.
-
-    There are none where nothing was left of a part behind the place that was asked for.
-    """
+    """Some lines, and the log offset after them. There are none if ``missing`` bytes before it were removed."""
 
     lines: Sequence[OutboxLine]
     after: int
@@ -40,7 +37,7 @@ class _Read(msgspec.Struct, frozen=True):
 
 
 class _File(msgspec.Struct, frozen=True):
-    """The file that holds a place: its number, the place where it begins, and that where it ends, None if it grows."""
+    """The part that holds a log offset: its number, its first log offset, and its end (None while it grows)."""
 
     number: int
     start: int
@@ -49,12 +46,12 @@ class _File(msgspec.Struct, frozen=True):
 
 
 class Outbox:
-    """Reads what is committed of a dataset.
+    """Reads committed lines of a dataset.
 
     Args:
-        path: the live file.
-        ledger: knows which part holds which places.
-        files: the system calls.
+        path: The live file.
+        ledger: Maps log offsets to parts.
+        files: The system calls.
     """
 
     def __init__(self, path: Path, ledger: Ledger, files: Files) -> None:
@@ -62,50 +59,50 @@ class Outbox:
         self._ledger = ledger
         self._files = files
 
-    async def read(self, place: int, stop: int) -> _Read:
-        """Return some lines from ``place`` on, of those before ``stop``, and not much more than a MiB of them.
+    async def read(self, offset: int, stop: int) -> _Read:
+        """Return lines from a log offset on, before ``stop``, and about a MiB at most.
 
         Raises:
-            UnavailableError: it cannot be read now.
+            UnavailableError: The outbox cannot be read now.
         """
-        file = await self._ledger.look(partial(_file_at, place=place))
-        return await to_thread.run_sync(self._read, file, place, stop)
+        file = await self._ledger.look(partial(_file_at, offset=offset))
+        return await to_thread.run_sync(self._read, file, offset, stop)
 
-    def _read(self, file: _File, place: int, stop: int) -> _Read:
+    def _read(self, file: _File, offset: int, stop: int) -> _Read:
         end = stop if file.stop is None else min(stop, file.stop)
         places = Places(file.start, file.cuts)
-        offset = places.offset(place)
+        file_offset = places.offset(offset)
         try:
             fd = self._open(file)
             try:
-                data = self._lines(fd, offset, places.offset(end))
+                data = self._lines(fd, file_offset, places.offset(end))
             finally:
                 self._files.close(fd)
         except FileNotFoundError:
             if file.stop is None:
                 raise self._unavailable("it is not there") from None
-            return _Read((), file.stop, missing=file.stop - place)
+            return _Read((), file.stop, missing=file.stop - offset)
         except OSError as error:
             raise self._unavailable(error.strerror or str(error)) from error
         lines: list[OutboxLine] = []
         for line in data.split(b"\n")[:-1]:
-            lines.append(OutboxLine(places.place(offset), line + b"\n"))
-            offset += len(line) + 1
-        return _Read(lines, lines[-1].place + len(lines[-1].data) if lines else end)
+            lines.append(OutboxLine(places.place(file_offset), line + b"\n"))
+            file_offset += len(line) + 1
+        return _Read(lines, lines[-1].offset + len(lines[-1].data) if lines else end)
 
     def _open(self, file: _File) -> int:
-        """Open a file of the dataset, whether or not it has been closed since the ledger was asked."""
+        """Open a part, even if it was closed since the ledger was read."""
         closed = part_path(self._path, file.number)
         if file.stop is not None:
             return self._files.open(closed, os.O_RDONLY)
         fd = self._files.open(self._path, os.O_RDONLY)
-        if file.number in closed_numbers(self._path):  # it was given its name before we opened, so that is another one
+        if file.number in closed_numbers(self._path):  # it was rotated before we opened: this is the next one
             self._files.close(fd)
             return self._files.open(closed, os.O_RDONLY)
         return fd
 
     def _lines(self, fd: int, start: int, stop: int) -> bytes:
-        """Return whole lines between two line ends."""
+        """Return complete lines between two line ends, given as file offsets."""
         data = b""
         while start + len(data) < stop:
             block = self._files.pread(fd, min(_BLOCK, stop - start - len(data)), start + len(data))
@@ -120,8 +117,8 @@ class Outbox:
         return UnavailableError("read the outbox", str(self._path), cause, "see the dataset's folder; it is retried")
 
 
-def _file_at(db: sqlite3.Connection, place: int) -> _File:
-    row = db.execute("SELECT number, start, stop FROM part WHERE start <= ? AND stop > ?", (place, place)).fetchone()
+def _file_at(db: sqlite3.Connection, offset: int) -> _File:
+    row = db.execute("SELECT number, start, stop FROM part WHERE start <= ? AND stop > ?", (offset, offset)).fetchone()
     if row is not None:
         number, start, stop = row
         return _File(number, start, stop, cuts_in(db).get(number, ()))

@@ -93,7 +93,7 @@ class NoUplink:
         """Return the place from which on the dataset has to be kept: none."""
         return None
 
-    def committed(self, length: int) -> None:
+    def committed(self, length: int, keys: Sequence[tuple[bytes, int]] = ()) -> None:
         """Take note of nothing."""
 
     async def run(self) -> None:

@@ -14,15 +14,15 @@ from streamer.core.records.key import DedupBy
 from streamer.core.records.layouts import MalformedError
 from streamer.fleet.message import (
     ENCODING,
+    EPOCH,
     HOLDS,
-    LAST_NUMBER,
-    LIFE,
-    NUMBER,
+    LAST_SEQUENCE,
     OBJECT,
-    ORIGIN,
+    PRODUCER,
+    SEQUENCE,
     SKIPPED,
     Message,
-    MessagePlace,
+    MessageId,
     headers,
     pack,
     read,
@@ -35,10 +35,10 @@ LINE = (
     b'"metadata":{"run_id":"r","turn":0,"timestamp":null}}\n'
 )
 PLACES = st.builds(
-    MessagePlace,
+    MessageId,
     st.from_regex(r"[A-Za-z0-9_-]{1,64}\.[a-z0-9]{1,32}", fullmatch=True),
     st.from_regex(r"[a-z0-9]{1,32}", fullmatch=True),
-    st.integers(1, LAST_NUMBER),
+    st.integers(1, LAST_SEQUENCE),
 )
 BODIES = st.binary(min_size=1, max_size=50)
 OBJECTS = st.from_regex(r"[A-Za-z0-9._-]{1,200}", fullmatch=True)
@@ -49,7 +49,7 @@ MESSAGES = st.one_of(
     st.builds(Message, PLACES, holds=KEYS),
     st.builds(Message, PLACES, skipped=st.just(value=True)),
 )
-HEADER = {ORIGIN: "host.1a", LIFE: "2b", NUMBER: "7"}
+HEADER = {PRODUCER: "host.1a", EPOCH: "2b", SEQUENCE: "7"}
 
 
 def refused(found: dict[str, str] | None, body: bytes = b"x") -> str:
@@ -68,7 +68,7 @@ def test_what_was_written_is_read(message: Message) -> None:
 @given(
     st.none()
     | st.dictionaries(
-        st.sampled_from([ORIGIN, LIFE, NUMBER, ENCODING, OBJECT, HOLDS, SKIPPED]),
+        st.sampled_from([PRODUCER, EPOCH, SEQUENCE, ENCODING, OBJECT, HOLDS, SKIPPED]),
         st.text(max_size=80) | st.sampled_from(["host.1a", "2b", "7", "zlib", "ab" * 16]),
     ),
     st.binary(max_size=20),
@@ -82,26 +82,26 @@ def test_any_headers_are_read_or_refused_for_a_counted_reason(found: dict[str, s
         return
     assert message.is_record or message.skipped or message.holds is not None
     assert "/" not in message.object
-    assert 1 <= message.place.number <= LAST_NUMBER
+    assert 1 <= message.id.sequence <= LAST_SEQUENCE
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {ORIGIN: "host"},
-        {ORIGIN: "a.b.c"},
-        {ORIGIN: "*.>"},
-        {LIFE: "../x"},
-        {NUMBER: "0"},
-        {NUMBER: "-1"},
-        {NUMBER: "7.5"},
-        {NUMBER: "\u0667"},
-        {NUMBER: "9" * 5000},
+        {PRODUCER: "host"},
+        {PRODUCER: "a.b.c"},
+        {PRODUCER: "*.>"},
+        {EPOCH: "../x"},
+        {SEQUENCE: "0"},
+        {SEQUENCE: "-1"},
+        {SEQUENCE: "7.5"},
+        {SEQUENCE: "\u0667"},
+        {SEQUENCE: "9" * 5000},
         {ENCODING: "gzip"},
         {OBJECT: "../../etc"},
         {HOLDS: "zz"},
         {HOLDS: "ab"},
-        {ORIGIN: "h" * (1 << 20)},
+        {PRODUCER: "h" * (1 << 20)},
     ],
 )
 def test_a_header_that_is_not_ours_is_refused(change: dict[str, str]) -> None:
@@ -172,9 +172,9 @@ def test_what_is_not_packed_as_we_do_is_refused(body: bytes) -> None:
 
 def test_a_message_is_as_long_as_it_says() -> None:
     """The headers of the longest names fit into the room that is kept for them."""
-    place = MessagePlace("h" * 64 + "." + "a" * 32, "b" * 32, LAST_NUMBER)
+    place = MessageId("h" * 64 + "." + "a" * 32, "b" * 32, LAST_SEQUENCE)
     message = Message(place, packed=True, object="o" * 200, holds=b"k" * 16)
     found = headers(message, "p" * 64 + "-" + "d" * 64, "i" * 100)
     size = sum(len(name) + len(value) + 4 for name, value in found.items()) + len("NATS/1.0\r\n\r\n")
     assert size < 1024
-    assert msgspec.json.decode(msgspec.json.encode(place), type=MessagePlace) == place
+    assert msgspec.json.decode(msgspec.json.encode(place), type=MessageId) == place

@@ -433,7 +433,7 @@ def _fleet(config: Config) -> Iterator[DoctorFinding]:
 
     stream = anyio.run(look)
     check_dedup(stream, names, config.dedup.by)
-    yield DoctorFinding(Level.OK, f"the stream {names.stream} is there, with {counted(stream.buckets, 'bucket')}")
+    yield DoctorFinding(Level.OK, f"the stream {names.stream} is there, with {counted(stream.partitions, 'bucket')}")
 
 
 def _near(config: Config) -> Iterator[DoctorFinding]:

@@ -6,9 +6,9 @@ import msgspec
 
 
 class ArrivedRecord(msgspec.Struct, frozen=True, gc=False):
-    """A line that is to go into the dataset as it is, with its key, and the rollout that it is of.
+    """A line to append to the dataset as it is, with its key and the session of its rollout.
 
-    ``again`` says that it was taken before, from the same collector.
+    ``again``: the same collector has delivered it before.
     """
 
     key: bytes

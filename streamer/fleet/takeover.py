@@ -1,7 +1,6 @@
-"""Buckets of a writer that is gone for good are given up in its place, by a person.
+"""Takeover: a person releases the partitions of a writer that is gone for good.
 
-Their keys are computed from the lines of a copy of its dataset. What the servers still have of keys that came to it
-from writers before is kept, too.
+Their keys are computed from a copy of its dataset, and joined with the handoffs by which it had got the partitions.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from anyio import to_thread
 from streamer.base.errors import RefusedError, UnavailableError
 from streamer.base.lock import holder, lock_file
 from streamer.base.text import printable
-from streamer.config.fleet_names import bucket_of, shown_buckets
+from streamer.config.fleet_names import partition_of, shown_partitions
 from streamer.core.records.dataset_line import keys_meaning, line_key
-from streamer.fleet import moving
+from streamer.fleet import handoff
 from streamer.fleet.owners import (
-    BucketState,
     Owner,
+    Ownership,
     get_keys,
     keys_of,
     owners_of,
@@ -44,34 +43,34 @@ if TYPE_CHECKING:
 _OP = "take buckets from a writer"
 
 
-class Taken(NamedTuple):
-    """A bucket that anybody may have now, who had it, and how many keys go with it."""
+class Takeover(NamedTuple):
+    """A released partition, its last owner, and the number of its keys."""
 
-    bucket: int
+    partition: int
     writer: str
     keys: int
 
 
-async def take(
-    link: Link, names: Names, wanted: Collection[int], buckets: int, by: DedupBy, dataset: Path | None
-) -> list[Taken]:
-    """Give buckets up in the place of their owner.
+async def take_over(
+    link: Link, names: Names, wanted: Collection[int], partitions: int, by: DedupBy, dataset: Path | None
+) -> list[Takeover]:
+    """Release partitions in place of their owner.
 
     Args:
-        link: of a user who may do that.
-        names: of the fleet.
-        wanted: the buckets.
-        buckets: how many there are.
-        by: what makes two records the same one.
-        dataset: a copy of the owner's dataset, or None to go on without its keys.
+        link: Link of a user with the permission to do so.
+        names: Names of the fleet.
+        wanted: The partitions to release.
+        partitions: Number of all partitions.
+        by: What makes two records duplicates.
+        dataset: A copy of the owner's dataset, or None to proceed without its keys.
 
     Raises:
-        RefusedError: there are no such buckets, the dataset is being written, holds a line that is none of ours; or
-            somebody else changed the owner meanwhile.
-        UnavailableError: the dataset cannot be read, or the servers do not answer.
+        RefusedError: A partition does not exist, the dataset is being written or holds a foreign line, or somebody
+            changed the owner meanwhile.
+        UnavailableError: The dataset cannot be read, or the servers do not answer.
     """
-    if beyond := [bucket for bucket in wanted if bucket >= buckets]:
-        cause = f"there is no bucket {beyond[0]}: they are numbered from 0 to {buckets - 1}"
+    if beyond := [partition for partition in wanted if partition >= partitions]:
+        cause = f"there is no bucket {beyond[0]}: they are numbered from 0 to {partitions - 1}"
         raise RefusedError(_OP, names.stream, cause)
     if dataset is not None and (who := holder(lock_file(dataset))) is not None:
         hint = "its writer runs: give it other source.buckets and restart it, and it hands them over itself"
@@ -84,21 +83,21 @@ async def take(
             db.execute("CREATE TABLE found (key BLOB PRIMARY KEY) WITHOUT ROWID")
             db.execute("BEGIN")
             if dataset is not None:
-                await to_thread.run_sync(_put, db, _keys_of_lines(dataset, frozenset(wanted), buckets, by))
-            for bucket, entry in entries.items():
+                await to_thread.run_sync(_put, db, _keys_of_lines(dataset, frozenset(wanted), partitions, by))
+            for partition, entry in entries.items():
                 if entry.owner.keys:
-                    await _put_earlier(link, objects, db, bucket, entry, buckets, by, folder)
+                    await _put_earlier(link, objects, db, partition, entry, partitions, by, folder)
             rows = (key for (key,) in db.execute("SELECT key FROM found ORDER BY key"))
-            files = await to_thread.run_sync(moving.write_keys, rows, wanted, buckets, keys_meaning(by), folder)
+            files = await to_thread.run_sync(handoff.write_keys, rows, wanted, partitions, keys_meaning(by), folder)
         taken = []
-        for bucket in sorted(wanted):
-            before = entries.get(bucket)
+        for partition in sorted(wanted):
+            before = entries.get(partition)
             had = before.owner.writer if before is not None else ""
-            released = Owner(BucketState.RELEASED, had, await put_keys(link, objects, bucket, files[bucket]))
-            if not await set_entry(link, store, names, bucket, released, before):
+            released = Owner(Ownership.RELEASED, had, await put_keys(link, objects, partition, files[partition]))
+            if not await set_entry(link, store, names, partition, released, before):
                 cause = "somebody changed its owner meanwhile"
-                raise RefusedError(_OP, f"bucket {bucket}", cause, "see `streamer fleet status`")
-            taken.append(Taken(bucket, had, moving.count(files[bucket])))
+                raise RefusedError(_OP, f"bucket {partition}", cause, "see `streamer fleet status`")
+            taken.append(Takeover(partition, had, handoff.count(files[partition])))
     return taken
 
 
@@ -106,20 +105,20 @@ async def _put_earlier(
     link: Link,
     objects: ObjectStore,
     db: sqlite3.Connection,
-    bucket: int,
+    partition: int,
     entry: OwnerEntry,
-    buckets: int,
+    partitions: int,
     by: DedupBy,
     folder: Path,
 ) -> None:
-    """Add the keys with which a bucket came to the writer that had it."""
+    """Add the keys of the handoff by which the last owner had got a partition."""
     file = folder / "earlier"
     await get_keys(link, objects, entry.owner.keys, file)
 
     def work() -> None:
         with file.open("rb") as earlier:
-            head = moving.read_head(earlier, bucket, buckets, keys_meaning(by))
-            _put(db, moving.keys_in(earlier, head))
+            head = handoff.read_head(earlier, partition, partitions, keys_meaning(by))
+            _put(db, handoff.keys_in(earlier, head))
 
     await to_thread.run_sync(work)
 
@@ -128,16 +127,16 @@ def _put(db: sqlite3.Connection, keys: Iterator[bytes]) -> None:
     db.executemany("INSERT OR IGNORE INTO found VALUES (?)", ((key,) for key in keys))
 
 
-def _keys_of_lines(dataset: Path, wanted: frozenset[int], buckets: int, by: DedupBy) -> Iterator[bytes]:
-    """Return the keys of a dataset's whole lines that are of some buckets."""
+def _keys_of_lines(dataset: Path, wanted: frozenset[int], partitions: int, by: DedupBy) -> Iterator[bytes]:
+    """Yield the keys of a dataset's complete lines that belong to some partitions."""
     try:
         with opened(dataset) as pieces:
             for piece in pieces:
                 for number, line in enumerate(piece.file, 1):
                     if not line.endswith(b"\n"):
-                        continue  # a writer that ended while it wrote it has committed nothing of it
+                        continue  # a torn tail was never committed
                     key = _key(line, by, f"{piece.path.name}, line {number}")
-                    if bucket_of(key, buckets) in wanted:
+                    if partition_of(key, partitions) in wanted:
                         yield key
     except OSError as error:
         where, cause = printable(str(dataset)), error.strerror or str(error)
@@ -152,11 +151,12 @@ def _key(line: bytes, by: DedupBy, where: str) -> bytes:
         raise RefusedError(_OP, printable(where), f"it is no line of streamer's: {error}", hint) from None
 
 
-def shown(taken: Collection[Taken]) -> Iterator[str]:
-    """Return what was done, in words, one line for each writer that had something."""
-    by_writer: dict[str, list[Taken]] = {}
+def shown(taken: Collection[Takeover]) -> Iterator[str]:
+    """Describe takeovers in words, one line for each last owner."""
+    by_writer: dict[str, list[Takeover]] = {}
     for one in taken:
         by_writer.setdefault(one.writer, []).append(one)
     for writer, its in by_writer.items():
         keys = sum(one.keys for one in its)
-        yield f"{shown_buckets(one.bucket for one in its)}: {writer or 'nobody'} had them; {keys:,} keys go with them"
+        which = shown_partitions(one.partition for one in its)
+        yield f"{which}: {writer or 'nobody'} had them; {keys:,} keys go with them"
