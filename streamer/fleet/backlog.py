@@ -81,7 +81,7 @@ class Backlog:
         """A writer has taken over that does not know what the previous one held of this epoch."""
 
     def needs_epoch(self, partitions: int) -> bool:
-        """Say whether a new epoch has to begin before lines can be sent to so many partitions."""
+        """Say whether a new epoch has to begin before lines can be sent to this number of partitions."""
         return len(self._states) != partitions or self.is_outdated
 
     async def begin(self, partitions: int) -> None:

@@ -86,7 +86,7 @@ async def connected(fleet: Fleet, who: str) -> AsyncIterator[Link]:
         ConfigError: A file of the credentials cannot be used.
         UnavailableError: No server can be reached now, or accepts the connection.
     """
-    nats = _package()
+    nats = client_package()
     where = ", ".join(without_secrets(server) for server in fleet.servers)
     lost = anyio.Event()
     link = Link(nats.aio.client.Client(), lost, where)
@@ -132,7 +132,7 @@ async def stream_of(link: Link, names: Names) -> Stream:
         ConfigError: The stream is of another version of streamer, or `streamer fleet init` did not create it.
         UnavailableError: The stream does not exist yet, or the servers do not answer.
     """
-    nats = _package()
+    nats = client_package()
     try:
         info = await link.js.stream_info(names.stream)
     except nats.js.errors.NotFoundError:
@@ -169,7 +169,7 @@ def answered(link: Link, op: str, where: str, hint: str = _HINT, missing: str = 
     Raises:
         UnavailableError: With the words of the servers.
     """
-    nats = _package()
+    nats = client_package()
     try:
         yield
     except (OSError, TimeoutError, nats.errors.Error) as error:
@@ -198,17 +198,12 @@ def unexpected(op: str, where: str, error: Exception) -> UnavailableError:
     return UnavailableError(op, where, f"{type(error).__name__}: {_cause(error)}", hint)
 
 
-def require() -> None:
-    """Check that the client is installed.
+def client_package() -> Any:
+    """Return the package of the NATS client.
 
     Raises:
-        MissingExtraError: The client is not installed.
+        MissingExtraError: It is not installed.
     """
-    _package()
-
-
-def _package() -> Any:
-    """Return the client's package."""
     try:
         import nats  # noqa: PLC0415 - an extra
         import nats.aio.client  # noqa: PLC0415

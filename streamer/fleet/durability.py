@@ -6,15 +6,14 @@ syncs loses more than necessary when the power fails, and sending again costs ti
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 import urllib.error
 import urllib.request
 from contextlib import closing
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import anyio
 from anyio import to_thread
 
 from streamer.base.errors import ConfigError
@@ -87,25 +86,12 @@ async def look(monitors: Sequence[str], authority: Path | None = None) -> list[S
     Raises:
         ConfigError: The certificates cannot be read.
     """
-    context = _context(authority)
-    found: list[ServerSync | None] = [None] * len(monitors)
-
-    async def ask(number: int) -> None:
-        found[number] = await to_thread.run_sync(partial(_ask, monitors[number], context))
-
-    async with anyio.create_task_group() as tasks:
-        for number in range(len(monitors)):
-            tasks.start_soon(ask, number)
-    return [one for one in found if one is not None]
-
-
-def _context(authority: Path | None) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=authority)
+        context = ssl.create_default_context(cafile=authority)
     except OSError as error:  # an SSLError is one
-        raise ConfigError(
-            "read the certificates", printable(str(authority)), str(error), "set fleet.tls_ca to a file with them"
-        ) from None
+        hint = "set fleet.tls_ca to a file with them"
+        raise ConfigError("read the certificates", printable(str(authority)), str(error), hint) from None
+    return await asyncio.gather(*(to_thread.run_sync(_ask, monitor, context) for monitor in monitors))
 
 
 def _ask(monitor: str, context: ssl.SSLContext) -> ServerSync:

@@ -8,6 +8,7 @@ import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from streamer.base.errors import StreamerError, UnavailableError
 from streamer.base.events import Emit
@@ -16,15 +17,15 @@ from streamer.base.files import Clock
 from streamer.config import Config
 from streamer.config.fleet_names import Names, host_name
 from streamer.config.fleet_table import Fleet
-from streamer.fleet import durability
-from streamer.fleet.connection import CONNECT, Link, Stream, check_dedup, connected, require, stream_of, unexpected
+from streamer.fleet import connection, durability
+from streamer.fleet.connection import CONNECT, Link, Stream
 from streamer.fleet.permissions import Role
 from streamer.store.ledger.ledger import Ledger
 
 
 def full_name(fleet: Fleet, own: str) -> str:
-    """Return the name of an end in the fleet: its host's name, and its ``own`` from the ledger."""
-    return f"{fleet.name or host_name(socket.gethostname())}.{own}"
+    """Return the name of an end in the fleet: its host's name, and its ``own`` from the ledger; empty without one."""
+    return f"{fleet.name or host_name(socket.gethostname())}.{own}" if own else ""
 
 
 class LinkStatus:
@@ -51,6 +52,17 @@ class LinkStatus:
         """Report that all failures are over."""
         self.error = None
         self._failures.all_over()
+
+
+class SessionContext(NamedTuple):
+    """An open link, and what every session over it needs: ``name`` is that of this end, ``names`` are the fleet's."""
+
+    link: Link
+    stream: Stream
+    names: Names
+    name: str
+    status: LinkStatus
+    clock: Clock
 
 
 class FleetEnd(ABC):
@@ -80,7 +92,7 @@ class FleetEnd(ABC):
         failures: ActiveFailures,
         on_failure: Callable[[], None] = lambda: None,
     ) -> None:
-        require()
+        connection.client_package()
         self._fleet = config.fleet
         self._by = config.dedup.by
         self._ledger = ledger
@@ -104,17 +116,20 @@ class FleetEnd(ABC):
             except StreamerError as error:  # also a wrong setting: meanwhile records wait at their collectors
                 pause = self._status.fails(error)
             except Exception as error:  # noqa: BLE001 - reported with its name, and retried over another link
-                pause = self._status.fails(unexpected(self._op, self._names.stream, error))
+                pause = self._status.fails(connection.unexpected(self._op, self._names.stream, error))
             await self._clock.sleep(pause)
 
     async def _one_link(self) -> None:
         if not self._name:
             own = await self._ledger.transact(partial(self._register, new=secrets.token_hex(4)))
             self._name = full_name(self._fleet, own)
-        async with connected(self._fleet, f"streamer {self._role} {self._name}") as link:
-            stream = await stream_of(link, self._names)
-            check_dedup(stream, self._names, self._by)
-            await self._run_session(link, stream)
+        async with connection.connected(self._fleet, f"streamer {self._role} {self._name}") as link:
+            stream = await connection.stream_of(link, self._names)
+            connection.check_dedup(stream, self._names, self._by)
+            with connection.answered(link, self._op, self._names.stream):
+                await self._run_session(
+                    SessionContext(link, stream, self._names, self._name, self._status, self._clock)
+                )
         cause = link.complaint or "the connection was lost"
         raise UnavailableError(CONNECT, link.where, cause, "see nats-server; it is retried")
 
@@ -124,5 +139,5 @@ class FleetEnd(ABC):
         """Create the tables of this end; return its own name, ``new`` for the first time."""
 
     @abstractmethod
-    async def _run_session(self, link: Link, stream: Stream) -> None:
+    async def _run_session(self, context: SessionContext) -> None:
         """Send or receive records until the link is lost."""

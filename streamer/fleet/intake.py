@@ -20,7 +20,7 @@ import anyio
 from anyio import to_thread
 
 from streamer.base.errors import UnavailableError
-from streamer.base.events import BucketMoved, Emit
+from streamer.base.events import Emit
 from streamer.base.failures import ActiveFailures
 from streamer.base.files import Clock
 from streamer.config import Config
@@ -29,10 +29,10 @@ from streamer.core.records.model import Cursor, Span
 from streamer.fleet import producers
 from streamer.fleet.arrivals import Arrival, PulledMessage, decoded, to_items, verified
 from streamer.fleet.beside import to_its_end
-from streamer.fleet.connection import Link, Stream, answered
-from streamer.fleet.end import FleetEnd
+from streamer.fleet.connection import Link
+from streamer.fleet.end import FleetEnd, SessionContext
 from streamer.fleet.intake_session import TAKE, IntakeSession
-from streamer.fleet.owners import Owners, PartitionChange
+from streamer.fleet.owners import Owners
 from streamer.fleet.permissions import Role
 from streamer.sources.inbox import Work
 from streamer.sources.reader import Budget
@@ -129,20 +129,16 @@ class Intake(FleetEnd):
         producers.prepare(db)
         return producers.name_writer(db, new)
 
-    async def _run_session(self, link: Link, stream: Stream) -> None:
-        self._partitions = stream.partitions
-        dedup = keys_meaning(self._by)
-        owners = Owners(link, self._names, self._ledger, self._name, stream.partitions, dedup, self._on_change)
-        session = IntakeSession(
-            link, stream, self._names, self._ledger, owners, self._wanted, self._clock, self._status, self._on_pulled
-        )
+    async def _run_session(self, context: SessionContext) -> None:
+        self._partitions = context.stream.partitions
+        owners = Owners(context, self._ledger, keys_meaning(self._by), self._emit)
+        session = IntakeSession(context, self._ledger, owners, self._wanted, self._on_pulled)
         self._session = session
         try:
-            with answered(link, TAKE, self._names.stream):
-                await session.run()
+            await session.run()
         finally:
             self._session = None
-            await to_its_end(partial(self._give_back, link, session))
+            await to_its_end(partial(self._give_back, context.link, session))
 
     async def _give_back(self, link: Link, session: IntakeSession) -> None:
         """Have the stream deliver uncommitted messages again at once; otherwise it does so after a timeout."""
@@ -154,9 +150,6 @@ class Intake(FleetEnd):
                 await link.client.flush()  # a connection closed at once would lose them
         self._judged = []
         self._pulled.clear()
-
-    def _on_change(self, change: PartitionChange) -> None:
-        self._emit(BucketMoved(change.partition, change.came, change.keys))
 
     def _on_pulled(self, pulled: PulledMessage) -> None:
         self._pulled.append(pulled)

@@ -9,14 +9,12 @@ import anyio
 import msgspec
 
 from streamer.base.errors import UnavailableError
-from streamer.base.files import Clock
-from streamer.config.fleet_names import Names
 from streamer.fleet import objects
 from streamer.fleet.answers import ReceiptDesk
 from streamer.fleet.arrivals import PulledMessage
 from streamer.fleet.beside import first_of, until_first
-from streamer.fleet.connection import Link, Stream, answered, stream_of
-from streamer.fleet.end import LinkStatus
+from streamer.fleet.connection import answered, stream_of
+from streamer.fleet.end import SessionContext
 from streamer.fleet.owners import Holding, Owners
 from streamer.store.ledger.ledger import Ledger
 
@@ -37,7 +35,7 @@ _SLACK = 64 << 10
 
 _PULL_SECONDS = 30.0
 _GRACE = 5.0
-"""A request unanswered for so many seconds longer than it may last counts as lost."""
+"""A request without an answer this many seconds after its expiry counts as lost."""
 
 _RECONCILE_SECONDS = 2.0
 _HEARTBEAT, _EMPTY, _ENDED, _NO_RESPONDERS = "100", "404", "408", "503"
@@ -56,39 +54,27 @@ class IntakeSession:
     """Pulls messages over one link.
 
     Args:
-        link: The link.
-        stream: The fleet's stream.
-        names: Names of the fleet.
+        context: The link.
         ledger: Ledger of the writer.
         owners: Ownership of partitions.
         wanted: The partitions to own; None for all.
-        clock: Monotonic time.
-        status: Called with failures and recoveries.
         on_pulled: Called with each message.
     """
 
     def __init__(
         self,
-        link: Link,
-        stream: Stream,
-        names: Names,
+        context: SessionContext,
         ledger: Ledger,
         owners: Owners,
         wanted: frozenset[int] | None,
-        clock: Clock,
-        status: LinkStatus,
         on_pulled: Callable[[PulledMessage], None],
     ) -> None:
-        self._link = link
-        self._stream = stream
-        self._names = names
+        self._link, self._stream, self._names, _, self._status, self._clock = context
         self._owners = owners
         self._wanted = wanted
-        self._clock = clock
-        self._status = status
         self._on_pulled = on_pulled
-        self._desk = ReceiptDesk(link, names, ledger, lambda partition: partition in self._holding.owned)
-        self._inbox = link.client.new_inbox()
+        self._desk = ReceiptDesk(self._link, self._names, ledger, lambda partition: partition in self._holding.owned)
+        self._inbox = self._link.client.new_inbox()
         self._subscription: Subscription | None = None
         self._pulls: dict[int, _Pull] = {}
         self._numbers = 0

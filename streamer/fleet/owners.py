@@ -20,16 +20,18 @@ Table, created when it is first needed
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import anyio
 import msgspec
 from anyio import to_thread
 
+from streamer.base.events import BucketMoved, Emit
 from streamer.base.text import printable
 from streamer.fleet import handoff, producers
 from streamer.fleet.connection import Link, answered
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from nats.js.object_store import ObjectStore
 
     from streamer.config.fleet_names import Names
+    from streamer.fleet.end import SessionContext
     from streamer.store.ledger.ledger import Ledger
 
 OP = "see who writes which bucket"
@@ -78,44 +81,104 @@ class Holding(NamedTuple):
     elsewhere: Mapping[int, str] = {}
 
 
-class PartitionChange(NamedTuple):
-    """A partition that this writer acquired (``came``) or released, and the number of its keys."""
+class OwnerStore:
+    """The servers' entries of all partitions, and their object store of handoffs.
 
-    partition: int
-    came: bool
-    keys: int
+    Raises:
+        UnavailableError: From each method: a store does not exist, or the servers do not answer.
+    """
+
+    def __init__(self, link: Link, names: Names, entries: KeyValue) -> None:
+        self._link = link
+        self._names = names
+        self._entries = entries
+        self._objects: ObjectStore | None = None
+
+    @classmethod
+    async def open(cls, link: Link, names: Names) -> Self:
+        """Open the store of a fleet."""
+        with answered(link, OP, names.owners, missing="there is no such bucket: `streamer fleet init` makes it"):
+            return cls(link, names, await link.js.key_value(names.owners))
+
+    async def last_change(self) -> int:
+        """Return a number that grows with each change of an entry."""
+        with answered(self._link, OP, self._names.owners):
+            return int((await self._entries.status()).stream_info.state.last_seq)
+
+    async def read(self, partitions: Iterable[int]) -> dict[int, OwnerEntry]:
+        """Return the existing entries of some partitions."""
+        from nats.js.errors import NotFoundError  # noqa: PLC0415 - an extra
+
+        found = {}
+        for partition in sorted(partitions):
+            with answered(self._link, OP, self._names.owners), suppress(NotFoundError):
+                entry = await self._entries.get(str(partition))
+                found[partition] = OwnerEntry(_owner(entry.value, partition), int(entry.revision or 0))
+        return found
+
+    async def set(self, partition: int, owner: Owner, before: OwnerEntry | None = None) -> bool:
+        """Compare and set an entry; False if it has changed since it was read. After an error it may be set."""
+        from nats.js.errors import KeyWrongLastSequenceError  # noqa: PLC0415 - an extra
+
+        data = msgspec.json.encode(owner)
+        with answered(self._link, OP, self._names.owners), suppress(KeyWrongLastSequenceError):
+            if before is None:
+                await self._entries.create(str(partition), data)
+            else:
+                await self._entries.update(str(partition), data, last=before.revision)
+            return True
+        return False
+
+    async def put_keys(self, partition: int, file: Path) -> str:
+        """Store the handoff of a partition in place of its last one; return the name of the object."""
+        objects, name, op = await self._handoffs(), f"keys-{partition}", "store the keys of a bucket"
+        hint = "see `streamer fleet init --object-bytes SIZE --fix`; it is retried"
+        with answered(self._link, op, name, hint), file.open("rb") as opened, anyio.fail_after(_HANDOFF_SECONDS):
+            await objects.put(name, opened)
+        return name
+
+    async def get_keys(self, name: str, file: Path) -> None:
+        """Write a stored handoff into a file."""
+        objects, op = await self._handoffs(), "take over the keys of a bucket"
+        missing, take = "the servers do not have it any more", "`streamer fleet take BUCKETS --from-dataset PATH`"
+        hint = f"{take} makes others, of a copy of the dataset that holds them"
+        with answered(self._link, op, name, hint, missing), file.open("wb") as opened:
+            with anyio.fail_after(_HANDOFF_SECONDS):
+                await objects.get(name, writeinto=opened)
+
+    async def _handoffs(self) -> ObjectStore:
+        if self._objects is None:
+            missing = "there is no such store: `streamer fleet init` makes it"
+            with answered(self._link, OP, self._names.keys, missing=missing):
+                self._objects = await self._link.js.object_store(self._names.keys)
+        return self._objects
+
+
+def _owner(data: Any, partition: int) -> Owner:
+    """Decode an entry; one that cannot be decoded counts as owned by an unknown writer."""
+    try:
+        found = msgspec.json.decode(data or b"", type=Owner)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Owner(Ownership.OWNED, f"an entry that cannot be read: bucket {partition}")
+    return msgspec.structs.replace(found, writer=printable(found.writer), keys=printable(found.keys))
 
 
 class Owners:
     """The partitions of one writer, over one link.
 
     Args:
-        link: The link.
-        names: Names of the fleet.
+        context: The link, and the name of the writer.
         ledger: Ledger of the writer.
-        writer: Name of the writer.
-        partitions: Number of all partitions.
         dedup: How keys of the ledger are computed (``dataset_line.keys_meaning``).
-        on_change: Called for each partition acquired or released.
+        emit: Called with every event.
     """
 
-    def __init__(
-        self,
-        link: Link,
-        names: Names,
-        ledger: Ledger,
-        writer: str,
-        partitions: int,
-        dedup: str,
-        on_change: Callable[[PartitionChange], None],
-    ) -> None:
-        self._link = link
-        self._names = names
+    def __init__(self, context: SessionContext, ledger: Ledger, dedup: str, emit: Emit) -> None:
+        self._link, stream, self._names, self._writer, *_ = context
+        self._partitions = stream.partitions
         self._ledger = ledger
-        self._writer = writer
-        self._partitions = partitions
         self._dedup = dedup
-        self._on_change = on_change
+        self._emit = emit
         self._seen: tuple[int, frozenset[int] | None] = (-1, None)
         self._holding = Holding()
 
@@ -132,39 +195,27 @@ class Owners:
             UnavailableError: The servers do not answer, or have no room for the keys; nothing is released then.
             RefusedError: The handoff of a released partition is invalid.
         """
-        store = await self._store()
-        with answered(self._link, OP, self._names.owners):
-            last = int((await store.status()).stream_info.state.last_seq)
+        store = await OwnerStore.open(self._link, self._names)
+        last = await store.last_change()
         if (last, wanted) == self._seen:
             return self._holding
-        remembered = await self._remembered()
-        wished = frozenset(range(self._partitions)) if wanted is None else wanted & frozenset(range(self._partitions))
-        entries = await read_all(self._link, store, self._names, wished | set(remembered))
+        remembered = await self._ledger.transact(_remembered)
+        every = frozenset(range(self._partitions))
+        wished = every if wanted is None else wanted & every
+        entries = await store.read(wished | set(remembered))
         await self._release(store, self._to_release(entries, remembered, wished))
         for partition in sorted(wished):
             await self._claim(store, partition, entries.get(partition), remembered.get(partition))
-        after = await read_all(self._link, store, self._names, wished | set(remembered))
+        after = await store.read(wished | set(remembered))
         await self._remember(after, remembered)
-        self._holding = self._held(after, wished)
+        owned = frozenset(one for one in wished if one in after and self._is_ours(after[one].owner))
+        others = sorted(wished - owned)
+        self._holding = Holding(owned, {one: after[one].owner.writer if one in after else "" for one in others})
         self._seen = (last, wanted) if after == entries else (-1, None)
         return self._holding
 
-    def _held(self, entries: Mapping[int, OwnerEntry], wished: Iterable[int]) -> Holding:
-        """Return the holding according to the servers' entries."""
-        owned = frozenset(
-            partition for partition in wished if partition in entries and self._is_ours(entries[partition].owner)
-        )
-        elsewhere = {
-            partition: entries[partition].owner.writer if partition in entries else ""
-            for partition in sorted(wished)
-            if partition not in owned
-        }
-        return Holding(owned, elsewhere)
-
     def _is_ours(self, owner: Owner) -> bool:
         return owner.state is Ownership.OWNED and owner.writer == self._writer
-
-    # -- releasing -----------------------------------------------------------------------------------------
 
     def _to_release(
         self, entries: Mapping[int, OwnerEntry], remembered: Mapping[int, Ownership], wished: frozenset[int]
@@ -175,37 +226,33 @@ class Owners:
         found: dict[int, OwnerEntry | None] = {**ours, **lost}
         return {partition: entry for partition, entry in found.items() if partition not in wished}
 
-    async def _release(self, store: KeyValue, found: Mapping[int, OwnerEntry | None]) -> None:
+    async def _release(self, store: OwnerStore, found: Mapping[int, OwnerEntry | None]) -> None:
         if not found:
             return
-        objects = await self._keys()
         with TemporaryDirectory(prefix="streamer-", dir=self._ledger.path.parent) as folder:
             files = await to_thread.run_sync(handoff.export, self._ledger.path, found, self._partitions, Path(folder))
             for partition, file in files.items():
-                name = await put_keys(self._link, objects, partition, file)
+                name = await store.put_keys(partition, file)
                 released = Owner(Ownership.RELEASED, self._writer, name)
-                if await set_entry(self._link, store, self._names, partition, released, found[partition]):
-                    self._on_change(PartitionChange(partition, came=False, keys=handoff.count(file)))
-
-    # -- claiming ------------------------------------------------------------------------------------------
+                if await store.set(partition, released, found[partition]):
+                    self._emit(BucketMoved(partition, came=False, keys=handoff.count(file)))
 
     async def _claim(
-        self, store: KeyValue, partition: int, entry: OwnerEntry | None, remembered: Ownership | None
+        self, store: OwnerStore, partition: int, entry: OwnerEntry | None, remembered: Ownership | None
     ) -> None:
         """Become the owner of a partition, if it is available."""
         is_available = remembered is not None if entry is None else entry.owner.state is not Ownership.OWNED
         if not is_available:
             return
-        keys = await self._import(partition, entry.owner.keys) if entry is not None and entry.owner.keys else 0
+        keys = await self._import(store, partition, entry.owner.keys) if entry is not None and entry.owner.keys else 0
         ours = Owner(Ownership.OWNED, self._writer, entry.owner.keys if entry is not None else "")
-        if await set_entry(self._link, store, self._names, partition, ours, entry):
-            self._on_change(PartitionChange(partition, came=True, keys=keys))
+        if await store.set(partition, ours, entry):
+            self._emit(BucketMoved(partition, came=True, keys=keys))
 
-    async def _import(self, partition: int, name: str) -> int:
-        objects = await self._keys()
+    async def _import(self, store: OwnerStore, partition: int, name: str) -> int:
         with TemporaryDirectory(prefix="streamer-", dir=self._ledger.path.parent) as folder:
             file = Path(folder, "keys")
-            await get_keys(self._link, objects, name, file)
+            await store.get_keys(name, file)
 
             def work(db: sqlite3.Connection) -> int:
                 producers.prepare(db)
@@ -216,23 +263,10 @@ class Owners:
 
             return await self._ledger.transact(work)
 
-    # -- the ledger ------------------------------------------------------------------------------------------
-
-    async def _remembered(self) -> dict[int, Ownership]:
-        def work(db: sqlite3.Connection) -> dict[int, Ownership]:
-            db.execute(_SCHEMA)
-            return {
-                partition: Ownership(state) for partition, state in db.execute("SELECT bucket, state FROM owned_bucket")
-            }
-
-        return await self._ledger.transact(work)
-
     async def _remember(self, entries: Mapping[int, OwnerEntry], before: Mapping[int, Ownership]) -> None:
         """Store the servers' entries of our partitions; those that the servers have lost stay stored."""
-        now = {
-            partition: entry.owner.state for partition, entry in entries.items() if entry.owner.writer == self._writer
-        }
-        now |= {partition: state for partition, state in before.items() if partition not in entries}
+        now = {one: entry.owner.state for one, entry in entries.items() if entry.owner.writer == self._writer}
+        now |= {one: state for one, state in before.items() if one not in entries}
         if now == before:
             return
 
@@ -242,13 +276,10 @@ class Owners:
 
         await self._ledger.transact(work)
 
-    # -- the servers -----------------------------------------------------------------------------------------
 
-    async def _store(self) -> KeyValue:
-        return await owners_of(self._link, self._names)
-
-    async def _keys(self) -> ObjectStore:
-        return await keys_of(self._link, self._names)
+def _remembered(db: sqlite3.Connection) -> dict[int, Ownership]:
+    db.execute(_SCHEMA)
+    return {partition: Ownership(state) for partition, state in db.execute("SELECT bucket, state FROM owned_bucket")}
 
 
 def owned(db: sqlite3.Connection) -> list[int]:
@@ -257,106 +288,3 @@ def owned(db: sqlite3.Connection) -> list[int]:
         return []
     rows = db.execute("SELECT bucket FROM owned_bucket WHERE state = ? ORDER BY bucket", (Ownership.OWNED,))
     return [partition for (partition,) in rows]
-
-
-async def owners_of(link: Link, names: Names) -> KeyValue:
-    """Return the key-value store of owners.
-
-    Raises:
-        UnavailableError: The store does not exist yet, or the servers do not answer.
-    """
-    with answered(link, OP, names.owners, missing="there is no such bucket: `streamer fleet init` makes it"):
-        return await link.js.key_value(names.owners)
-
-
-async def keys_of(link: Link, names: Names) -> ObjectStore:
-    """Return the object store of handoffs; raises as :func:`owners_of`."""
-    with answered(link, OP, names.keys, missing="there is no such store: `streamer fleet init` makes it"):
-        return await link.js.object_store(names.keys)
-
-
-async def read_all(link: Link, store: KeyValue, names: Names, partitions: Iterable[int]) -> dict[int, OwnerEntry]:
-    """Return the existing entries of some partitions.
-
-    Raises:
-        UnavailableError: The servers do not answer.
-    """
-    from nats.js.errors import NotFoundError  # noqa: PLC0415 - an extra
-
-    found = {}
-    for partition in sorted(partitions):
-        with answered(link, OP, names.owners):
-            try:
-                entry = await store.get(str(partition))
-            except NotFoundError:
-                continue
-        found[partition] = OwnerEntry(_owner(entry.value, partition), int(entry.revision or 0))
-    return found
-
-
-def _owner(data: Any, partition: int) -> Owner:
-    """Decode an entry; one that cannot be decoded counts as owned by an unknown writer."""
-    try:
-        found = msgspec.json.decode(data or b"", type=Owner)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return Owner(Ownership.OWNED, f"an entry that cannot be read: bucket {partition}")
-    return msgspec.structs.replace(found, writer=printable(found.writer), keys=printable(found.keys))
-
-
-async def set_entry(
-    link: Link, store: KeyValue, names: Names, partition: int, owner: Owner, before: OwnerEntry | None
-) -> bool:
-    """Compare and set an entry; False if it has changed since it was read.
-
-    Raises:
-        UnavailableError: The servers do not answer; the entry may have been set.
-    """
-    from nats.js.errors import KeyWrongLastSequenceError  # noqa: PLC0415 - an extra
-
-    data = msgspec.json.encode(owner)
-    with answered(link, OP, names.owners):
-        try:
-            if before is None:
-                await store.create(str(partition), data)
-            else:
-                await store.update(str(partition), data, last=before.revision)
-        except KeyWrongLastSequenceError:
-            return False
-    return True
-
-
-async def declare_free(link: Link, names: Names, partitions: Iterable[int]) -> None:
-    """Create the entries of partitions that never had an owner.
-
-    Raises:
-        UnavailableError: The servers do not answer.
-    """
-    store = await owners_of(link, names)
-    for partition in partitions:
-        await set_entry(link, store, names, partition, Owner(Ownership.FREE), None)
-
-
-async def put_keys(link: Link, objects: ObjectStore, partition: int, file: Path) -> str:
-    """Store the handoff of a partition in place of its last one; return the name of the object.
-
-    Raises:
-        UnavailableError: There is no room, or the servers do not answer.
-    """
-    name = f"keys-{partition}"
-    hint = "see `streamer fleet init --object-bytes SIZE --fix`; it is retried"
-    op = "store the keys of a bucket"
-    with answered(link, op, name, hint), file.open("rb") as opened, anyio.fail_after(_HANDOFF_SECONDS):
-        await objects.put(name, opened)
-    return name
-
-
-async def get_keys(link: Link, objects: ObjectStore, name: str, file: Path) -> None:
-    """Write a stored handoff into a file.
-
-    Raises:
-        UnavailableError: The servers do not have it, or do not answer.
-    """
-    op, missing = "take over the keys of a bucket", "the servers do not have it any more"
-    hint = "`streamer fleet take BUCKETS --from-dataset PATH` makes others, of a copy of the dataset that holds them"
-    with answered(link, op, name, hint, missing), file.open("wb") as opened, anyio.fail_after(_HANDOFF_SECONDS):
-        await objects.get(name, writeinto=opened)

@@ -19,7 +19,7 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -210,7 +210,10 @@ def _folder(user: _User) -> str:
 
 
 def _users(root: _Folder, plan: ServerPlan) -> list[_User]:
-    nkeys = _nkeys()
+    try:
+        import nkeys  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise _missing("nkeys") from None
 
     def new_seed() -> bytes:
         return bytes(nkeys.encode_seed(os.urandom(_SEED), nkeys.PREFIX_BYTE_USER)) + b"\n"
@@ -218,22 +221,14 @@ def _users(root: _Folder, plan: ServerPlan) -> list[_User]:
     found = []
     for role, name in _who(plan):
         user = _User(role, name, "")
-        seed = root.once(f"{_folder(user)}/fleet.nk", new_seed)
+        where = f"{_folder(user)}/fleet.nk"
+        seed = root.once(where, new_seed)
         try:
             public = nkeys.from_seed(seed.strip()).public_key.decode("ascii")
         except (nkeys.NkeysError, ValueError) as error:
-            where = f"{_folder(user)}/fleet.nk"
             raise ConfigError(_OP, where, f"it holds no nkey: {error!r}", "move it away to get another one") from None
         found.append(user._replace(public=public))
     return found
-
-
-def _nkeys() -> Any:
-    try:
-        import nkeys  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise _missing("nkeys") from None
-    return nkeys
 
 
 def _missing(package: str) -> MissingExtraError:
@@ -277,20 +272,20 @@ def _server(host: str, plan: ServerPlan, names: Names, users: Sequence[_User]) -
     here = host if _is_address(host) else "0.0.0.0"  # noqa: S104 - a name may be that of another interface
     routes = [f"nats-route://{address(other, _ROUTES)}" for other in plan.servers]
     return _TEXT.format(
-        name=_quoted(host_name(host)),
-        listen=_quoted(address(here, CLIENTS)),
-        advertise=_quoted(address(host, CLIENTS)),
-        monitoring=_quoted(address(here, MONITORING)),
+        name=json.dumps(host_name(host)),
+        listen=json.dumps(address(here, CLIENTS)),
+        advertise=json.dumps(address(host, CLIENTS)),
+        monitoring=json.dumps(address(here, MONITORING)),
         payload=_MOST_PAYLOAD,
-        cert=_quoted(f"{plan.etc}/server.pem"),
-        key=_quoted(f"{plan.etc}/server.key"),
-        ca=_quoted(f"{plan.etc}/ca.pem"),
-        store=_quoted(plan.data),
-        cluster=_quoted(names.stream),
-        cluster_listen=_quoted(address(here, _ROUTES)),
-        cluster_advertise=_quoted(address(host, _ROUTES)),
+        cert=json.dumps(f"{plan.etc}/server.pem"),
+        key=json.dumps(f"{plan.etc}/server.key"),
+        ca=json.dumps(f"{plan.etc}/ca.pem"),
+        store=json.dumps(plan.data),
+        cluster=json.dumps(names.stream),
+        cluster_listen=json.dumps(address(here, _ROUTES)),
+        cluster_advertise=json.dumps(address(host, _ROUTES)),
         routes=json.dumps(routes),
-        account=_quoted(names.stream),
+        account=json.dumps(names.stream),
         users="\n".join(_user(user, names) for user in users),
     )
 
@@ -304,10 +299,6 @@ def _user(user: _User, names: Names) -> str:
 def _permissions(may: Permissions) -> str:
     answers = ', "allow_responses": true' if may.answers else ""
     return f'{{ "publish": {json.dumps(may.publish)}, "subscribe": {json.dumps(may.subscribe)}{answers} }}'
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text)
 
 
 def address(host: str, port: int) -> str:

@@ -24,7 +24,7 @@ import msgspec
 from streamer.base.text import printable
 from streamer.config.fleet_names import FORMAT, META_DEDUP, META_FORMAT, META_PARTITIONS, Names, shown_partitions
 from streamer.fleet.connection import Link, answered
-from streamer.fleet.owners import declare_free, owners_of, read_all
+from streamer.fleet.owners import Owner, Ownership, OwnerStore
 
 if TYPE_CHECKING:
     from nats.js.api import ConsumerConfig, StreamConfig
@@ -99,15 +99,16 @@ async def set_up(
     found = [await _stream(link, one, wanted, fix=fix) for one in streams]
     partitions = await _partition_count(link, names, wanted)
     consumers = [await _consumer(link, names, partition, fix=fix) for partition in range(partitions)]
-    is_new = found[_OWNERS].state is SetupState.MADE
-    if is_new and not after_loss:
-        await declare_free(link, names, range(partitions))
-    return [*found, *_together(consumers), await _owners(link, names, partitions)]
+    store = await OwnerStore.open(link, names)
+    if found[_OWNERS].state is SetupState.MADE and not after_loss:
+        for partition in range(partitions):
+            await store.set(partition, Owner(Ownership.FREE))
+    return [*found, *_together(consumers), await _owners(store, partitions)]
 
 
-async def _owners(link: Link, names: Names, partitions: int) -> SetupFinding:
+async def _owners(store: OwnerStore, partitions: int) -> SetupFinding:
     """Find the partitions that only their last owner may claim."""
-    entries = await read_all(link, await owners_of(link, names), names, range(partitions))
+    entries = await store.read(range(partitions))
     nobody = [partition for partition in range(partitions) if partition not in entries]
     if not nobody:
         return SetupFinding("owners of the buckets", SetupState.FINE)

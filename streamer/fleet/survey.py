@@ -15,10 +15,10 @@ from streamer.base.text import age, counted, printable, sized
 from streamer.config.fleet_names import Names, shown_partitions
 from streamer.fleet.connection import Link, Stream, answered
 from streamer.fleet.message import is_producer
-from streamer.fleet.owners import Ownership, owners_of, read_all
+from streamer.fleet.owners import Ownership, OwnerStore
 
 if TYPE_CHECKING:
-    from nats.js.api import ConsumerInfo, StreamInfo
+    from nats.js.api import ConsumerInfo
 
     from streamer.fleet.owners import OwnerEntry
 
@@ -50,7 +50,7 @@ class _Host(msgspec.Struct, frozen=True):
     unsent_bytes: int
 
 
-class _Look(msgspec.Struct, frozen=True):
+class _Survey(msgspec.Struct, frozen=True):
     """The whole fleet at one time: ``at`` seconds since 1970 by this machine's clock."""
 
     at: float
@@ -83,7 +83,7 @@ class _Heartbeat(msgspec.Struct):
     unsent_bytes: int = 0
 
 
-async def look(link: Link, names: Names, stream: Stream, now: float) -> _Look:
+async def look(link: Link, names: Names, stream: Stream, now: float) -> _Survey:
     """Survey the fleet through its servers.
 
     Args:
@@ -101,17 +101,11 @@ async def look(link: Link, names: Names, stream: Stream, now: float) -> _Look:
         info = await link.js.stream_info(names.stream)
         consumers = [await link.js.consumer_info(names.stream, names.consumer(partition)) for partition in partitions]
         hosts = await _hosts(link, names, now)
-    entries = await read_all(link, await owners_of(link, names), names, partitions)
+    entries = await (await OwnerStore.open(link, names)).read(partitions)
     found = tuple(_partition(one, consumers[one], entries.get(one)) for one in partitions)
-    return _look(info, found, hosts, names, now)
-
-
-def _look(
-    info: StreamInfo, partitions: tuple[_PartitionLook, ...], hosts: tuple[_Host, ...], names: Names, now: float
-) -> _Look:
     cluster, config = info.cluster, info.config
     others: Sequence[Any] = (cluster.replicas or ()) if cluster else ()
-    return _Look(
+    return _Survey(
         at=now,
         stream=names.stream,
         messages=info.state.messages,
@@ -121,7 +115,7 @@ def _look(
         leader=printable((cluster.leader if cluster else None) or ""),
         replicas=config.num_replicas or 1,
         replicas_current=1 + sum(bool(other.current) and not other.offline for other in others),
-        partitions=partitions,
+        partitions=found,
         hosts=hosts,
     )
 
@@ -153,7 +147,7 @@ def _host(producer: str, data: bytes, at: datetime | None, now: float) -> _Host:
     return _Host(producer, max(0.0, now - heard), max(0, heartbeat.waits), max(0, heartbeat.unsent_bytes))
 
 
-def rates(before: _Look, after: _Look) -> _Rates | None:
+def rates(before: _Survey, after: _Survey) -> _Rates | None:
     """Return the rates between two surveys; None if no time passed, or the stream was created anew."""
     seconds = after.at - before.at
     if seconds <= 0 or after.last < before.last:
@@ -164,7 +158,7 @@ def rates(before: _Look, after: _Look) -> _Rates | None:
 # ---- in words -------------------------------------------------------------------------------------------------
 
 
-def lines(seen: _Look, speed: _Rates | None) -> Iterator[str]:
+def lines(seen: _Survey, speed: _Rates | None) -> Iterator[str]:
     """Describe a survey in words."""
     room = f" of {sized(seen.most_bytes)}" if seen.most_bytes else ""
     led = f"led by {seen.leader}, " if seen.leader else ""

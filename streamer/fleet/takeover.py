@@ -20,25 +20,13 @@ from streamer.base.text import printable
 from streamer.config.fleet_names import partition_of, shown_partitions
 from streamer.core.records.dataset_line import keys_meaning, line_key
 from streamer.fleet import handoff
-from streamer.fleet.owners import (
-    Owner,
-    Ownership,
-    get_keys,
-    keys_of,
-    owners_of,
-    put_keys,
-    read_all,
-    set_entry,
-)
+from streamer.fleet.owners import Owner, Ownership, OwnerStore
 from streamer.store.parts.parts import opened
 
 if TYPE_CHECKING:
-    from nats.js.object_store import ObjectStore
-
     from streamer.config.fleet_names import Names
     from streamer.core.records.key import DedupBy
     from streamer.fleet.connection import Link
-    from streamer.fleet.owners import OwnerEntry
 
 _OP = "take buckets from a writer"
 
@@ -75,8 +63,8 @@ async def take_over(
     if dataset is not None and (who := holder(lock_file(dataset))) is not None:
         hint = "its writer runs: give it other source.buckets and restart it, and it hands them over itself"
         raise RefusedError(_OP, printable(str(dataset)), f"{who} holds it", hint)
-    store, objects = await owners_of(link, names), await keys_of(link, names)
-    entries = await read_all(link, store, names, wanted)
+    store = await OwnerStore.open(link, names)
+    entries = await store.read(wanted)
     with TemporaryDirectory(prefix="streamer-") as name:
         folder = Path(name)
         with closing(sqlite3.connect(folder / "keys.db", isolation_level=None, check_same_thread=False)) as db:
@@ -86,41 +74,27 @@ async def take_over(
                 await to_thread.run_sync(_put, db, _keys_of_lines(dataset, frozenset(wanted), partitions, by))
             for partition, entry in entries.items():
                 if entry.owner.keys:
-                    await _put_earlier(link, objects, db, partition, entry, partitions, by, folder)
+                    await store.get_keys(entry.owner.keys, folder / "earlier")
+                    await to_thread.run_sync(_put_earlier, db, folder / "earlier", partition, partitions, by)
             rows = (key for (key,) in db.execute("SELECT key FROM found ORDER BY key"))
             files = await to_thread.run_sync(handoff.write_keys, rows, wanted, partitions, keys_meaning(by), folder)
         taken = []
         for partition in sorted(wanted):
             before = entries.get(partition)
             had = before.owner.writer if before is not None else ""
-            released = Owner(Ownership.RELEASED, had, await put_keys(link, objects, partition, files[partition]))
-            if not await set_entry(link, store, names, partition, released, before):
+            released = Owner(Ownership.RELEASED, had, await store.put_keys(partition, files[partition]))
+            if not await store.set(partition, released, before):
                 cause = "somebody changed its owner meanwhile"
                 raise RefusedError(_OP, f"bucket {partition}", cause, "see `streamer fleet status`")
             taken.append(Takeover(partition, had, handoff.count(files[partition])))
     return taken
 
 
-async def _put_earlier(
-    link: Link,
-    objects: ObjectStore,
-    db: sqlite3.Connection,
-    partition: int,
-    entry: OwnerEntry,
-    partitions: int,
-    by: DedupBy,
-    folder: Path,
-) -> None:
+def _put_earlier(db: sqlite3.Connection, file: Path, partition: int, partitions: int, by: DedupBy) -> None:
     """Add the keys of the handoff by which the last owner had got a partition."""
-    file = folder / "earlier"
-    await get_keys(link, objects, entry.owner.keys, file)
-
-    def work() -> None:
-        with file.open("rb") as earlier:
-            head = handoff.read_head(earlier, partition, partitions, keys_meaning(by))
-            _put(db, handoff.keys_in(earlier, head))
-
-    await to_thread.run_sync(work)
+    with file.open("rb") as earlier:
+        head = handoff.read_head(earlier, partition, partitions, keys_meaning(by))
+        _put(db, handoff.keys_in(earlier, head))
 
 
 def _put(db: sqlite3.Connection, keys: Iterator[bytes]) -> None:

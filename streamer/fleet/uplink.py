@@ -20,8 +20,7 @@ from streamer.base.failures import ActiveFailures
 from streamer.base.files import Clock, Files
 from streamer.config import Config
 from streamer.fleet.backlog import Backlog
-from streamer.fleet.connection import Link, Stream, answered
-from streamer.fleet.end import FleetEnd
+from streamer.fleet.end import FleetEnd, SessionContext
 from streamer.fleet.in_flight import InFlightMessages
 from streamer.fleet.outbox import Outbox
 from streamer.fleet.permissions import Role
@@ -64,12 +63,9 @@ class Uplink(FleetEnd):
     def _register(db: sqlite3.Connection, new: str) -> str:
         return delivery.prepare(db, collector=new)
 
-    async def _run_session(self, link: Link, stream: Stream) -> None:
-        if self._backlog.needs_epoch(stream.partitions) or self._in_flight.exceed(link.most_bytes):
+    async def _run_session(self, context: SessionContext) -> None:
+        partitions = context.stream.partitions
+        if self._backlog.needs_epoch(partitions) or self._in_flight.exceed(context.link.most_bytes):
             self._in_flight.remove_all()
-            await self._backlog.begin(stream.partitions)
-        session = UplinkSession(
-            link, stream, self._names, self._name, self._backlog, self._in_flight, self._status, self._clock, self._emit
-        )
-        with answered(link, SEND, self._names.stream):
-            await session.run()
+            await self._backlog.begin(partitions)
+        await UplinkSession(context, self._backlog, self._in_flight, self._emit).run()

@@ -10,13 +10,10 @@ from anyio import to_thread
 
 from streamer.base.errors import UnavailableError
 from streamer.base.events import Emit, SetAside
-from streamer.base.files import Clock
-from streamer.config.fleet_names import Names
 from streamer.fleet import objects
 from streamer.fleet.backlog import Backlog, BacklogLine
 from streamer.fleet.beside import first_of, until_first
-from streamer.fleet.connection import Link, Stream
-from streamer.fleet.end import LinkStatus
+from streamer.fleet.end import SessionContext
 from streamer.fleet.in_flight import InFlight, InFlightMessages, PublishAck
 from streamer.fleet.message import HEADER_BYTES, Message, MessageId, headers, pack
 from streamer.fleet.receipts import Receipt, ReceiptRequest, read_receipts
@@ -60,38 +57,18 @@ class UplinkSession:
     """Delivers the lines of a backlog over one link.
 
     Args:
-        link: The link.
-        stream: The fleet's stream.
-        names: Names of the fleet.
-        producer: Producer id of this collector.
+        context: The link.
         backlog: The lines to deliver, in an epoch with as many partitions as the stream has.
         in_flight: Messages in flight; those of the last link are published again.
-        status: Called with failures and recoveries.
-        clock: Makes pauses.
         emit: Called with every event.
     """
 
-    def __init__(
-        self,
-        link: Link,
-        stream: Stream,
-        names: Names,
-        producer: str,
-        backlog: Backlog,
-        in_flight: InFlightMessages,
-        status: LinkStatus,
-        clock: Clock,
-        emit: Emit,
-    ) -> None:
-        self._link = link
-        self._names = names
-        self._producer = producer
+    def __init__(self, context: SessionContext, backlog: Backlog, in_flight: InFlightMessages, emit: Emit) -> None:
+        self._link, stream, self._names, self._producer, self._status, self._clock = context
         self._backlog = backlog
         self._in_flight = in_flight
-        self._status = status
-        self._clock = clock
         self._emit = emit
-        self._inbox = link.client.new_inbox()
+        self._inbox = self._link.client.new_inbox()
         self._incarnation = stream.incarnation
         self._heard = [float("-inf")] * stream.partitions
         self._questions: dict[str, _Question] = {}

@@ -5,7 +5,6 @@ The servers are not asked: the web UI costs them nothing. `streamer fleet status
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Callable, Iterable
 
@@ -124,27 +123,21 @@ class FleetReader:
         return None
 
     def _find_writer(self) -> _Writer:
+        now = self._now()
         with open_ledger(self._config.dataset.ledger) as db:
             if db is None:
                 return _Writer()
             db.execute("BEGIN")  # one snapshot for all queries
-            return self._writer_in(db)
-
-    def _writer_in(self, db: sqlite3.Connection) -> _Writer:
-        now = self._now()
-        own, owned = producers.writer_name(db), owners.owned(db)
-        known, silent = producers.count(db, before=now - SILENT_AFTER)
-        return _Writer(
-            name=self._named(own),
-            partitions=shown_partitions(owned)[:_LONGEST_PARTITIONS],
-            owned=len(owned),
-            hosts=[
-                _Host(one.producer, max(0.0, min(one.seen, now)), one.records)
-                for one in producers.latest(db, HOSTS_SHOWN)
-            ],
-            known=known,
-            silent=silent,
-        )
+            owned, latest = owners.owned(db), producers.latest(db, HOSTS_SHOWN)
+            known, silent = producers.count(db, before=now - SILENT_AFTER)
+            return _Writer(
+                name=full_name(self._config.fleet, producers.writer_name(db)),
+                partitions=shown_partitions(owned)[:_LONGEST_PARTITIONS],
+                owned=len(owned),
+                hosts=[_Host(one.producer, max(0.0, min(one.seen, now)), one.records) for one in latest],
+                known=known,
+                silent=silent,
+            )
 
     def _collector(self, stand: LedgerStatus) -> _Collector:
         found = stand.delivery
@@ -152,7 +145,7 @@ class FleetReader:
             lines = stand.dataset_lines + stand.removed_lines
             return _Collector("", lines, 0, lines, stand.dataset_bytes, {}, 0, 0, 0)
         return _Collector(
-            producer=self._named(found.collector),
+            producer=full_name(self._config.fleet, found.collector),
             lines=found.lines,
             delivered=found.delivered,
             waiting=found.waiting,
@@ -162,7 +155,3 @@ class FleetReader:
             sent=found.sent,
             again=found.again,
         )
-
-    def _named(self, own: str) -> str:
-        """Return the name in the fleet of an end with this name in its ledger; empty if it has none yet."""
-        return full_name(self._config.fleet, own) if own else ""

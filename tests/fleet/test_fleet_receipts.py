@@ -101,8 +101,8 @@ class TestEvidence:
         assert read_ask(b'{"origin":"host.a1","life":"B 2"}') is None
 
 
-class TestLane:
-    """One bucket of an uplink."""
+class TestPartitionState:
+    """One partition of an uplink."""
 
     def test_lines_are_delivered_in_the_end_and_counted(self) -> None:
         """Numbered, acknowledged, held."""
@@ -150,8 +150,8 @@ class TestLane:
         assert state.is_lost(answer(1, ack_floor=4), asked=4)
 
 
-class TestOrigins:
-    """What a writer remembers."""
+class TestProducers:
+    """Lines that a writer remembers of its collectors."""
 
     @given(st.lists(st.lists(st.integers(1, 90))))
     def test_ranges_hold_what_was_put_into_them(self, batches: list[list[int]]) -> None:

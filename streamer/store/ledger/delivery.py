@@ -10,7 +10,7 @@ Tables, created when they are first needed
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
@@ -152,16 +152,12 @@ def delivery(db: sqlite3.Connection) -> Delivery | None:
     return Delivery(collector, low_watermark, sent, again, delivered, reasons, lines, missing, behind)
 
 
-def undeliverable(db: sqlite3.Connection, offsets: Iterable[int]) -> dict[int, str]:
-    """Return the reason for each of some log offsets whose line cannot be sent."""
+def why_undeliverable(db: sqlite3.Connection, offset: int) -> str | None:
+    """Return the reason why the line at a log offset cannot be sent; None if it can."""
     if not _is_there(db):
-        return {}
-    found: dict[int, str] = {}
-    for offset in offsets:
-        row = db.execute("SELECT reason FROM undeliverable WHERE place = ?", (offset,)).fetchone()
-        if row is not None:
-            found[offset] = row[0]
-    return found
+        return None
+    row = db.execute("SELECT reason FROM undeliverable WHERE place = ?", (offset,)).fetchone()
+    return None if row is None else str(row[0])
 
 
 def _is_there(db: sqlite3.Connection) -> bool:

@@ -34,7 +34,7 @@ from streamer.core.verdicts.reasons import (
 from streamer.store.curation.rejections import Refused, refused
 from streamer.store.dataset.dead_letters import dead_letters_path
 from streamer.store.ledger.cuts import taken_out_at
-from streamer.store.ledger.delivery import undeliverable
+from streamer.store.ledger.delivery import why_undeliverable
 from streamer.store.ledger.paths import IS_APART, is_apart, is_stream, session_path
 from streamer.store.views.explain_turns import TurnReasons
 from streamer.store.views.snapshot import file_at, open_ledger
@@ -444,7 +444,7 @@ class Explainer:
         if place is not None:
             is_it = "is" if span["state"] == State.ACCEPTED else "equals"
             yield f"line {number} {is_it} the line at {self._at_place(place)}"
-            aside = undeliverable(self._db, [place]).get(place)
+            aside = why_undeliverable(self._db, place)
             if aside is not None:
                 yield f"line {number} cannot be delivered to a writer: {aside}"
 
