@@ -1,4 +1,4 @@
-"""What moves with a bucket: all of its keys and no others, or nothing; and small things that are said of servers."""
+"""Partition handoff: all keys of a partition and no others, or nothing. Durability: any answer of a server is read."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_bucket_takes_its_keys_along_and_no_others(tmp_path: Path) -> None:
 
 
 def test_what_is_held_of_collectors_is_united_with_what_was_held_before(tmp_path: Path) -> None:
-    """A bucket that comes back knows what its owner of the meantime has said to hold."""
+    """A partition that returns knows the lines that its owner of the meantime has confirmed."""
     files = handoff.export(ledger(tmp_path / "old", [], [ROW]), [1], BUCKETS, tmp_path)
     before = ("eval-1.ab", "l1", "[[1,5]]", 5, 9.0)
     new = ledger(tmp_path / "new", [], [before, ("eval-2.cd", "l1", "[[1,1]]", 1, 1.0)])
@@ -105,7 +105,7 @@ def test_what_is_held_of_collectors_is_united_with_what_was_held_before(tmp_path
     ],
 )
 def test_keys_that_are_not_what_they_should_be_change_nothing(tmp_path: Path, what: str, words: str) -> None:
-    """All of them or none: the transaction leaves the ledger as it was."""
+    """An invalid handoff leaves the ledger as it was."""
     files = handoff.export(ledger(tmp_path / "old", keys(50), [ROW]), [1, 2], BUCKETS, tmp_path)
     file = files[2] if what == "another bucket" else files[1]
     data = file.read_bytes()
@@ -128,7 +128,7 @@ def test_keys_that_are_not_what_they_should_be_change_nothing(tmp_path: Path, wh
 
 
 def test_retention_leaves_keys_alone_that_came_with_a_bucket(tmp_path: Path) -> None:
-    """They are of no part of this dataset."""
+    """They belong to no part of this dataset."""
     files = handoff.export(ledger(tmp_path / "old", keys(100)), [1], BUCKETS, tmp_path)
     new = ledger(tmp_path / "new", keys(4))
     take_in(new, files[1])
@@ -144,7 +144,7 @@ def test_retention_leaves_keys_alone_that_came_with_a_bucket(tmp_path: Path) -> 
 
 @given(st.frozensets(st.integers(0, 4095), min_size=1))
 def test_buckets_are_shown_as_they_are_written(partitions: frozenset[int]) -> None:
-    """What `fleet status` shows can be given to `fleet take`."""
+    """The output of `fleet status` is valid input for `fleet take`."""
     assert parse_partitions(shown_partitions(partitions)) == partitions
 
 
@@ -172,7 +172,7 @@ json_values = st.recursive(
     | json_values
 )
 def test_whatever_a_monitoring_answers_is_a_finding(said: Any) -> None:
-    """And a good one only where the server says that it always syncs."""
+    """It is good only if the server says that it always syncs."""
     found = durability.read("http://n1:8222", said)
     assert str(found).isprintable()
     if found.is_good:
@@ -180,7 +180,7 @@ def test_whatever_a_monitoring_answers_is_a_finding(said: Any) -> None:
 
 
 def test_a_head_can_be_read_as_it_was_written() -> None:
-    """What stands on the servers for weeks has a version."""
+    """The stored format has a version, and its bytes do not change."""
     head = handoff.HandoffHead(1, 7, 32, DEDUP, 0, (ROW,))
     line = (
         b'{"format":1,"bucket":7,"buckets":32,"dedup":"conversation/2","keys":0,'

@@ -1,4 +1,4 @@
-"""A record as a message: what is read is what was written, and nothing else is taken for one."""
+"""Messages: decoding returns the encoded message, and rejects everything else."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def refused(found: dict[str, str] | None, body: bytes = b"x") -> str:
 
 @given(MESSAGES)
 def test_what_was_written_is_read(message: Message) -> None:
-    """Headers and body hold all of a message."""
+    """Headers and body hold the whole message."""
     assert read(headers(message, "s", "id"), message.body) == message
 
 
@@ -74,7 +74,7 @@ def test_what_was_written_is_read(message: Message) -> None:
     st.binary(max_size=20),
 )
 def test_any_headers_are_read_or_refused_for_a_counted_reason(found: dict[str, str] | None, body: bytes) -> None:
-    """Nothing that a stranger writes ends in another error, and what is read holds only names that are safe."""
+    """No input ends in another error, and a decoded message holds only safe names."""
     try:
         message = read(found, body)
     except MalformedError:
@@ -110,7 +110,7 @@ def test_a_header_that_is_not_ours_is_refused(change: dict[str, str]) -> None:
 
 
 def test_a_record_has_a_body_and_what_is_none_has_not() -> None:
-    """An empty message says why it is empty, and a full one does not say that it is not there."""
+    """A message without a body gives the reason, and one with a body gives none."""
     assert refused(HEADER, b"") == "bad_header"
     assert refused(HEADER | {SKIPPED: "1"}) == "bad_header"
     assert refused(HEADER | {HOLDS: "ab" * 16}) == "bad_header"
@@ -142,7 +142,7 @@ def test_a_record_has_the_key_of_its_line() -> None:
     ],
 )
 def test_what_is_no_line_of_a_dataset_is_refused(line: bytes) -> None:
-    """A reader of the dataset sees whole lines of ours, whoever sends them."""
+    """Only complete lines in the dataset's format reach its readers."""
     with pytest.raises(MalformedError) as caught:
         record(line, DedupBy.CONVERSATION)
     assert caught.value.reason == "not_a_record"
@@ -150,12 +150,12 @@ def test_what_is_no_line_of_a_dataset_is_refused(line: bytes) -> None:
 
 @given(st.binary(max_size=2000))
 def test_what_was_packed_is_unpacked(line: bytes) -> None:
-    """Byte for byte."""
+    """Unpacking returns the same bytes."""
     assert unpack(pack(line)) == line
 
 
 def test_what_would_unpack_to_too_much_is_not_unpacked() -> None:
-    """A few bytes can stand for gigabytes: no more than the limit is ever made of them."""
+    """A few bytes can stand for gigabytes: no more than the limit is unpacked."""
     bomb = zlib.compress(b"0" * (64 << 20), 9)
     with pytest.raises(MalformedError) as caught:
         unpack(bomb, longest=1 << 20)
