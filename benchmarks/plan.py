@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.results import Fleet, Results, Scale, median
-from streamer.config.fleet_names import bucket_of
+from streamer.config.fleet_names import partition_of
 
 _RESULTS = Path(__file__).with_name("results")
 _USE = 0.5
@@ -99,7 +99,7 @@ def needs(wanted: Wanted, costs: Costs) -> Needs:
 def imbalance(buckets: int, writers: int, keys: int = 200_000, seed: int = 1) -> float:
     """Return how much more than its share the busiest of some writers gets, with random keys and equal buckets."""
     draw = random.Random(seed)
-    share = Counter(bucket_of(draw.randbytes(16), buckets) * writers // buckets for _ in range(keys))
+    share = Counter(partition_of(draw.randbytes(16), buckets) * writers // buckets for _ in range(keys))
     return max(share.values()) * writers / keys
 
 

@@ -1,4 +1,4 @@
-"""``streamer fleet``: what many hosts share, set up and looked at."""
+"""``streamer fleet``: set up, inspect and change what the hosts of a fleet share."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from streamer.base.errors import ConfigError
 from streamer.base.files import Files
 from streamer.base.stdout import until_enough
 from streamer.base.text import printable
-from streamer.config.fleet_names import Names, parse_buckets
+from streamer.config.fleet_names import Names, parse_partitions
 from streamer.config.fleet_table import Fleet
 from streamer.config.values import BadValueError, shown_value, size
 from streamer.core.records.key import DedupBy
@@ -25,8 +25,7 @@ from streamer.fleet import durability, server_config, setup, survey
 from streamer.fleet.connection import check_dedup, connected, stream_of
 from streamer.fleet.server_config import ServerPlan
 from streamer.fleet.setup import SetupFinding, SetupState, Wanted
-from streamer.fleet.take import Taken, shown
-from streamer.fleet.take import take as take_buckets
+from streamer.fleet.takeover import Takeover, shown, take_over
 
 fleet = typer.Typer(
     help="Set up, look at and change what the hosts of a fleet share: many hosts, one dataset.",
@@ -88,7 +87,7 @@ def init(  # noqa: PLR0913 - the options of the command
     sizes = (_bytes(stream_bytes, "--stream-bytes"), _bytes(object_bytes, "--object-bytes"))
     wanted = Wanted(what.buckets, dedup, replicas, *sizes)
     found, synced = anyio.run(partial(_set_up, what, wanted, fix=fix, after_loss=after_loss))
-    _print(_callbacks(found, synced))
+    _print(_setup_lines(found, synced))
     if any(one.state is SetupState.DIFFERS for one in found) or not all(one.is_good for one in synced):
         raise typer.Exit(1)
 
@@ -138,7 +137,7 @@ async def _survey(what: Fleet, seconds: float, *, watch: bool, as_json: bool) ->
 
 @fleet.command()
 def take(
-    buckets: Annotated[str, typer.Argument(metavar="BUCKETS", help="Such as 0-7,12.")],
+    partitions: Annotated[str, typer.Argument(metavar="BUCKETS", help="Such as 0-7,12.")],
     *,
     from_dataset: Annotated[
         Path | None, typer.Option(metavar="PATH", help="A copy of the dataset of the writer that had them.")
@@ -161,7 +160,7 @@ def take(
     """
     if (from_dataset is None) is not without_keys:
         raise typer.BadParameter("give --from-dataset PATH, or --without-keys", param_hint="BUCKETS")
-    wanted = parse_buckets(buckets)
+    wanted = parse_partitions(partitions)
     if wanted is None:
         raise typer.BadParameter('numbers of buckets such as "0-7,12"', param_hint="BUCKETS")
     what, by = configuration.fleet(config, os.environ)
@@ -169,12 +168,12 @@ def take(
     typer.echo("next: start a writer whose source.buckets name them")
 
 
-async def _take(what: Fleet, by: DedupBy, wanted: frozenset[int], dataset: Path | None) -> list[Taken]:
+async def _take(what: Fleet, by: DedupBy, wanted: frozenset[int], dataset: Path | None) -> list[Takeover]:
     names = Names(what.prefix, what.dataset)
     async with connected(what, "streamer fleet take") as link:
         stream = await stream_of(link, names)
         check_dedup(stream, names, by)
-        return await take_buckets(link, names, wanted, stream.buckets, by, dataset)
+        return await take_over(link, names, wanted, stream.partitions, by, dataset)
 
 
 def _print(lines: Iterator[str]) -> None:
@@ -203,7 +202,7 @@ async def _set_up(
     return found, await durability.look(what.monitor, what.tls_ca)
 
 
-def _callbacks(found: list[SetupFinding], synced: list[durability.ServerSync]) -> Iterator[str]:
+def _setup_lines(found: list[SetupFinding], synced: list[durability.ServerSync]) -> Iterator[str]:
     for what, state, differences in found:
         yield f"{state:<8} {what}"
         for difference in differences:

@@ -1,13 +1,14 @@
-"""What everything of a fleet is called on its servers. Pure.
+"""Names of a fleet's streams, subjects and stores on its servers. Pure.
 
 ::
 
-    <prefix>.<dataset>.<bucket>                     records; the stream <prefix>-<dataset> holds them
-    <prefix>.ask.<dataset>.<bucket>                 a collector asks the bucket's writer for a receipt
+    <prefix>.<dataset>.<partition>                  records; the stream <prefix>-<dataset> holds them
+    <prefix>.ask.<dataset>.<partition>              a collector asks the partition's writer for a receipt
     <prefix>.receipt.<dataset>.<host>.<collector>   receipts
-    <prefix>.alive.<dataset>.<host>.<collector>     a collector says how it is; <prefix>-<dataset>-alive keeps the last
+    <prefix>.alive.<dataset>.<host>.<collector>     heartbeats of collectors; <prefix>-<dataset>-alive keeps the last
 
-A *bucket* is a share of all keys: records that are the same one are in the same bucket, so with the same writer.
+A *partition* is a share of all keys: duplicates are in the same partition, so with the same writer. Settings, stored
+names and messages call it a bucket.
 """
 
 from __future__ import annotations
@@ -18,35 +19,35 @@ from collections.abc import Iterable
 import msgspec
 
 FORMAT = "1"
-"""The version of what is said over the stream; its metadata hold it."""
+"""Version of the messages in the stream; stored in its metadata."""
 
-META_FORMAT, META_BUCKETS, META_DEDUP = "streamer-format", "streamer-buckets", "streamer-dedup"
-"""Keys of the stream's metadata: the version, how many buckets there are, and ``dedup.by`` of the whole fleet."""
+META_FORMAT, META_PARTITIONS, META_DEDUP = "streamer-format", "streamer-buckets", "streamer-dedup"
+"""Keys of the stream's metadata: the version, the number of partitions, and ``dedup.by`` of the whole fleet."""
 
 _RESERVED = frozenset({"ask", "receipt", "alive"})
-"""No dataset has one of these names: they stand where its name would."""
+"""Names that no dataset may have: they stand in its place in subjects."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _NO_NAME = re.compile(r"[^A-Za-z0-9_-]+", re.ASCII)
 
 
 def is_name(text: str) -> bool:
-    """Say whether a text can be the name of a prefix, a dataset, or a host."""
+    """Say whether a text is a valid prefix, or name of a dataset or host."""
     return _NAME.fullmatch(text) is not None and text not in _RESERVED
 
 
 def host_name(text: str) -> str:
-    """Return a host's name as one that can be used here."""
+    """Turn the name of a host into a valid name."""
     return _NO_NAME.sub("-", text).strip("-")[:64] or "host"
 
 
-def bucket_of(key: bytes, buckets: int) -> int:
-    """Return the bucket of a record's key."""
-    return int.from_bytes(key[:4], "big") % buckets
+def partition_of(key: bytes, partitions: int) -> int:
+    """Return the partition of a key."""
+    return int.from_bytes(key[:4], "big") % partitions
 
 
-def parse_buckets(text: str) -> frozenset[int] | None:
-    """Return the buckets that a text such as "0-7,12" names; None if it names none."""
+def parse_partitions(text: str) -> frozenset[int] | None:
+    """Return the partitions in a text such as "0-7,12"; None if the text is invalid."""
     found: set[int] = set()
     for piece in text.replace(" ", "").split(","):
         match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", piece, re.ASCII)
@@ -56,69 +57,69 @@ def parse_buckets(text: str) -> frozenset[int] | None:
     return frozenset(found)
 
 
-def shown_buckets(buckets: Iterable[int]) -> str:
-    """Return buckets as :func:`parse_buckets` takes them: "0-7,12"."""
+def shown_partitions(partitions: Iterable[int]) -> str:
+    """Format partitions for :func:`parse_partitions`: "0-7,12"."""
     runs: list[list[int]] = []
-    for bucket in sorted(buckets):
-        if runs and bucket == runs[-1][1] + 1:
-            runs[-1][1] = bucket
+    for partition in sorted(partitions):
+        if runs and partition == runs[-1][1] + 1:
+            runs[-1][1] = partition
         else:
-            runs.append([bucket, bucket])
+            runs.append([partition, partition])
     return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in runs)
 
 
 class Names(msgspec.Struct, frozen=True):
-    """The names of one fleet."""
+    """Names of one fleet."""
 
     prefix: str
     dataset: str
 
     @property
     def stream(self) -> str:
-        """The stream that carries the records."""
+        """Stream of records."""
         return f"{self.prefix}-{self.dataset}"
 
     @property
     def records(self) -> str:
-        """The subjects of all records."""
+        """Subjects of all records."""
         return f"{self.prefix}.{self.dataset}.*"
 
     @property
     def owners(self) -> str:
-        """The key-value bucket that says who writes which bucket."""
+        """Key-value store with the owner of each partition."""
         return f"{self.prefix}-{self.dataset}-owners"
 
     @property
     def objects(self) -> str:
-        """The object store for records that are larger than a message may be."""
+        """Object store for records larger than a message."""
         return f"{self.prefix}-{self.dataset}-objects"
 
     @property
     def keys(self) -> str:
-        """The object store for what moves with a bucket; collectors have no business there."""
+        """Object store for partition handoffs; collectors have no access."""
         return f"{self.prefix}-{self.dataset}-keys"
 
     @property
-    def beats(self) -> str:
-        """The stream that keeps what each collector said last of how it is."""
+    def heartbeats(self) -> str:
+        """Stream that keeps the last heartbeat of each collector."""
         return f"{self.prefix}-{self.dataset}-alive"
 
-    def subject(self, bucket: int) -> str:
-        """Return where records of a bucket are published."""
-        return f"{self.prefix}.{self.dataset}.{bucket}"
+    def subject(self, partition: int) -> str:
+        """Return the subject of a partition's records."""
+        return f"{self.prefix}.{self.dataset}.{partition}"
 
-    def consumer(self, bucket: int) -> str:
-        """Return the durable consumer of a bucket."""
-        return f"bucket-{bucket}"
+    def consumer(self, partition: int) -> str:
+        """Return the durable consumer of a partition."""
+        return f"bucket-{partition}"
 
-    def ask(self, bucket: int) -> str:
-        """Return where the writer of a bucket is asked for a receipt."""
-        return f"{self.prefix}.ask.{self.dataset}.{bucket}"
+    def ask(self, partition: int) -> str:
+        """Return the subject of questions to a partition's writer."""
+        return f"{self.prefix}.ask.{self.dataset}.{partition}"
 
-    def receipt(self, origin: str) -> str:
-        """Return where a collector hears of receipts; ``origin`` is ``<host>.<collector>``."""
-        return f"{self.prefix}.receipt.{self.dataset}.{origin}"
+    def receipt(self, producer: str) -> str:
+        """Return the subject of receipts for a collector, ``<host>.<collector>``."""
+        return f"{self.prefix}.receipt.{self.dataset}.{producer}"
 
-    def alive(self, origin: str) -> str:
-        """Return where a collector says how it is."""
-        return f"{self.prefix}.alive.{self.dataset}.{origin}"
+    def alive(self, producer: str) -> str:
+        """Return the subject of a collector's heartbeats."""
+        return f"{self.prefix}.alive.{self.dataset}.{producer}"

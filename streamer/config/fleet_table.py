@@ -1,4 +1,4 @@
-"""What is configured of a fleet: where its servers are, what it is called, and which end of it a daemon is."""
+"""Configuration of a fleet: its servers, its names, and the end of it that a daemon is."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ import msgspec
 
 _DEFAULT_PREFIX = "streamer"
 _DEFAULT_BUCKETS = 32
-MOST_BUCKETS = 4096
+MOST_PARTITIONS = 4096
 
 
 class SinkKind(StrEnum):
-    """Where records go: into the dataset, and from it to a writer, too, with ``jetstream``."""
+    """Destination of records: the dataset; with ``jetstream`` also a writer, by way of the dataset."""
 
     FILE = "file"
     JETSTREAM = "jetstream"
 
 
 class SourceKind(StrEnum):
-    """Where records come from: shards and a trace database of this machine, or the collectors of a fleet."""
+    """Source of records: shards and a trace database of this machine, or the collectors of a fleet."""
 
     LOCAL = "local"
     JETSTREAM = "jetstream"
 
 
 class Sink(msgspec.Struct, frozen=True):
-    """Where records go."""
+    """Table ``[sink]``."""
 
     kind: SinkKind = SinkKind.FILE
 
 
 class Fleet(msgspec.Struct, frozen=True):
-    """How to reach the servers of a fleet, and what its dataset is called there.
+    """Table ``[fleet]``: servers and credentials, and the name of the dataset.
 
-    ``name`` is what this host is called, empty for its host name. ``buckets`` counts when the stream is made;
-    afterwards the stream says how many there are. ``monitor`` are the addresses at which the servers tell how they are.
+    ``name`` names this host; empty for its host name. ``buckets``, the number of partitions, is used when the stream is
+    created; afterwards the stream's own number counts. ``monitor`` holds the URLs of the servers' monitoring.
     """
 
     servers: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from streamer.config.fleet_table import MOST_BUCKETS, SinkKind, SourceKind
+from streamer.config.fleet_table import MOST_PARTITIONS, SinkKind, SourceKind
 from streamer.config.tables import From, LogFormat, LogLevel
 from streamer.config.values import (
     Parser,
@@ -81,7 +81,7 @@ KEYS: dict[str, dict[str, Parser]] = {
         "prefix": fleet_name_of,
         "dataset": fleet_name_of,
         "name": fleet_name_of,
-        "buckets": whole(1, MOST_BUCKETS),
+        "buckets": whole(1, MOST_PARTITIONS),
         "credentials": file_of,
         "nkey": file_of,
         "tls_ca": file_of,

@@ -17,8 +17,8 @@ from streamer.base.address import Address, parse_address
 from streamer.base.errors import ConfigError
 from streamer.base.text import printable
 from streamer.config.database_url import server_of
-from streamer.config.fleet_names import is_name, parse_buckets
-from streamer.config.fleet_table import MOST_BUCKETS
+from streamer.config.fleet_names import is_name, parse_partitions
+from streamer.config.fleet_table import MOST_PARTITIONS
 from streamer.config.tables import DAY, DEFAULT_WHERE, MIB
 from streamer.core.verdicts.caps import METADATA, PROMPT
 from streamer.core.verdicts.turns import DEFAULT_REWARD_TYPE
@@ -135,9 +135,9 @@ def fleet_name_of(raw: object, _folder: Path) -> str:
 
 def buckets_of(raw: object, _folder: Path) -> frozenset[int]:
     """Parse the numbers of buckets."""
-    found = parse_buckets(raw) if isinstance(raw, str) else None
-    if found is None or max(found) >= MOST_BUCKETS:
-        raise BadValueError(f'numbers of buckets below {MOST_BUCKETS} such as "0-15" or "0-7,12"')
+    found = parse_partitions(raw) if isinstance(raw, str) else None
+    if found is None or max(found) >= MOST_PARTITIONS:
+        raise BadValueError(f'numbers of buckets below {MOST_PARTITIONS} such as "0-15" or "0-7,12"')
     return found
 
 

@@ -177,7 +177,7 @@ class Pipeline:
         judged, outcomes = await self._judge(work)
         settled, admission = await self._settle(judged)
         await self._store(work, settled, admission)
-        await self._acknowledge(work)
+        await self._acknowledge(work, settled)
         self._telemetry.report(settled, outcomes, self.dataset.length)
         return True
 
@@ -255,11 +255,11 @@ class Pipeline:
         if work.also is not None:
             work.also(db)
 
-    async def _acknowledge(self, work: Work) -> None:
+    async def _acknowledge(self, work: Work, settled: Settled) -> None:
         """Tell the fleet that a batch is committed, and retire parts."""
         if work.done is not None:
             await work.done()
-        self.uplink.committed(self.dataset.length)
+        self.uplink.committed(self.dataset.length, settled.appended)
         if self.dataset.closed:
             await self._report_closed_parts()
 

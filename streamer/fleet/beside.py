@@ -1,6 +1,6 @@
-"""What runs beside a pipeline: tasks that end with it, and groups of tasks that end together.
+"""Tasks beside a pipeline: tasks that end with it, and groups of tasks that end together.
 
-They are tasks of asyncio and no task groups, as pipelines of several datasets open and close in any order.
+They are asyncio tasks, not task groups, as pipelines of several datasets open and close in any order.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from typing import Any
 
 _Run = Callable[[], Coroutine[Any, Any, None]]
 
-
 _AGAIN = 1.0
-"""Seconds after which a task that goes on is cancelled once more."""
+"""Seconds after which a task that ignores a cancellation is cancelled again."""
 
 
 @asynccontextmanager
 async def beside(run: _Run) -> AsyncIterator[None]:
-    """Let something run for as long as the block is open."""
+    """Run a task while the block is open."""
     task = asyncio.create_task(run())
     try:
         yield
@@ -28,7 +27,7 @@ async def beside(run: _Run) -> AsyncIterator[None]:
 
 
 async def until_first(*runs: _Run) -> None:
-    """Run all of these until one of them ends, then end the others; raise what it raised."""
+    """Run tasks until one of them ends, then cancel the others; raise the error of the first."""
     tasks = [asyncio.create_task(run()) for run in runs]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -39,10 +38,10 @@ async def until_first(*runs: _Run) -> None:
 
 
 async def _end(*tasks: asyncio.Task[None]) -> None:
-    """Cancel tasks and wait until all have ended; what they raised is their own affair.
+    """Cancel tasks and wait until all have ended; their errors are ignored.
 
-    Once is not enough: before Python 3.12 ``asyncio.wait_for``, which the client waits with, drops a cancellation that
-    comes together with an answer, and parts of the client take one for the end of a connection. Such a task goes on.
+    One cancellation is not enough: before Python 3.12 ``asyncio.wait_for``, which the client uses, drops one that comes
+    together with an answer, and parts of the client take one for the end of a connection. Such a task goes on.
     """
     cancelled = False
     while going := [task for task in tasks if not task.done()]:
@@ -50,14 +49,14 @@ async def _end(*tasks: asyncio.Task[None]) -> None:
             task.cancel()
         try:
             await asyncio.wait(going, timeout=_AGAIN)
-        except asyncio.CancelledError:  # of whoever ends us: not before these have ended
+        except asyncio.CancelledError:  # of our own task: raised once these have ended
             cancelled = True
     if cancelled:
         raise asyncio.CancelledError
 
 
 async def to_its_end(run: _Run) -> None:
-    """Let something run to its end, which has to come by itself, whoever ends us meanwhile; that comes after."""
+    """Run a task to its own end, even if the caller is cancelled meanwhile; the cancellation is raised after it."""
     task = asyncio.create_task(run())
     cancelled = False
     while not task.done():
@@ -71,7 +70,7 @@ async def to_its_end(run: _Run) -> None:
 
 
 async def first_of(seconds: float, wait: Callable[[], Awaitable[object]]) -> None:
-    """Wait for something, but no longer than some seconds."""
+    """Wait at most some seconds."""
     try:
         async with asyncio.timeout(seconds):
             await wait()

@@ -1,4 +1,4 @@
-"""The certificates of the servers of a fleet, signed by an authority of its own. Needs ``cryptography``."""
+"""Certificates for a fleet's servers, signed by its own authority. Needs ``cryptography``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _DAYS = 3650
-"""How long they are valid: a cluster that nobody looks at should not end on one day with all of its servers."""
+"""Validity; long, as all certificates of an unattended cluster would expire on the same day."""
 
 _LONGEST_NAME = 64
-"""Characters of a common name, as X.509 has it."""
+"""Maximum characters of a common name in X.509."""
 
 
 class Pair(NamedTuple):
@@ -30,11 +30,11 @@ class Pair(NamedTuple):
 
 
 def make_authority(name: str, now: float) -> Pair:
-    """Return a new authority.
+    """Create an authority.
 
     Args:
-        name: what it is called.
-        now: seconds since 1970, from which on it is valid.
+        name: Its common name.
+        now: Start of its validity, in seconds since 1970.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = _subject(name)
@@ -48,15 +48,15 @@ def make_authority(name: str, now: float) -> Pair:
 
 
 def make_certificate(authority: Pair, hosts: Sequence[str], now: float) -> Pair:
-    """Return a certificate for one server, which it shows to clients and to the other servers.
+    """Create the certificate of one server, valid for clients and for the other servers.
 
     Args:
-        authority: who signs it.
-        hosts: the names and addresses under which it is called.
-        now: seconds since 1970, from which on it is valid.
+        authority: The authority that signs it.
+        hosts: Names and addresses of the server.
+        now: Start of its validity, in seconds since 1970.
 
     Raises:
-        RefusedError: the authority is none.
+        RefusedError: The authority is no valid pair of certificate and key.
     """
     try:
         issuer = x509.load_pem_x509_certificate(authority.certificate)

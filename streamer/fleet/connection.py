@@ -1,6 +1,6 @@
-"""One connection to a fleet's servers, for as long as it holds. When it is lost, whoever uses it makes another one.
+"""Connections to a fleet's servers. A lost one stays lost: its users open another one.
 
-What is waited for, sent again and told is decided by its users; so nothing is sent again behind their backs.
+The client neither reconnects nor sends again: its users alone decide on waiting, sending again and reporting.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import msgspec
 from streamer.base.errors import ConfigError, MissingExtraError, UnavailableError
 from streamer.base.text import printable
 from streamer.config.database_url import without_secrets
-from streamer.config.fleet_names import FORMAT, META_BUCKETS, META_DEDUP, META_FORMAT, Names
-from streamer.config.fleet_table import MOST_BUCKETS, Fleet
+from streamer.config.fleet_names import FORMAT, META_DEDUP, META_FORMAT, META_PARTITIONS, Names
+from streamer.config.fleet_table import MOST_PARTITIONS, Fleet
 from streamer.fleet.permissions import inbox_of
 
 if TYPE_CHECKING:
@@ -30,26 +30,23 @@ if TYPE_CHECKING:
 CONNECT = "reach the fleet"
 LOOK_UP = "look up the stream of the fleet"
 USE = "use the stream of the fleet"
-"""What is being done while there is no connection."""
+"""Operations that fail while there is no connection."""
 
 INSTALL = "install the extra `fleet` (in a checkout: pip install '.[fleet]')"
-"""What to do where a package of the extra is missing."""
+"""Hint where a package of the extra is missing."""
 
 _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 10.0
 _CLOSE_SECONDS = 2.0
 _PENDING = 4 << 20
-"""Bytes that wait for the socket before a publisher has to."""
+"""Bytes buffered for the socket before a publisher has to wait."""
 
 _LONGEST_CAUSE = 300
 _HINT = "see [fleet] servers, and whether nats-server runs there; it is retried"
 
 
 class Link:
-    """A connection that stands, or has been lost.
-
-    ``complaint`` is what a server refused last, without ending the connection.
-    """
+    """A connection, until ``lost`` is set. ``complaint`` is the last error that a server reported without ending it."""
 
     def __init__(self, client: Client, lost: anyio.Event, where: str) -> None:
         self.client = client
@@ -59,19 +56,19 @@ class Link:
 
     @property
     def js(self) -> JetStreamContext:
-        """The streams of the servers."""
+        """JetStream of the servers."""
         return self.client.jetstream(timeout=_ANSWER_SECONDS)
 
     @property
     def most_bytes(self) -> int:
-        """How many bytes one message may have, headers included."""
+        """Maximum bytes of a message, headers included."""
         return int(self.client.max_payload)
 
 
 class Stream(msgspec.Struct, frozen=True):
-    """What the stream of a fleet says of itself. ``incarnation`` is another one once it was made anew."""
+    """Properties of a fleet's stream. ``incarnation`` changes when the stream is created anew."""
 
-    buckets: int
+    partitions: int
     dedup: str
     incarnation: str
 
@@ -81,15 +78,15 @@ async def connected(fleet: Fleet, who: str) -> AsyncIterator[Link]:
     """Connect to one of the servers.
 
     Args:
-        fleet: where they are, and how to show who one is.
-        who: what the servers call the connection.
+        fleet: Addresses and credentials.
+        who: Name of the connection on the servers.
 
     Raises:
-        MissingExtraError: the client is not installed.
-        ConfigError: a file of the credentials cannot be used.
-        UnavailableError: none of the servers can be reached now, or takes us.
+        MissingExtraError: The client is not installed.
+        ConfigError: A file of the credentials cannot be used.
+        UnavailableError: No server can be reached now, or accepts the connection.
     """
-    nats = _package()
+    nats = client_package()
     where = ", ".join(without_secrets(server) for server in fleet.servers)
     lost = anyio.Event()
     link = Link(nats.aio.client.Client(), lost, where)
@@ -108,7 +105,7 @@ async def connected(fleet: Fleet, who: str) -> AsyncIterator[Link]:
                 servers=list(fleet.servers),
                 name=who,
                 allow_reconnect=False,
-                max_reconnect_attempts=1,  # of each server; only then are the others tried and is an end found
+                max_reconnect_attempts=1,  # of each server; otherwise it would never give up
                 reconnect_time_wait=0,
                 ping_interval=10,
                 max_outstanding_pings=2,
@@ -129,13 +126,13 @@ async def connected(fleet: Fleet, who: str) -> AsyncIterator[Link]:
 
 
 async def stream_of(link: Link, names: Names) -> Stream:
-    """Return what the stream says of itself.
+    """Look up the stream of a fleet.
 
     Raises:
-        ConfigError: it is of another version of streamer, or none that `streamer fleet init` made.
-        UnavailableError: there is none yet, or the servers do not answer.
+        ConfigError: The stream is of another version of streamer, or `streamer fleet init` did not create it.
+        UnavailableError: The stream does not exist yet, or the servers do not answer.
     """
-    nats = _package()
+    nats = client_package()
     try:
         info = await link.js.stream_info(names.stream)
     except nats.js.errors.NotFoundError:
@@ -152,27 +149,27 @@ def _read(info: StreamInfo, names: Names) -> Stream:
     if said.get(META_FORMAT) != FORMAT:
         cause = f"its format is {printable(str(said.get(META_FORMAT)))}, this streamer knows {FORMAT}"
         raise ConfigError(USE, names.stream, cause, hint)
-    buckets = said.get(META_BUCKETS, "")
-    if not (buckets.isascii() and buckets.isdigit() and 1 <= int(buckets) <= MOST_BUCKETS):
+    partitions = said.get(META_PARTITIONS, "")
+    if not (partitions.isascii() and partitions.isdigit() and 1 <= int(partitions) <= MOST_PARTITIONS):
         raise ConfigError(USE, names.stream, "its metadata do not say how many buckets there are", hint)
-    return Stream(int(buckets), said.get(META_DEDUP, ""), str(info.created))
+    return Stream(int(partitions), said.get(META_DEDUP, ""), str(info.created))
 
 
 @contextmanager
 def answered(link: Link, op: str, where: str, hint: str = _HINT, missing: str = "") -> Iterator[None]:
-    """Turn what the servers do not answer, or refuse, into an error of ours.
+    """Translate errors and timeouts of the servers.
 
     Args:
-        link: over which they were asked.
-        op: what was being done.
-        where: to what.
-        hint: what to do.
-        missing: the cause where something is not there; without it, that passes as it is.
+        link: The link in use.
+        op: The operation.
+        where: Its object.
+        hint: How to proceed.
+        missing: Cause to report if the object does not exist; without it, the client's error is raised.
 
     Raises:
-        UnavailableError: on leaving, with the words of the servers.
+        UnavailableError: With the words of the servers.
     """
-    nats = _package()
+    nats = client_package()
     try:
         yield
     except (OSError, TimeoutError, nats.errors.Error) as error:
@@ -185,10 +182,10 @@ def answered(link: Link, op: str, where: str, hint: str = _HINT, missing: str = 
 
 
 def check_dedup(stream: Stream, names: Names, by: str) -> None:
-    """Refuse a ``dedup.by`` that is not the fleet's: the same record would be in two buckets.
+    """Check that ``dedup.by`` is the fleet's: otherwise the same record could be in two partitions.
 
     Raises:
-        ConfigError: it is another one.
+        ConfigError: It differs.
     """
     if stream.dedup != by:
         cause = f'it is "{by}", and that of the fleet\'s stream {names.stream} is "{printable(stream.dedup)}"'
@@ -196,22 +193,17 @@ def check_dedup(stream: Stream, names: Names, by: str) -> None:
 
 
 def unexpected(op: str, where: str, error: Exception) -> UnavailableError:
-    """Return the error of something that should not have happened: a fault of streamer or of the client."""
+    """Translate an error that should not happen: a fault of streamer or of the client."""
     hint = "it is tried again; please report it"
     return UnavailableError(op, where, f"{type(error).__name__}: {_cause(error)}", hint)
 
 
-def require() -> None:
-    """See whether the client is installed.
+def client_package() -> Any:
+    """Return the package of the NATS client.
 
     Raises:
-        MissingExtraError: it is not.
+        MissingExtraError: It is not installed.
     """
-    _package()
-
-
-def _package() -> Any:
-    """Return the client's package."""
     try:
         import nats  # noqa: PLC0415 - an extra
         import nats.aio.client  # noqa: PLC0415
@@ -224,7 +216,7 @@ def _package() -> Any:
 
 
 def _options(fleet: Fleet) -> dict[str, Any]:
-    """Return what shows who we are, and what the servers have to show."""
+    """Return the client's options for credentials and TLS."""
     options: dict[str, Any] = {}
     if fleet.credentials is not None:
         options["user_credentials"] = str(_readable("credentials", fleet.credentials))
@@ -246,7 +238,7 @@ def _readable(key: str, file: Any) -> Any:
 
 
 def _public_key(seed: Path) -> str:
-    """Return the public half of a user's key: the servers let nobody else listen to what is answered to it."""
+    """Return the public half of a user's key; it names the inbox that no other user may read."""
     try:
         import nkeys  # noqa: PLC0415 - an extra
     except ImportError:
@@ -271,7 +263,7 @@ def _tls(fleet: Fleet) -> ssl.SSLContext:
 
 
 async def _close(link: Link) -> None:
-    # What counts was acknowledged before; a client whose TLS has failed never comes to the end of this.
+    # All that matters was acknowledged before; a client whose TLS has failed would hang here.
     with anyio.move_on_after(_CLOSE_SECONDS, shield=True), suppress(Exception):
         await link.client.close()
     link.lost.set()

@@ -1,20 +1,19 @@
-"""Whether the servers sync what they acknowledge, as far as their monitoring says.
+"""Durability of the servers: whether their monitoring says that they sync before they acknowledge.
 
-A stream carries records and promises nothing: what a server loses is sent again. But a server that acknowledges before
-it syncs loses more when the power goes than it has to, and what is sent again costs time.
+Correctness does not depend on it: records that a server loses are sent again. But a server that acknowledges before it
+syncs loses more than necessary when the power fails, and sending again costs time.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 import urllib.error
 import urllib.request
 from contextlib import closing
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import anyio
 from anyio import to_thread
 
 from streamer.base.errors import ConfigError
@@ -28,16 +27,16 @@ if TYPE_CHECKING:
     from streamer.config.fleet_table import Fleet
 
 _PATIENCE = 5.0
-"""Seconds within which a server has to answer."""
+"""Seconds a server has to answer."""
 
 _LARGEST = 1 << 20
-"""Bytes of an answer that are looked at."""
+"""Bytes of an answer that are read."""
 
 _NANO = 1e9
 
 
 class ServerSync(NamedTuple):
-    """What is known of one server: its name, and seconds between two syncs (0: always); or why nothing is known."""
+    """One server: its name and the seconds between two syncs (0: always); or why they are unknown (``trouble``)."""
 
     where: str
     server: str = ""
@@ -46,7 +45,7 @@ class ServerSync(NamedTuple):
 
     @property
     def is_good(self) -> bool:
-        """Say whether it syncs before it acknowledges."""
+        """Say whether the server syncs before it acknowledges."""
         return self.seconds == 0
 
     def __str__(self) -> str:
@@ -60,8 +59,8 @@ class ServerSync(NamedTuple):
         )
 
 
-async def tell(fleet: Fleet, emit: Emit) -> None:
-    """Look once, at the start of a collector or writer, and tell of what a person should know."""
+async def report(fleet: Fleet, emit: Emit) -> None:
+    """Ask the servers once, at the start of a collector or writer, and report those that may lose records."""
     if not fleet.monitor:
         emit(SyncUnknown("the servers", "fleet.monitor is not set"))
         return
@@ -78,34 +77,21 @@ async def tell(fleet: Fleet, emit: Emit) -> None:
 
 
 async def look(monitors: Sequence[str], authority: Path | None = None) -> list[ServerSync]:
-    """Ask each server's monitoring at once; none that fails is an error.
+    """Ask each server's monitoring at the same time; a failure is part of the result.
 
     Args:
         monitors: URLs such as ``http://host:8222``.
-        authority: whose certificates are trusted, for ``https``; None for those of the system.
+        authority: Certificates to trust for ``https``; None for those of the system.
 
     Raises:
-        ConfigError: the authority cannot be read.
+        ConfigError: The certificates cannot be read.
     """
-    context = _context(authority)
-    found: list[ServerSync | None] = [None] * len(monitors)
-
-    async def ask(number: int) -> None:
-        found[number] = await to_thread.run_sync(partial(_ask, monitors[number], context))
-
-    async with anyio.create_task_group() as tasks:
-        for number in range(len(monitors)):
-            tasks.start_soon(ask, number)
-    return [one for one in found if one is not None]
-
-
-def _context(authority: Path | None) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=authority)
+        context = ssl.create_default_context(cafile=authority)
     except OSError as error:  # an SSLError is one
-        raise ConfigError(
-            "read the certificates", printable(str(authority)), str(error), "set fleet.tls_ca to a file with them"
-        ) from None
+        hint = "set fleet.tls_ca to a file with them"
+        raise ConfigError("read the certificates", printable(str(authority)), str(error), hint) from None
+    return await asyncio.gather(*(to_thread.run_sync(_ask, monitor, context) for monitor in monitors))
 
 
 def _ask(monitor: str, context: ssl.SSLContext) -> ServerSync:
@@ -119,7 +105,7 @@ def _ask(monitor: str, context: ssl.SSLContext) -> ServerSync:
 
 
 def read(monitor: str, said: Any) -> ServerSync:
-    """Return what an answer of ``/varz`` says, whatever it is."""
+    """Decode an answer of ``/varz``, whatever it holds."""
     jetstream = said.get("jetstream") if isinstance(said, dict) else None
     config = jetstream.get("config") if isinstance(jetstream, dict) else None
     if not isinstance(config, dict):

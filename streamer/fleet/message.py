@@ -1,9 +1,9 @@
-"""A record as a message of the stream, and back. Pure.
+"""Messages of the stream: how a record is encoded as one, and read back. Pure.
 
-A message is one of three, each with the number that its line has in its bucket of the collector's present life
+A message bears the sequence of its line in its partition and the collector's present epoch. It is one of three
 - a record: the line itself, or compressed, or the name of an object that holds it;
-- *held*: the stream has a record of this key already, of another collector, so the line need not travel again;
-- *skipped*: a line that cannot travel at all. It stays in the outbox, and is counted there.
+- *held*: the stream has a record with this key already, from another collector, so the line is not sent again;
+- *skipped*: the line cannot be sent at all. It stays in the outbox, and is counted there.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ from streamer.core.records.key import KEY_BYTES, DedupBy
 from streamer.core.records.layouts import MalformedError
 
 MSG_ID, _EXPECTED = "Nats-Msg-Id", "Nats-Expected-Stream"
-ORIGIN, LIFE, NUMBER = "Streamer-Origin", "Streamer-Life", "Streamer-Number"
+PRODUCER, EPOCH, SEQUENCE = "Streamer-Origin", "Streamer-Life", "Streamer-Number"
 ENCODING, OBJECT, HOLDS, SKIPPED = "Streamer-Encoding", "Streamer-Object", "Streamer-Holds", "Streamer-Skipped"
 
 HEADER_BYTES = 1024
-"""More than all headers of a message come to: what has to fit beside a line."""
+"""Bytes reserved for the headers of a message; no message has more."""
 
 LONGEST_LINE = 256 << 20
-"""Bytes. What would be longer when it is unpacked is set aside: a few bytes can unpack to any number of them."""
+"""Bytes. A longer line is not unpacked but dead-lettered: a few packed bytes can unpack to gigabytes."""
 
-LAST_NUMBER = (1 << 62) - 1
-_ORIGIN = re.compile(r"[A-Za-z0-9_-]{1,64}\.[a-z0-9]{1,32}", re.ASCII)
-_LIFE = re.compile(r"[a-z0-9]{1,32}", re.ASCII)
+LAST_SEQUENCE = (1 << 62) - 1
+_PRODUCER = re.compile(r"[A-Za-z0-9_-]{1,64}\.[a-z0-9]{1,32}", re.ASCII)
+_EPOCH = re.compile(r"[a-z0-9]{1,32}", re.ASCII)
 _OBJECT = re.compile(r"[A-Za-z0-9._-]{1,200}", re.ASCII)
 _DIGITS = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
-class MessagePlace(msgspec.Struct, frozen=True):
-    """Which line of which collector a message is of."""
+class MessageId(msgspec.Struct, frozen=True):
+    """The line that a message stands for: its collector, the collector's epoch, and the sequence in its partition."""
 
-    origin: str
-    life: str
-    number: int
+    producer: str
+    epoch: str
+    sequence: int
 
 
 class Message(msgspec.Struct, frozen=True):
-    """What one message says. ``body`` is the line, packed or not; it is in the object of that name, if there is one.
+    """One decoded message. ``body`` is the line, packed or not; if ``object`` is set, that object holds the line.
 
-    ``holds`` is the key that the sender says the record has. Nothing is believed of it but that the record need not
-    be told again where the key is in the ledger.
+    ``holds`` is the key that the sender claims for the record. It is trusted for one thing only: a record whose key is
+    in the ledger need not be sent again.
     """
 
-    place: MessagePlace
+    id: MessageId
     body: bytes = b""
     packed: bool = False
     object: str = ""
@@ -61,7 +61,7 @@ class Message(msgspec.Struct, frozen=True):
 
     @property
     def is_record(self) -> bool:
-        """Say whether there is a line in it, or in its object."""
+        """Say whether the message or its object holds a line."""
         return bool(self.body or self.object)
 
 
@@ -76,24 +76,24 @@ class _Line(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Line).decode
 
 
-def is_origin(text: object) -> bool:
-    """Say whether a text can be the name of a collector: ``<host>.<random>``."""
-    return isinstance(text, str) and _ORIGIN.fullmatch(text) is not None
+def is_producer(text: object) -> bool:
+    """Say whether a text can be a producer id: ``<host>.<random>``."""
+    return isinstance(text, str) and _PRODUCER.fullmatch(text) is not None
 
 
-def is_life(text: object) -> bool:
-    """Say whether a text can be the name of one life of a collector."""
-    return isinstance(text, str) and _LIFE.fullmatch(text) is not None
+def is_epoch(text: object) -> bool:
+    """Say whether a text can be an epoch of a collector."""
+    return isinstance(text, str) and _EPOCH.fullmatch(text) is not None
 
 
 def headers(message: Message, stream: str, message_id: str) -> dict[str, str]:
-    """Return the headers under which a message travels."""
+    """Return the headers of a message."""
     found = {
         MSG_ID: message_id,
         _EXPECTED: stream,
-        ORIGIN: message.place.origin,
-        LIFE: message.place.life,
-        NUMBER: str(message.place.number),
+        PRODUCER: message.id.producer,
+        EPOCH: message.id.epoch,
+        SEQUENCE: str(message.id.sequence),
     }
     if message.packed:
         found[ENCODING] = "zlib"
@@ -107,15 +107,15 @@ def headers(message: Message, stream: str, message_id: str) -> dict[str, str]:
 
 
 def read(found: Mapping[str, Any] | None, body: bytes) -> Message:
-    """Return what a message says.
+    """Decode the headers and the body of a message.
 
     Raises:
-        MalformedError: it is none of ours.
+        MalformedError: No collector sends such a message.
     """
     said = found or {}
-    origin, life = said.get(ORIGIN), said.get(LIFE)
-    number = _number(said.get(NUMBER))
-    if not is_origin(origin) or not is_life(life) or number is None:
+    producer, epoch = said.get(PRODUCER), said.get(EPOCH)
+    sequence = _sequence(said.get(SEQUENCE))
+    if not is_producer(producer) or not is_epoch(epoch) or sequence is None:
         raise MalformedError("bad_header", "it does not say which line of which collector it is")
     encoding, name, holds = said.get(ENCODING), said.get(OBJECT, ""), said.get(HOLDS)
     if encoding not in (None, "zlib"):
@@ -123,7 +123,7 @@ def read(found: Mapping[str, Any] | None, body: bytes) -> Message:
     if name and not _OBJECT.fullmatch(str(name)):
         raise MalformedError("bad_header", "it does not name an object")
     message = Message(
-        MessagePlace(str(origin), str(life), number),
+        MessageId(str(producer), str(epoch), sequence),
         body,
         packed=encoding is not None,
         object=str(name),
@@ -136,10 +136,10 @@ def read(found: Mapping[str, Any] | None, body: bytes) -> Message:
 
 
 def record(line: bytes, by: DedupBy) -> ArrivedRecord:
-    """Return what a line is, if it is one that a collector writes.
+    """Return the record that a line holds, with the key computed from the line alone.
 
     Raises:
-        MalformedError: it is none.
+        MalformedError: No collector writes such a line.
     """
     if line.find(b"\n") != len(line) - 1 or b"\0" in line or any(end in line for end, _ in LINE_ENDS):
         raise MalformedError("not_a_record", "it is not one line")
@@ -150,15 +150,15 @@ def record(line: bytes, by: DedupBy) -> ArrivedRecord:
 
 
 def pack(line: bytes) -> bytes:
-    """Return a line in fewer bytes."""
+    """Compress a line."""
     return zlib.compress(line, 6)
 
 
 def unpack(body: bytes, longest: int = LONGEST_LINE) -> bytes:
-    """Return the line that was packed.
+    """Decompress a line.
 
     Raises:
-        MalformedError: it was not packed like that, or is longer than ``longest`` bytes.
+        MalformedError: The body is no packed line, or the line is longer than ``longest`` bytes.
     """
     inflate = zlib.decompressobj()
     try:
@@ -172,11 +172,11 @@ def unpack(body: bytes, longest: int = LONGEST_LINE) -> bytes:
     return line
 
 
-def _number(text: object) -> int | None:
+def _sequence(text: object) -> int | None:
     if not isinstance(text, str) or not _DIGITS.fullmatch(text):
         return None
-    number = int(text)
-    return number if 1 <= number <= LAST_NUMBER else None
+    sequence = int(text)
+    return sequence if 1 <= sequence <= LAST_SEQUENCE else None
 
 
 def _key(text: object) -> bytes:

@@ -1,7 +1,7 @@
-"""Records that are larger than a message: put by collectors, fetched and removed by writers.
+"""Objects for records larger than a message: stored by collectors, fetched and removed by writers.
 
-A collector only publishes: it can neither read nor remove what is in the store. So it puts an object by itself, in the
-way of the client's own ``put``, which would look first what was there; names are never used twice.
+A collector may only publish: it can neither read nor remove objects. The client's own ``put`` would read first, so
+this module publishes the chunks itself, in the same format; names are never used twice.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 _CHUNK = 128 << 10
 _OVERHEAD = 512
-"""Bytes that the store takes for a chunk besides what is in it."""
+"""Bytes that the store needs for a chunk besides its data."""
 
 
 async def put(link: Link, names: Names, name: str, data: bytes) -> str | None:
-    """Put an object into the store; return why that cannot be, None if it is there now.
+    """Store an object; return the cause if that is impossible, None on success.
 
     Args:
-        link: to the servers; what breaks it is raised as it is.
-        names: of the fleet.
-        name: one that no object has had.
-        data: what it holds.
+        link: The link; its errors are raised as they are.
+        names: Names of the fleet.
+        name: A name that no object has had.
+        data: Content of the object.
     """
     from nats.js.errors import APIError, Error  # noqa: PLC0415 - an extra
 
@@ -41,7 +41,7 @@ async def put(link: Link, names: Names, name: str, data: bytes) -> str | None:
         info = await link.js.stream_info(f"OBJ_{names.objects}")
         limit = info.config.max_bytes or -1
         needed = len(data) + _OVERHEAD * (len(chunks) + 1)
-        if 0 <= limit < info.state.bytes + needed:  # before anything of it is there, which nobody would remove
+        if 0 <= limit < info.state.bytes + needed:  # checked first, as no one would remove single chunks
             return f"the object store {names.objects} has no room for {needed:,} more bytes: see its limit"
         number = secrets.token_hex(12)
         for piece in chunks:
@@ -74,7 +74,7 @@ def _meta(names: Names, name: str, number: str, data: bytes, chunks: int) -> byt
 
 
 async def get(link: Link, names: Names, name: str) -> bytes | None:
-    """Return what an object holds; None if it is not there, or not what it should be."""
+    """Return the content of an object; None if it is missing or damaged."""
     from nats.js.errors import Error  # noqa: PLC0415 - an extra
 
     try:
@@ -88,11 +88,11 @@ async def get(link: Link, names: Names, name: str) -> bytes | None:
 
 
 async def remove(link: Link, names: Names, name: str) -> None:
-    """Remove an object, if it is there."""
+    """Remove an object if it exists."""
     from nats.js.errors import Error  # noqa: PLC0415 - an extra
 
     try:
         store = await link.js.object_store(names.objects)
         await store.delete(name)
-    except Error:  # it is gone
+    except Error:  # it does not exist
         return

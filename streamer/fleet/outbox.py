@@ -1,4 +1,4 @@
-"""The lines of an outbox by place, while it grows, rolls and loses parts."""
+"""Reader of an outbox: lines by log offset, while the dataset grows, rotates and loses parts."""
 
 from __future__ import annotations
 
@@ -18,17 +18,14 @@ from streamer.store.parts.files import open_by_number
 
 
 class OutboxLine(msgspec.Struct, frozen=True, gc=False):
-    """A line with its newline, and the place where it begins."""
+    """A line with its newline, and its log offset."""
 
-    place: int
+    offset: int
     data: bytes
 
 
 class _Read(msgspec.Struct, frozen=True):
-    """Some lines, and the log offset that follows them. ``missing`` are bytes before that which are gone.
-
-    There are no lines where nothing was left of a part after the log offset that was asked for.
-    """
+    """Some lines, and the log offset after them. There are none if ``missing`` bytes before it were removed."""
 
     lines: Sequence[OutboxLine]
     after: int
@@ -36,11 +33,11 @@ class _Read(msgspec.Struct, frozen=True):
 
 
 class Outbox:
-    """Reads the committed lines of a dataset.
+    """Reads committed lines of a dataset.
 
     Args:
         path: The live file.
-        ledger: Knows which part holds which log offsets.
+        ledger: Maps log offsets to parts.
         files: The system calls.
     """
 
@@ -49,18 +46,18 @@ class Outbox:
         self._ledger = ledger
         self._files = files
 
-    async def read(self, place: int, stop: int) -> _Read:
-        """Return lines from ``place`` on, of those before ``stop``: one MiB of them, or one that is longer.
+    async def read(self, offset: int, stop: int) -> _Read:
+        """Return lines from a log offset on, before ``stop``: about a MiB of them, or one that is longer.
 
         Raises:
-            UnavailableError: They cannot be read now.
+            UnavailableError: The outbox cannot be read now.
         """
-        file = await self._ledger.look(partial(file_at, log_offset=place))
-        return await to_thread.run_sync(self._read, file, place, stop)
+        file = await self._ledger.look(partial(file_at, log_offset=offset))
+        return await to_thread.run_sync(self._read, file, offset, stop)
 
-    def _read(self, file: LedgerFile, place: int, stop: int) -> _Read:
+    def _read(self, file: LedgerFile, offset: int, stop: int) -> _Read:
         end = stop if file.stop is None else min(stop, file.stop)
-        start_offset, stop_offset = file.map.file_offset(place), file.map.file_offset(end)
+        start_offset, stop_offset = file.map.file_offset(offset), file.map.file_offset(end)
         try:
             fd = open_by_number(self._path, file.number, self._files, is_closed=file.stop is not None)
             try:
@@ -70,11 +67,11 @@ class Outbox:
         except FileNotFoundError:
             if file.stop is None:
                 raise self._unavailable("it is not there") from None
-            return _Read((), file.stop, missing=file.stop - place)
+            return _Read((), file.stop, missing=file.stop - offset)
         except OSError as error:
             raise self._unavailable(error.strerror or str(error)) from error
         lines = [OutboxLine(file.map.log_offset(line.offset), line.data) for line in found]
-        return _Read(lines, lines[-1].place + len(lines[-1].data) if lines else end)
+        return _Read(lines, lines[-1].offset + len(lines[-1].data) if lines else end)
 
     def _unavailable(self, cause: str) -> UnavailableError:
         return UnavailableError("read the outbox", str(self._path), cause, "see the dataset's folder; it is retried")

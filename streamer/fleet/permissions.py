@@ -1,7 +1,7 @@
-"""What each kind of user of a fleet may do on its servers, and no more. Pure.
+"""Permissions of a fleet's users on its servers, as few as possible. Pure.
 
-A collector publishes and hears receipts: it can neither read nor remove what others have sent. A writer takes records
-and gives receipts: it publishes none. Whoever sets the fleet up may do everything in its account.
+A collector publishes records and receives receipts: it can neither read nor remove the records of others. A writer
+consumes records and sends receipts: it publishes none. The admin may do everything in the fleet's account.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Role(StrEnum):
-    """What a user is there for."""
+    """Role of a user."""
 
     COLLECTOR = "collector"
     WRITER = "writer"
@@ -22,7 +22,7 @@ class Role(StrEnum):
 
 
 class Permissions(NamedTuple):
-    """Subjects that a user may publish to and hear; ``answers``: whether it may answer what it is asked."""
+    """Subjects a user may publish and subscribe to; ``answers``: whether it may reply to requests."""
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
@@ -30,18 +30,18 @@ class Permissions(NamedTuple):
 
 
 def inbox_of(public: str) -> str:
-    """Return the prefix of the subjects at which a user gets answers, by the public half of its key."""
+    """Return the prefix of a user's reply subjects, by the public half of its key."""
     return f"_INBOX_{public}"
 
 
 def permissions(role: Role, names: Names, name: str, inbox: str) -> Permissions:
-    """Return what a user may do.
+    """Return the permissions of a user.
 
     Args:
-        role: what it is there for.
-        names: of the fleet.
-        name: of the user's host, as :func:`streamer.config.fleet_names.host_name` has it.
-        inbox: the prefix of the subjects at which it alone gets answers.
+        role: Role of the user.
+        names: Names of the fleet.
+        name: Host of the user, as :func:`streamer.config.fleet_names.host_name` returns it.
+        inbox: Prefix of the user's own reply subjects.
     """
     match role:
         case Role.COLLECTOR:
@@ -82,7 +82,7 @@ def _writer(names: Names) -> tuple[str, ...]:
 
 
 def _store(name: str) -> tuple[str, ...]:
-    """Return what it takes to put objects, to get them, and to delete them."""
+    """Return the subjects needed to put, get and delete objects."""
     stream = f"OBJ_{name}"
     return (
         f"$JS.API.STREAM.INFO.{stream}",

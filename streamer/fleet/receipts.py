@@ -1,8 +1,8 @@
-"""Receipts: what a writer says it holds of a collector's lines, and when that is evidence that some are lost. Pure.
+"""Receipts: how far a writer holds a collector's lines, and when a receipt proves that lines were lost. Pure.
 
-Only evidence sends a line again. A line that a writer does not hold may still be on its way, for weeks if the writer is
-away; so it is sent again only when a writer was asked *after* the stream had acknowledged it, and the answer shows that
-it cannot come any more.
+A line that a writer does not hold may still be on its way, for weeks if the writer is away. So it is sent again only
+on evidence: a writer was asked *after* the stream had acknowledged the line, and the answer shows that the line
+cannot arrive any more.
 """
 
 from __future__ import annotations
@@ -11,93 +11,93 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from streamer.fleet.message import LAST_NUMBER, is_life, is_origin
+from streamer.fleet.message import LAST_SEQUENCE, is_epoch, is_producer
 
 MOST_MARKS = 256
-"""Marks that are kept of one bucket, whatever waits: beyond them every second one is given up."""
+"""Marks kept for one partition; beyond them every second one is dropped."""
 
 
 class ReceiptRequest(msgspec.Struct, frozen=True):
-    """What a collector asks the writer of a bucket."""
+    """A collector's question to the writer of a partition: how far it holds the lines of this epoch."""
 
-    origin: str
-    life: str
+    producer: str = msgspec.field(name="origin")
+    epoch: str = msgspec.field(name="life")
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """What a writer's ledger holds of one collector's lines in one bucket: all of them up to ``number``.
+    """A writer's statement that its ledger holds one collector's lines in one partition up to ``sequence``.
 
-    An answer also says how the stream stood when it was asked: its ``incarnation``, the sequence up to which everything
-    in this bucket was taken (``floor``), the ``last`` one that it has given, and whether nothing was left to be taken
-    (``idle``). What is said unasked has an empty incarnation, and is no evidence.
+    An answer to a question also describes the stream at that time: its ``incarnation``, ``ack_floor`` (the stream
+    sequence up to which every message of this partition was acknowledged), the ``last`` sequence it has assigned, and
+    ``idle``: the partition is drained. A receipt sent unasked has an empty incarnation, and is no evidence.
     """
 
-    bucket: int
-    origin: str
-    life: str
-    number: int
+    partition: int = msgspec.field(name="bucket")
+    producer: str = msgspec.field(name="origin")
+    epoch: str = msgspec.field(name="life")
+    sequence: int = msgspec.field(name="number")
     incarnation: str = ""
-    floor: int = 0
+    ack_floor: int = msgspec.field(name="floor", default=0)
     last: int = 0
     idle: bool = False
 
 
 class Mark(msgspec.Struct, frozen=True, gc=False):
-    """A line that the stream acknowledged: its number, the place where it begins in the outbox, its sequence.
+    """A line that the stream acknowledged: its sequence, its log offset in the outbox, its sequence in the stream.
 
-    ``order`` counts acknowledgements, to tell those before a question from those after it.
+    ``order`` counts acknowledgements: it tells those before a question from those after it.
     """
 
-    number: int
-    place: int
     sequence: int
+    offset: int
+    stream_sequence: int
     incarnation: str
     order: int
 
 
 def is_lost(marks: Iterable[Mark], receipt: Receipt, asked: int) -> bool:
-    """Say whether an answer shows that a line is lost which the stream had acknowledged.
+    """Say whether an answer proves that a line is lost which the stream had acknowledged.
 
     Args:
-        marks: lines that were acknowledged.
-        receipt: the answer.
-        asked: how many acknowledgements there had been when the writer was asked.
+        marks: Lines that the stream acknowledged.
+        receipt: The answer.
+        asked: Number of acknowledgements received before the writer was asked.
     """
     return bool(receipt.incarnation) and any(
-        mark.number > receipt.number and mark.order <= asked and _is_over(mark, receipt) for mark in marks
+        mark.sequence > receipt.sequence and mark.order <= asked and _cannot_arrive(mark, receipt) for mark in marks
     )
 
 
-def _is_over(mark: Mark, receipt: Receipt) -> bool:
-    """Say whether a message cannot be on its way any more: it was taken, or is in no stream."""
+def _cannot_arrive(mark: Mark, receipt: Receipt) -> bool:
+    """Say whether a message is not on its way any more: it was taken, or no stream holds it."""
     return (
         receipt.idle
         or receipt.incarnation != mark.incarnation
-        or receipt.floor >= mark.sequence
-        or receipt.last < mark.sequence
+        or receipt.ack_floor >= mark.stream_sequence
+        or receipt.last < mark.stream_sequence
     )
 
 
 def thinned(marks: Sequence[Mark]) -> list[Mark]:
-    """Return marks that are not too many: the last one always, of the others every second."""
+    """Return all marks if they are few; otherwise every second one, and always the last."""
     if len(marks) <= MOST_MARKS:
         return list(marks)
     return [*marks[:-1:2], marks[-1]]
 
 
 def read_ask(data: bytes) -> ReceiptRequest | None:
-    """Return what is asked; None if it is nothing that a collector asks."""
+    """Return the question in a message; None if the message is no question of a collector."""
     try:
         ask = msgspec.json.decode(data, type=ReceiptRequest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    return ask if is_origin(ask.origin) and is_life(ask.life) else None
+    return ask if is_producer(ask.producer) and is_epoch(ask.epoch) else None
 
 
 def read_receipts(data: bytes) -> list[Receipt]:
-    """Return the receipts in a message; none if it is no such message."""
+    """Return the receipts in a message; none if the message holds something else."""
     try:
         found = msgspec.json.decode(data, type=list[Receipt])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return []
-    return [one for one in found if 0 <= one.number <= LAST_NUMBER]
+    return [one for one in found if 0 <= one.sequence <= LAST_SEQUENCE]

@@ -1,13 +1,13 @@
-"""Configurations for the servers of a fleet: three nodes, TLS, one account, and a user for each host.
+"""Configuration files for a fleet's servers: a cluster with TLS, one account, and a user for each host.
 
 ::
 
     DIR/ca.pem, ca.key                     the authority that signs the certificates; its key stays here
-    DIR/servers/<host>/                    what a server needs: nats-server.conf, ca.pem, server.pem, server.key
-    DIR/collectors/<host>/                 what a collector needs: fleet.nk, ca.pem
+    DIR/servers/<host>/                    files of a server: nats-server.conf, ca.pem, server.pem, server.key
+    DIR/collectors/<host>/                 files of a collector: fleet.nk, ca.pem
     DIR/writers/<host>/, DIR/admin/        the same
 
-Keys and certificates that are there are kept, so that it can be called again after a host was added or a server has
+Existing keys and certificates are kept, so that the command can be run again after a host was added or a server has
 moved; configurations are written anew.
 """
 
@@ -19,7 +19,7 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from streamer.config.fleet_names import Names
 
 CLIENTS, MONITORING, _ROUTES = 4222, 8222, 6222
-"""The usual ports: for clients, for monitoring, and between the servers."""
+"""The usual ports: clients, monitoring, and routes between servers."""
 
 _MOST_PAYLOAD = 8 << 20
-"""``max_payload`` of the servers: the bytes that NATS recommends at most."""
+"""``max_payload`` of the servers: the maximum that NATS recommends, in bytes."""
 
 _OP = "write configurations of servers"
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
@@ -95,7 +95,7 @@ system_account: SYS
 
 
 class ServerPlan(msgspec.Struct, frozen=True):
-    """Which hosts there are, and where the files will be on a server."""
+    """Hosts of a fleet, and folders on its servers."""
 
     servers: tuple[str, ...]
     collectors: tuple[str, ...]
@@ -105,7 +105,7 @@ class ServerPlan(msgspec.Struct, frozen=True):
 
 
 class _User(NamedTuple):
-    """A user of the fleet's account, by its public key."""
+    """A user of the fleet's account, with its public key."""
 
     role: Role
     name: str
@@ -113,30 +113,30 @@ class _User(NamedTuple):
 
 
 def write(folder: Path, plan: ServerPlan, names: Names, files: Files, now: float) -> list[Path]:
-    """Write everything below ``folder``, and return the files that were written.
+    """Write all files below ``folder``, and return those that changed.
 
     Args:
-        folder: where; it is made if it is not there.
-        plan: for which hosts.
-        names: what the fleet is called.
-        files: the system calls.
-        now: seconds since 1970, for certificates.
+        folder: Where to write; created if it does not exist.
+        plan: The hosts.
+        names: Names of the fleet.
+        files: The system calls.
+        now: Seconds since 1970, for certificates.
 
     Raises:
-        ConfigError: a host has a name that cannot be used, or two have one.
-        MissingExtraError: what makes keys and certificates is not installed.
-        UnavailableError: a file cannot be read or written.
-        RefusedError: the authority that is there is none.
+        ConfigError: The name of a host is invalid, or used twice.
+        MissingExtraError: The packages for keys and certificates are not installed.
+        UnavailableError: A file cannot be read or written.
+        RefusedError: The existing authority is invalid.
     """
     _check(plan)
-    desk = _Desk(folder, files)
-    users = _users(desk, plan)
-    authority = _certificates(desk, plan, names, now)
+    root = _Folder(folder, files)
+    users = _users(root, plan)
+    authority = _certificates(root, plan, names, now)
     for host in plan.servers:
-        desk.put(f"servers/{host}/nats-server.conf", _server(host, plan, names, users).encode())
+        root.put(f"servers/{host}/nats-server.conf", _server(host, plan, names, users).encode())
     for holder in (*(f"servers/{host}" for host in plan.servers), *map(_folder, users)):
-        desk.put(f"{holder}/ca.pem", authority)
-    return desk.written
+        root.put(f"{holder}/ca.pem", authority)
+    return root.written
 
 
 def _check(plan: ServerPlan) -> None:
@@ -150,8 +150,8 @@ def _check(plan: ServerPlan) -> None:
             raise ConfigError(_OP, what, "two of them have the same name", "name each host once")
 
 
-class _Desk:
-    """Where the files are written; each appears as a whole, and can be read by its owner and group alone."""
+class _Folder:
+    """The output folder: each file is replaced atomically, and readable by its owner and group only."""
 
     def __init__(self, folder: Path, files: Files) -> None:
         self._folder = folder
@@ -159,7 +159,7 @@ class _Desk:
         self.written: list[Path] = []
 
     def kept(self, name: str) -> bytes | None:
-        """Return what a file holds, None if there is none."""
+        """Return the content of a file; None if it does not exist."""
         path = self._folder / name
         try:
             return path.read_bytes()
@@ -169,7 +169,7 @@ class _Desk:
             raise UnavailableError(_OP, str(path), error.strerror or str(error), "see its rights") from error
 
     def put(self, name: str, data: bytes) -> bytes:
-        """Write a file, if it does not hold that already; return the data."""
+        """Write a file unless it holds these data already; return the data."""
         path = self._folder / name
         if self.kept(name) == data:
             return data
@@ -191,7 +191,7 @@ class _Desk:
         return data
 
     def once(self, name: str, make: Callable[[], bytes]) -> bytes:
-        """Return what a file holds; if there is none, it is made."""
+        """Return the content of a file, which is created if it does not exist."""
         kept = self.kept(name)
         return self.put(name, make()) if kept is None else kept
 
@@ -209,8 +209,11 @@ def _folder(user: _User) -> str:
     return f"{user.role}s/{user.name}" if user.name else str(user.role)
 
 
-def _users(desk: _Desk, plan: ServerPlan) -> list[_User]:
-    nkeys = _nkeys()
+def _users(root: _Folder, plan: ServerPlan) -> list[_User]:
+    try:
+        import nkeys  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise _missing("nkeys") from None
 
     def new_seed() -> bytes:
         return bytes(nkeys.encode_seed(os.urandom(_SEED), nkeys.PREFIX_BYTE_USER)) + b"\n"
@@ -218,22 +221,14 @@ def _users(desk: _Desk, plan: ServerPlan) -> list[_User]:
     found = []
     for role, name in _who(plan):
         user = _User(role, name, "")
-        seed = desk.once(f"{_folder(user)}/fleet.nk", new_seed)
+        where = f"{_folder(user)}/fleet.nk"
+        seed = root.once(where, new_seed)
         try:
             public = nkeys.from_seed(seed.strip()).public_key.decode("ascii")
         except (nkeys.NkeysError, ValueError) as error:
-            where = f"{_folder(user)}/fleet.nk"
             raise ConfigError(_OP, where, f"it holds no nkey: {error!r}", "move it away to get another one") from None
         found.append(user._replace(public=public))
     return found
-
-
-def _nkeys() -> Any:
-    try:
-        import nkeys  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise _missing("nkeys") from None
-    return nkeys
 
 
 def _missing(package: str) -> MissingExtraError:
@@ -243,26 +238,26 @@ def _missing(package: str) -> MissingExtraError:
 # ---- certificates -------------------------------------------------------------------------------------------
 
 
-def _certificates(desk: _Desk, plan: ServerPlan, names: Names, now: float) -> bytes:
-    """Make what is missing; return the certificate of the authority."""
+def _certificates(root: _Folder, plan: ServerPlan, names: Names, now: float) -> bytes:
+    """Create missing certificates; return that of the authority."""
     try:
         from streamer.fleet import certificates  # noqa: PLC0415 - needs an extra
     except ImportError:
         raise _missing("cryptography") from None
-    missing = [host for host in plan.servers if not all(map(desk.kept, _pair_files(host)))]
-    certificate, key = desk.kept("ca.pem"), desk.kept("ca.key")
+    missing = [host for host in plan.servers if not all(map(root.kept, _pair_files(host)))]
+    certificate, key = root.kept("ca.pem"), root.kept("ca.key")
     if certificate is None:
         certificate, key = authority = certificates.make_authority(f"{names.stream} fleet", now)
-        desk.put("ca.key", authority.key)
-        desk.put("ca.pem", authority.certificate)
-        missing = list(plan.servers)  # what another one signed is worth nothing now
+        root.put("ca.key", authority.key)
+        root.put("ca.pem", authority.certificate)
+        missing = list(plan.servers)  # certificates signed by another authority are worthless now
     if missing and key is None:
         hint = "put it back for this, or move ca.pem away, too, to begin with another authority"
         raise RefusedError(_OP, "ca.key", f"it is missing, and {missing[0]} needs a certificate", hint)
     for host in missing:
         pair = certificates.make_certificate(certificates.Pair(certificate, key or b""), [host], now)
         for name, data in zip(_pair_files(host), pair, strict=True):
-            desk.put(name, data)
+            root.put(name, data)
     return certificate
 
 
@@ -270,35 +265,35 @@ def _pair_files(host: str) -> tuple[str, str]:
     return f"servers/{host}/server.pem", f"servers/{host}/server.key"
 
 
-# ---- the text -----------------------------------------------------------------------------------------------
+# ---- nats-server.conf ---------------------------------------------------------------------------------------
 
 
 def _server(host: str, plan: ServerPlan, names: Names, users: Sequence[_User]) -> str:
     here = host if _is_address(host) else "0.0.0.0"  # noqa: S104 - a name may be that of another interface
     routes = [f"nats-route://{address(other, _ROUTES)}" for other in plan.servers]
     return _TEXT.format(
-        name=_quoted(host_name(host)),
-        listen=_quoted(address(here, CLIENTS)),
-        advertise=_quoted(address(host, CLIENTS)),
-        monitoring=_quoted(address(here, MONITORING)),
+        name=json.dumps(host_name(host)),
+        listen=json.dumps(address(here, CLIENTS)),
+        advertise=json.dumps(address(host, CLIENTS)),
+        monitoring=json.dumps(address(here, MONITORING)),
         payload=_MOST_PAYLOAD,
-        cert=_quoted(f"{plan.etc}/server.pem"),
-        key=_quoted(f"{plan.etc}/server.key"),
-        ca=_quoted(f"{plan.etc}/ca.pem"),
-        store=_quoted(plan.data),
-        cluster=_quoted(names.stream),
-        cluster_listen=_quoted(address(here, _ROUTES)),
-        cluster_advertise=_quoted(address(host, _ROUTES)),
+        cert=json.dumps(f"{plan.etc}/server.pem"),
+        key=json.dumps(f"{plan.etc}/server.key"),
+        ca=json.dumps(f"{plan.etc}/ca.pem"),
+        store=json.dumps(plan.data),
+        cluster=json.dumps(names.stream),
+        cluster_listen=json.dumps(address(here, _ROUTES)),
+        cluster_advertise=json.dumps(address(host, _ROUTES)),
         routes=json.dumps(routes),
-        account=_quoted(names.stream),
+        account=json.dumps(names.stream),
         users="\n".join(_user(user, names) for user in users),
     )
 
 
 def _user(user: _User, names: Names) -> str:
     may = permissions(user.role, names, user.name, inbox_of(user.public))
-    told = f"{user.role} {user.name}".strip()
-    return f"      {{ nkey: {user.public}, permissions: {_permissions(may)} }}    # {told}"
+    comment = f"{user.role} {user.name}".strip()
+    return f"      {{ nkey: {user.public}, permissions: {_permissions(may)} }}    # {comment}"
 
 
 def _permissions(may: Permissions) -> str:
@@ -306,12 +301,8 @@ def _permissions(may: Permissions) -> str:
     return f'{{ "publish": {json.dumps(may.publish)}, "subscribe": {json.dumps(may.subscribe)}{answers} }}'
 
 
-def _quoted(text: str) -> str:
-    return json.dumps(text)
-
-
 def address(host: str, port: int) -> str:
-    """Return a host and a port as URLs have them."""
+    """Return a host and a port as in a URL."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

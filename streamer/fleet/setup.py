@@ -1,15 +1,15 @@
-"""What a fleet needs on its servers: made if it is not there, compared if it is, put right if that is asked for.
+"""Setup of a fleet on its servers: creates what is missing, compares what exists, and fixes it on request.
 
 ::
 
     stream <prefix>-<dataset>     records on their way; one that a writer has acknowledged is gone
-    consumer bucket-<n>           what the writer of a bucket has not acknowledged yet
-    KV_<prefix>-<dataset>-owners  who writes which bucket (``owners``)
+    consumer bucket-<n>           records of a partition that its writer has not acknowledged yet
+    KV_<prefix>-<dataset>-owners  owner of each partition (``owners``)
     OBJ_<prefix>-<dataset>-objects  records larger than a message
-    OBJ_<prefix>-<dataset>-keys     keys that move with a bucket
-    <prefix>-<dataset>-alive        when each collector was last heard of
+    OBJ_<prefix>-<dataset>-keys     handoffs of partitions
+    <prefix>-<dataset>-alive        last heartbeat of each collector
 
-What a person may choose (sizes, replicas) is compared only where it is asked for; whatever streamer stands on, always.
+Sizes and replicas, which are free to choose, are compared only if they are given; other properties always.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from streamer.base.text import printable
-from streamer.config.fleet_names import FORMAT, META_BUCKETS, META_DEDUP, META_FORMAT, Names, shown_buckets
+from streamer.config.fleet_names import FORMAT, META_DEDUP, META_FORMAT, META_PARTITIONS, Names, shown_partitions
 from streamer.fleet.connection import Link, answered
-from streamer.fleet.owners import declare_free, owners_of, read_all
+from streamer.fleet.owners import Owner, Ownership, OwnerStore
 
 if TYPE_CHECKING:
     from nats.js.api import ConsumerConfig, StreamConfig
@@ -34,29 +34,28 @@ _REPLICAS = 3
 _STREAM_BYTES = 8 << 30
 _OBJECT_BYTES = 2 << 30
 _DUPLICATE_SECONDS = 120.0
-"""For so long the stream itself takes a record once: a saving, as the writer's keys decide."""
+"""The stream itself rejects a duplicate for so long: a saving only, as the writer's keys decide."""
 
-_BEAT_SECONDS, _BEAT_BYTES = 30 * 86_400.0, 4 << 20
-"""For so long it is known when a collector was heard of, and in so much room."""
+_HEARTBEAT_SECONDS, _HEARTBEAT_BYTES = 30 * 86_400.0, 4 << 20
+"""How long, and in how many bytes, last heartbeats are kept."""
 
 _ACK_SECONDS = 30.0
-"""After so long a record that no writer has acknowledged is given out again."""
+"""A record not acknowledged for so long is delivered again."""
 
 _ACK_PENDING = 8192
-"""Records of a bucket that are given out and not acknowledged."""
-
+"""Maximum records of a partition that are delivered and not acknowledged."""
 
 _TRIES = 6
-"""How often something is asked for that the servers do not answer."""
+"""How often a request is made that the servers do not answer."""
 
 _OWNERS = 1
-"""Which of the streams holds the owners."""
+"""Index of the stream that holds the owners."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """What is asked for; None is what is there, or the usual."""
+    """Requested properties; None keeps the present or default value."""
 
-    buckets: int
+    partitions: int
     dedup: str
     replicas: int | None = None
     stream_bytes: int | None = None
@@ -64,7 +63,7 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class SetupState(StrEnum):
-    """What has become of one thing."""
+    """Result for one thing."""
 
     MADE = "made"
     FINE = "fine"
@@ -74,7 +73,7 @@ class SetupState(StrEnum):
 
 
 class SetupFinding(NamedTuple):
-    """One thing on the servers, what has become of it, and how it differs."""
+    """One thing on the servers, the result for it, and how it differs."""
 
     what: str
     state: SetupState
@@ -84,48 +83,49 @@ class SetupFinding(NamedTuple):
 async def set_up(
     link: Link, names: Names, wanted: Wanted, *, fix: bool = False, after_loss: bool = False
 ) -> list[SetupFinding]:
-    """Make what is missing, and compare what is there.
+    """Create what is missing, and compare what exists.
 
     Args:
-        link: of a user who may do everything.
-        names: what the fleet is called.
-        wanted: how it should be.
-        fix: whether to change what differs and can be changed while it is in use.
-        after_loss: the servers had all of it before and lost it: no bucket is free, each waits for who had it.
+        link: Link of the admin.
+        names: Names of the fleet.
+        wanted: Requested properties.
+        fix: Whether to change properties that differ and can be changed while in use.
+        after_loss: The servers have lost their data: no partition is free, each waits for its last owner.
 
     Raises:
-        UnavailableError: the servers do not answer, or refuse; their words are the cause.
+        UnavailableError: The servers do not answer, or refuse; their words are the cause.
     """
     streams = _streams(names, wanted)
     found = [await _stream(link, one, wanted, fix=fix) for one in streams]
-    buckets = await _bucket_count(link, names, wanted)
-    consumers = [await _consumer(link, names, bucket, fix=fix) for bucket in range(buckets)]
-    is_new = found[_OWNERS].state is SetupState.MADE
-    if is_new and not after_loss:
-        await declare_free(link, names, range(buckets))
-    return [*found, *_together(consumers), await _owners(link, names, buckets)]
+    partitions = await _partition_count(link, names, wanted)
+    consumers = [await _consumer(link, names, partition, fix=fix) for partition in range(partitions)]
+    store = await OwnerStore.open(link, names)
+    if found[_OWNERS].state is SetupState.MADE and not after_loss:
+        for partition in range(partitions):
+            await store.set(partition, Owner(Ownership.FREE))
+    return [*found, *_together(consumers), await _owners(store, partitions)]
 
 
-async def _owners(link: Link, names: Names, buckets: int) -> SetupFinding:
-    """Say of which buckets nobody can become the owner but who was it before."""
-    entries = await read_all(link, await owners_of(link, names), names, range(buckets))
-    nobody = [bucket for bucket in range(buckets) if bucket not in entries]
+async def _owners(store: OwnerStore, partitions: int) -> SetupFinding:
+    """Find the partitions that only their last owner may claim."""
+    entries = await store.read(range(partitions))
+    nobody = [partition for partition in range(partitions) if partition not in entries]
     if not nobody:
         return SetupFinding("owners of the buckets", SetupState.FINE)
-    wait = f"{shown_buckets(nobody)} wait for the writer that had them, or for `streamer fleet take`"
+    wait = f"{shown_partitions(nobody)} wait for the writer that had them, or for `streamer fleet take`"
     return SetupFinding("owners of the buckets", SetupState.WAITS, (wait,))
 
 
-async def _bucket_count(link: Link, names: Names, wanted: Wanted) -> int:
-    """Return how many buckets there are: those of the stream, whatever is wanted."""
+async def _partition_count(link: Link, names: Names, wanted: Wanted) -> int:
+    """Return the number of partitions: that of the stream, whatever is requested."""
     with answered(link, _OP, names.stream):
         info = await link.js.stream_info(names.stream)
-    said = (info.config.metadata or {}).get(META_BUCKETS, "")
-    return int(said) if said.isascii() and said.isdigit() else wanted.buckets
+    said = (info.config.metadata or {}).get(META_PARTITIONS, "")
+    return int(said) if said.isascii() and said.isdigit() else wanted.partitions
 
 
 def _together(consumers: Sequence[SetupFinding]) -> list[SetupFinding]:
-    """Return one finding for all consumers that became the same."""
+    """Merge the findings of consumers with the same result."""
     together: dict[tuple[SetupState, tuple[str, ...]], list[str]] = {}
     for what, state, differences in consumers:
         together.setdefault((state, differences), []).append(what)
@@ -145,7 +145,7 @@ def _streams(names: Names, wanted: Wanted) -> list[StreamConfig]:
 
     store = api.StorageType.FILE, api.DiscardPolicy.NEW
     replicas = wanted.replicas or _REPLICAS
-    metadata = {META_FORMAT: FORMAT, META_BUCKETS: str(wanted.buckets), META_DEDUP: wanted.dedup}
+    metadata = {META_FORMAT: FORMAT, META_PARTITIONS: str(wanted.partitions), META_DEDUP: wanted.dedup}
     records = api.StreamConfig(
         name=names.stream, subjects=[names.records], retention=api.RetentionPolicy.WORK_QUEUE, storage=store[0],
         discard=store[1], max_bytes=wanted.stream_bytes or _STREAM_BYTES, num_replicas=replicas,
@@ -155,15 +155,15 @@ def _streams(names: Names, wanted: Wanted) -> list[StreamConfig]:
         name=f"KV_{names.owners}", subjects=[f"$KV.{names.owners}.>"], storage=store[0], discard=store[1],
         max_msgs_per_subject=5, num_replicas=replicas, allow_rollup_hdrs=True, deny_delete=True, allow_direct=False,
     )  # fmt: skip
-    beats = api.StreamConfig(
-        name=names.beats, subjects=[names.alive("*.*")], storage=store[0], discard=api.DiscardPolicy.OLD,
-        max_msgs_per_subject=1, max_age=_BEAT_SECONDS, max_bytes=_BEAT_BYTES, num_replicas=replicas,
+    heartbeats = api.StreamConfig(
+        name=names.heartbeats, subjects=[names.alive("*.*")], storage=store[0], discard=api.DiscardPolicy.OLD,
+        max_msgs_per_subject=1, max_age=_HEARTBEAT_SECONDS, max_bytes=_HEARTBEAT_BYTES, num_replicas=replicas,
     )  # fmt: skip
-    return [records, owners, *(_store(name, wanted) for name in (names.objects, names.keys)), beats]
+    return [records, owners, *(_store(name, wanted) for name in (names.objects, names.keys)), heartbeats]
 
 
 def _store(name: str, wanted: Wanted) -> StreamConfig:
-    """Return an object store, as every client of NATS knows them."""
+    """Return the stream of an object store, in the layout of NATS clients."""
     from nats.js import api  # noqa: PLC0415 - an extra
 
     return api.StreamConfig(
@@ -189,9 +189,9 @@ async def _stream(link: Link, config: StreamConfig, wanted: Wanted, *, fix: bool
 
 
 async def _looked_up(link: Link, look: Callable[[], Awaitable[Any]], make: Callable[[], Awaitable[object]]) -> Any:
-    """Return how something is configured; None if it was not there, and has been made.
+    """Return the configuration of a thing; None if it did not exist, and has been created.
 
-    While servers elect leaders, answers come late or are lost: to ask again is safe. What they refuse has no answer,
+    While servers elect leaders, answers come late or are lost: it is safe to ask again. A refusal has no answer
     either, but a complaint.
     """
     from nats.errors import TimeoutError as NoAnswerError  # noqa: PLC0415 - an extra
@@ -215,7 +215,7 @@ async def _looked_up(link: Link, look: Callable[[], Awaitable[Any]], make: Calla
 
 
 def _unfit(config: StreamConfig, there: StreamConfig) -> list[str]:
-    """Return how a stream differs for good: another one has to be made."""
+    """Return differences that cannot be fixed: another stream is needed."""
     found = [
         f"{name} is {_shown(getattr(there, name))}, and has to be {_shown(getattr(config, name))}"
         for name in ("retention", "storage")
@@ -230,7 +230,7 @@ def _unfit(config: StreamConfig, there: StreamConfig) -> list[str]:
 
 
 def _unlike(config: StreamConfig, there: StreamConfig, wanted: Wanted) -> dict[str, str]:
-    """Return how a stream differs in what can be changed: by the setting, in words."""
+    """Return differences that can be fixed: setting -> description."""
     names = ["subjects", "discard", "max_msgs_per_subject", "allow_rollup_hdrs", "deny_delete"]
     names += ["num_replicas"] if wanted.replicas is not None else []
     is_objects = str(config.name).startswith("OBJ_")
@@ -243,22 +243,22 @@ def _unlike(config: StreamConfig, there: StreamConfig, wanted: Wanted) -> dict[s
 # ---- consumers ------------------------------------------------------------------------------------------------
 
 
-def _consumer_config(names: Names, bucket: int) -> ConsumerConfig:
+def _consumer_config(names: Names, partition: int) -> ConsumerConfig:
     from nats.js import api  # noqa: PLC0415 - an extra
 
     return api.ConsumerConfig(
-        name=names.consumer(bucket),
-        durable_name=names.consumer(bucket),
-        filter_subject=names.subject(bucket),
+        name=names.consumer(partition),
+        durable_name=names.consumer(partition),
+        filter_subject=names.subject(partition),
         ack_policy=api.AckPolicy.EXPLICIT,
         ack_wait=_ACK_SECONDS,
         max_ack_pending=_ACK_PENDING,
     )
 
 
-async def _consumer(link: Link, names: Names, bucket: int, *, fix: bool) -> SetupFinding:
-    config = _consumer_config(names, bucket)
-    what, js = names.consumer(bucket), link.js
+async def _consumer(link: Link, names: Names, partition: int, *, fix: bool) -> SetupFinding:
+    config = _consumer_config(names, partition)
+    what, js = names.consumer(partition), link.js
     with answered(link, _OP, what):
         look, make = partial(js.consumer_info, names.stream, what), partial(js.add_consumer, names.stream, config)
         there = await _looked_up(link, look, make)

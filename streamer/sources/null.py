@@ -93,8 +93,8 @@ class NoUplink:
         """Return None: delivery needs no part of the dataset."""
         return None
 
-    def committed(self, length: int) -> None:
-        """Ignore the new length of the dataset."""
+    def committed(self, length: int, keys: Sequence[tuple[bytes, int]] = ()) -> None:
+        """Ignore the new lines of the dataset."""
 
     async def run(self) -> None:
         """Return at once."""

@@ -1,45 +1,41 @@
-"""How one end of a fleet stands, as its daemon's ledger says.
+"""Status of one end of a fleet for the web UI, from its daemon's ledger.
 
-The servers are not asked: a page that somebody looks at costs them nothing. `streamer fleet status` asks them.
+The servers are not asked: the web UI costs them nothing. `streamer fleet status` asks them.
 """
 
 from __future__ import annotations
 
-import socket
-import sqlite3
 import time
 from collections.abc import Callable, Iterable
 
 import msgspec
 
 from streamer.config import Config
-from streamer.config.fleet_names import host_name, shown_buckets
+from streamer.config.fleet_names import shown_partitions
 from streamer.config.fleet_table import SinkKind
 from streamer.core.records.model import State
 from streamer.core.verdicts.reasons import SENT_AGAIN
-from streamer.fleet import origins, owners
+from streamer.fleet import owners, producers
 from streamer.fleet.connection import CONNECT, LOOK_UP, USE
-from streamer.fleet.intake import TAKE
-from streamer.fleet.uplink import SEND
+from streamer.fleet.end import full_name
+from streamer.fleet.intake_session import TAKE
+from streamer.fleet.uplink_session import SEND
 from streamer.store.views.snapshot import LedgerStatus, open_ledger
 from streamer.web.throttled import Throttled
 
 HOSTS_SHOWN = 50
 SILENT_AFTER = 300.0
-"""A collector of which nothing came for so many seconds is silent. It may have had nothing to send."""
+"""A collector that sent nothing for so many seconds is silent. It may have had nothing to send."""
 
-_LONGEST_BUCKETS = 200
+_LONGEST_PARTITIONS = 200
 _LINK = frozenset({CONNECT, LOOK_UP, USE, SEND, TAKE, owners.OP})
-"""What a daemon is doing when its link fails it."""
+"""Operations that fail with the link."""
 
 
 class _Collector(msgspec.Struct, frozen=True):
-    """A collector: its name, and what became of the lines of its outbox (``delivery.Delivery``).
+    """A collector: its producer id (empty before its first link), and its delivery status (``delivery.Delivery``)."""
 
-    It has a name when it has once tried to reach the servers.
-    """
-
-    origin: str
+    producer: str = msgspec.field(name="origin")
     lines: int
     delivered: int
     waiting: int
@@ -51,22 +47,22 @@ class _Collector(msgspec.Struct, frozen=True):
 
 
 class _Host(msgspec.Struct, frozen=True):
-    """A collector: when something of it came last, and how many records it brought (``origins.Heard``)."""
+    """A collector: when its last message came, and how many records it has brought."""
 
-    origin: str
+    producer: str = msgspec.field(name="origin")
     seen: float
     records: int
 
 
 class _Writer(msgspec.Struct, frozen=True):
-    """A writer: its name, its buckets and how many they are, and the collectors that were heard of last.
+    """A writer: its name, its partitions and their number, and the most recently active collectors.
 
-    ``known`` are all collectors, ``silent`` those of which nothing came for some minutes, ``again`` records that came
+    ``known`` counts all collectors, ``silent`` those that sent nothing for some minutes, ``again`` records that came
     although they were held.
     """
 
     name: str = ""
-    buckets: str = ""
+    partitions: str = msgspec.field(name="buckets", default="")
     owned: int = 0
     hosts: list[_Host] = []
     known: int = 0
@@ -75,9 +71,9 @@ class _Writer(msgspec.Struct, frozen=True):
 
 
 class FleetNow(msgspec.Struct, frozen=True):
-    """An end of a fleet: the fleet's dataset, why its link does not work if it does not, and how it stands.
+    """An end of a fleet: the fleet's dataset, the operation that fails (or empty), and its status.
 
-    One of ``collector`` and ``writer`` is there.
+    One of ``collector`` and ``writer`` is set.
     """
 
     dataset: str
@@ -88,12 +84,12 @@ class FleetNow(msgspec.Struct, frozen=True):
 
 
 class FleetReader:
-    """Reads how a fleet stands, from the threads of the page.
+    """Reads the status of a fleet's end, from the threads of the web UI.
 
     Args:
-        config: the present configuration.
-        now: returns seconds since 1970.
-        monotonic: returns seconds that never go back.
+        config: The present configuration.
+        now: Returns seconds since 1970.
+        monotonic: Returns monotonic seconds.
     """
 
     def __init__(
@@ -107,14 +103,14 @@ class FleetReader:
         self._writer: Throttled[_Writer] = Throttled(self._find_writer, monotonic)
 
     def read(self, stand: LedgerStatus, failures: Iterable[str]) -> FleetNow | None:
-        """Return how it stands; None where this daemon is no part of a fleet.
+        """Return the status; None if this daemon is no part of a fleet.
 
         Args:
-            stand: of this daemon's lines.
-            failures: what it cannot do at present.
+            stand: Status of the ledger.
+            failures: Operations that fail at present.
 
         Raises:
-            StreamerError: the ledger cannot be read.
+            StreamerError: The ledger cannot be read.
         """
         config = self._config
         failing = min(_LINK.intersection(failures), default="")
@@ -127,26 +123,21 @@ class FleetReader:
         return None
 
     def _find_writer(self) -> _Writer:
+        now = self._now()
         with open_ledger(self._config.dataset.ledger) as db:
             if db is None:
                 return _Writer()
-            db.execute("BEGIN")  # one moment for all that follows
-            return self._writer_in(db)
-
-    def _writer_in(self, db: sqlite3.Connection) -> _Writer:
-        now = self._now()
-        called, owned = origins.called(db), owners.owned(db)
-        known, silent = origins.count(db, before=now - SILENT_AFTER)
-        return _Writer(
-            name=self._named(called),
-            buckets=shown_buckets(owned)[:_LONGEST_BUCKETS],
-            owned=len(owned),
-            hosts=[
-                _Host(one.origin, max(0.0, min(one.seen, now)), one.records) for one in origins.heard(db, HOSTS_SHOWN)
-            ],
-            known=known,
-            silent=silent,
-        )
+            db.execute("BEGIN")  # one snapshot for all queries
+            owned, latest = owners.owned(db), producers.latest(db, HOSTS_SHOWN)
+            known, silent = producers.count(db, before=now - SILENT_AFTER)
+            return _Writer(
+                name=full_name(self._config.fleet, producers.writer_name(db)),
+                partitions=shown_partitions(owned)[:_LONGEST_PARTITIONS],
+                owned=len(owned),
+                hosts=[_Host(one.producer, max(0.0, min(one.seen, now)), one.records) for one in latest],
+                known=known,
+                silent=silent,
+            )
 
     def _collector(self, stand: LedgerStatus) -> _Collector:
         found = stand.delivery
@@ -154,7 +145,7 @@ class FleetReader:
             lines = stand.dataset_lines + stand.removed_lines
             return _Collector("", lines, 0, lines, stand.dataset_bytes, {}, 0, 0, 0)
         return _Collector(
-            origin=self._named(found.collector),
+            producer=full_name(self._config.fleet, found.collector),
             lines=found.lines,
             delivered=found.delivered,
             waiting=found.waiting,
@@ -164,7 +155,3 @@ class FleetReader:
             sent=found.sent,
             again=found.again,
         )
-
-    def _named(self, own: str) -> str:
-        """Return what the fleet calls an end that has this name in its ledger; nothing if it has none yet."""
-        return f"{self._config.fleet.name or host_name(socket.gethostname())}.{own}" if own else ""

@@ -1,4 +1,4 @@
-"""Tasks beside a pipeline: what has to come to its end does, whoever ends it."""
+"""Tasks beside a pipeline: one that must not be interrupted runs to its end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from streamer.fleet.beside import to_its_end
 
 
 def test_what_has_to_come_to_its_end_does_and_the_cancellation_comes_after() -> None:
-    """However often it is cancelled meanwhile."""
+    """Repeated cancellations do not interrupt it."""
     ended: list[str] = []
 
     async def main() -> None:
@@ -36,7 +36,7 @@ def test_what_has_to_come_to_its_end_does_and_the_cancellation_comes_after() -> 
 
 
 def test_without_a_cancellation_it_only_ends() -> None:
-    """And what it raises is raised."""
+    """Its error is raised."""
 
     async def fails() -> None:
         raise ValueError("of its own")

@@ -1,4 +1,4 @@
-"""A record as a message: what is read is what was written, and nothing else is taken for one."""
+"""Messages: decoding returns the encoded message, and rejects everything else."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from streamer.core.records.key import DedupBy
 from streamer.core.records.layouts import MalformedError
 from streamer.fleet.message import (
     ENCODING,
+    EPOCH,
     HOLDS,
-    LAST_NUMBER,
-    LIFE,
-    NUMBER,
+    LAST_SEQUENCE,
     OBJECT,
-    ORIGIN,
+    PRODUCER,
+    SEQUENCE,
     SKIPPED,
     Message,
-    MessagePlace,
+    MessageId,
     headers,
     pack,
     read,
@@ -35,10 +35,10 @@ LINE = (
     b'"metadata":{"run_id":"r","turn":0,"timestamp":null}}\n'
 )
 PLACES = st.builds(
-    MessagePlace,
+    MessageId,
     st.from_regex(r"[A-Za-z0-9_-]{1,64}\.[a-z0-9]{1,32}", fullmatch=True),
     st.from_regex(r"[a-z0-9]{1,32}", fullmatch=True),
-    st.integers(1, LAST_NUMBER),
+    st.integers(1, LAST_SEQUENCE),
 )
 BODIES = st.binary(min_size=1, max_size=50)
 OBJECTS = st.from_regex(r"[A-Za-z0-9._-]{1,200}", fullmatch=True)
@@ -49,7 +49,7 @@ MESSAGES = st.one_of(
     st.builds(Message, PLACES, holds=KEYS),
     st.builds(Message, PLACES, skipped=st.just(value=True)),
 )
-HEADER = {ORIGIN: "host.1a", LIFE: "2b", NUMBER: "7"}
+HEADER = {PRODUCER: "host.1a", EPOCH: "2b", SEQUENCE: "7"}
 
 
 def refused(found: dict[str, str] | None, body: bytes = b"x") -> str:
@@ -61,20 +61,20 @@ def refused(found: dict[str, str] | None, body: bytes = b"x") -> str:
 
 @given(MESSAGES)
 def test_what_was_written_is_read(message: Message) -> None:
-    """Headers and body hold all of a message."""
+    """Headers and body hold the whole message."""
     assert read(headers(message, "s", "id"), message.body) == message
 
 
 @given(
     st.none()
     | st.dictionaries(
-        st.sampled_from([ORIGIN, LIFE, NUMBER, ENCODING, OBJECT, HOLDS, SKIPPED]),
+        st.sampled_from([PRODUCER, EPOCH, SEQUENCE, ENCODING, OBJECT, HOLDS, SKIPPED]),
         st.text(max_size=80) | st.sampled_from(["host.1a", "2b", "7", "zlib", "ab" * 16]),
     ),
     st.binary(max_size=20),
 )
 def test_any_headers_are_read_or_refused_for_a_counted_reason(found: dict[str, str] | None, body: bytes) -> None:
-    """Nothing that a stranger writes ends in another error, and what is read holds only names that are safe."""
+    """No input ends in another error, and a decoded message holds only safe names."""
     try:
         message = read(found, body)
     except MalformedError:
@@ -82,26 +82,26 @@ def test_any_headers_are_read_or_refused_for_a_counted_reason(found: dict[str, s
         return
     assert message.is_record or message.skipped or message.holds is not None
     assert "/" not in message.object
-    assert 1 <= message.place.number <= LAST_NUMBER
+    assert 1 <= message.id.sequence <= LAST_SEQUENCE
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {ORIGIN: "host"},
-        {ORIGIN: "a.b.c"},
-        {ORIGIN: "*.>"},
-        {LIFE: "../x"},
-        {NUMBER: "0"},
-        {NUMBER: "-1"},
-        {NUMBER: "7.5"},
-        {NUMBER: "\u0667"},
-        {NUMBER: "9" * 5000},
+        {PRODUCER: "host"},
+        {PRODUCER: "a.b.c"},
+        {PRODUCER: "*.>"},
+        {EPOCH: "../x"},
+        {SEQUENCE: "0"},
+        {SEQUENCE: "-1"},
+        {SEQUENCE: "7.5"},
+        {SEQUENCE: "\u0667"},
+        {SEQUENCE: "9" * 5000},
         {ENCODING: "gzip"},
         {OBJECT: "../../etc"},
         {HOLDS: "zz"},
         {HOLDS: "ab"},
-        {ORIGIN: "h" * (1 << 20)},
+        {PRODUCER: "h" * (1 << 20)},
     ],
 )
 def test_a_header_that_is_not_ours_is_refused(change: dict[str, str]) -> None:
@@ -110,7 +110,7 @@ def test_a_header_that_is_not_ours_is_refused(change: dict[str, str]) -> None:
 
 
 def test_a_record_has_a_body_and_what_is_none_has_not() -> None:
-    """An empty message says why it is empty, and a full one does not say that it is not there."""
+    """A message without a body gives the reason, and one with a body gives none."""
     assert refused(HEADER, b"") == "bad_header"
     assert refused(HEADER | {SKIPPED: "1"}) == "bad_header"
     assert refused(HEADER | {HOLDS: "ab" * 16}) == "bad_header"
@@ -142,7 +142,7 @@ def test_a_record_has_the_key_of_its_line() -> None:
     ],
 )
 def test_what_is_no_line_of_a_dataset_is_refused(line: bytes) -> None:
-    """A reader of the dataset sees whole lines of ours, whoever sends them."""
+    """Only complete lines in the dataset's format reach its readers."""
     with pytest.raises(MalformedError) as caught:
         record(line, DedupBy.CONVERSATION)
     assert caught.value.reason == "not_a_record"
@@ -150,12 +150,12 @@ def test_what_is_no_line_of_a_dataset_is_refused(line: bytes) -> None:
 
 @given(st.binary(max_size=2000))
 def test_what_was_packed_is_unpacked(line: bytes) -> None:
-    """Byte for byte."""
+    """Unpacking returns the same bytes."""
     assert unpack(pack(line)) == line
 
 
 def test_what_would_unpack_to_too_much_is_not_unpacked() -> None:
-    """A few bytes can stand for gigabytes: no more than the limit is ever made of them."""
+    """A few bytes can stand for gigabytes: no more than the limit is unpacked."""
     bomb = zlib.compress(b"0" * (64 << 20), 9)
     with pytest.raises(MalformedError) as caught:
         unpack(bomb, longest=1 << 20)
@@ -172,9 +172,9 @@ def test_what_is_not_packed_as_we_do_is_refused(body: bytes) -> None:
 
 def test_a_message_is_as_long_as_it_says() -> None:
     """The headers of the longest names fit into the room that is kept for them."""
-    place = MessagePlace("h" * 64 + "." + "a" * 32, "b" * 32, LAST_NUMBER)
+    place = MessageId("h" * 64 + "." + "a" * 32, "b" * 32, LAST_SEQUENCE)
     message = Message(place, packed=True, object="o" * 200, holds=b"k" * 16)
     found = headers(message, "p" * 64 + "-" + "d" * 64, "i" * 100)
     size = sum(len(name) + len(value) + 4 for name, value in found.items()) + len("NATS/1.0\r\n\r\n")
     assert size < 1024
-    assert msgspec.json.decode(msgspec.json.encode(place), type=MessagePlace) == place
+    assert msgspec.json.decode(msgspec.json.encode(place), type=MessageId) == place

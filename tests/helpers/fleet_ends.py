@@ -16,9 +16,9 @@ from streamer.base.events import Event, FailureBegan, WebUIServed
 from streamer.base.files import Files
 from streamer.config import Flags, load
 from streamer.daemon.observers.health import Health
-from streamer.fleet import origins
-from streamer.fleet.message import MessagePlace
-from streamer.fleet.origins import Held
+from streamer.fleet import producers
+from streamer.fleet.message import MessageId
+from streamer.fleet.producers import Held
 from streamer.store.ledger import delivery
 from streamer.store.ledger.delivery import Delivered, Progress, Undeliverable
 from streamer.store.ledger.ledger import Ledger
@@ -51,7 +51,7 @@ def as_collector(ledger: Path, delivered: Mapping[int, Delivered], floor: int, a
     transact(
         ledger,
         partial(delivery.prepare, collector="ab"),
-        partial(delivery.begin, buckets=4),
+        partial(delivery.begin, partitions=4),
         *(partial(delivery.set_aside, line=line) for line in aside),
         partial(delivery.save, progress=Progress(floor, delivered, sent=5, again=1)),
     )
@@ -62,14 +62,14 @@ def as_writer(ledger: Path, hosts: Mapping[str, tuple[int, float]], owned: Itera
     now = time.time()
 
     def take(db: sqlite3.Connection) -> None:
-        for origin, (records, ago) in hosts.items():
-            held = [Held(MessagePlace(origin, "1a", number), number % 4) for number in range(1, records + 1)]
-            origins.take(db, held, now - ago)
+        for producer, (records, ago) in hosts.items():
+            held = [Held(MessageId(producer, "1a", number), number % 4) for number in range(1, records + 1)]
+            producers.store(db, held, now - ago)
 
-    transact(ledger, origins.prepare, partial(origins.writer, new="cd"), take)
+    transact(ledger, producers.prepare, partial(producers.name_writer, new="cd"), take)
     with closing(sqlite3.connect(ledger)) as db, db:  # what the servers say, which are not there
         db.execute("CREATE TABLE owned_bucket (bucket INTEGER PRIMARY KEY, state TEXT NOT NULL)")
-        rows = [*((bucket, "owned") for bucket in owned), (2, "released")]
+        rows = [*((partition, "owned") for partition in owned), (2, "released")]
         db.executemany("INSERT INTO owned_bucket VALUES (?, ?)", rows)
 
 

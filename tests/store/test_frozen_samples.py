@@ -17,7 +17,7 @@ import pytest
 from streamer import follow
 from streamer.base.files import Files
 from streamer.core.records.key import DedupBy
-from streamer.fleet import message, moving, origins
+from streamer.fleet import handoff, message, producers
 from streamer.fleet.owners import Owner
 from streamer.fleet.receipts import Receipt, ReceiptRequest
 from streamer.store.ledger import delivery
@@ -197,7 +197,7 @@ class TestFleet:
         before = HOSTS["collector"]["status"]["delivery"]
         ledger = sample.folder / "good.jsonl.ledger"
         assert transacted(ledger, partial(delivery.prepare, collector="another")) == before["collector"]
-        floor, delivered = transacted(ledger, partial(delivery.begin, buckets=4))
+        floor, delivered = transacted(ledger, partial(delivery.begin, partitions=4))
         assert floor == before["floor"]
         assert sum(one.records for one in delivered.values()) - 1 == before["delivered"] == 19  # one is undeliverable
         assert sample.answer("status")["delivery"] == before
@@ -212,17 +212,18 @@ class TestFleet:
                 db.execute(sql).fetchall()
                 for sql in ("SELECT name FROM writer", "SELECT * FROM origin", "SELECT key, offset FROM record")
             )
-        assert transacted(ledger, partial(origins.writer, new="another")) == called[0][0]
+        assert transacted(ledger, partial(producers.name_writer, new="another")) == called[0][0]
         assert len(held) >= 2
-        for _, origin, bucket, life, numbers, *_ in held:
-            found = transacted(ledger, partial(origins.number_held, origin=origin, bucket=bucket, life=life))
+        for _, producer, partition, epoch, numbers, *_ in held:
+            look = partial(producers.held_up_to, producer=producer, partition=partition, epoch=epoch)
+            found = transacted(ledger, look)
             assert [[1, found]] == json.loads(numbers)
         known = {key for key, _ in keys}
         lines = written(sample.dataset).splitlines(keepends=True)
         assert {message.record(line, DedupBy.CONVERSATION).key for line in lines} <= known
-        elsewhere = {key for key, place in keys if place == moving.ELSEWHERE}
+        elsewhere = {key for key, place in keys if place == handoff.ELSEWHERE}
         moved = io.BytesIO(bytes.fromhex(EXPECTED["fleet"]["keys"]))
-        came = set(moving.keys_in(moved, moving.read_head(moved, 3, 4, "conversation/2")))
+        came = set(handoff.keys_in(moved, handoff.read_head(moved, 3, 4, "conversation/2")))
         assert elsewhere == (came if name == "writer-2" else set())
         assert came <= known
 
@@ -234,7 +235,7 @@ class TestFleet:
             headers, body = one["headers"], bytes.fromhex(one["body"])
             found = message.read(headers, body)
             assert message.headers(found, "streamer-crafter", headers[message.MSG_ID]) == headers
-            assert found.place.origin.endswith(HOSTS["collector"]["status"]["delivery"]["collector"])
+            assert found.id.producer.endswith(HOSTS["collector"]["status"]["delivery"]["collector"])
             if body:
                 assert (message.unpack(body) if found.packed else body) in lines
             kinds.add(

@@ -13,7 +13,7 @@ import httpx
 
 from streamer.base.events import FailureBegan
 from streamer.fleet.connection import CONNECT
-from streamer.fleet.origins import LONGEST_ORIGIN
+from streamer.fleet.producers import LONGEST_PRODUCER
 from streamer.store.ledger.delivery import Delivered, Undeliverable
 from streamer.web.fleet import HOSTS_SHOWN, SILENT_AFTER
 from tests.commands.test_run import PATIENCE, Place
@@ -114,5 +114,5 @@ def test_a_writer_names_so_many_collectors_and_counts_the_others(end: End) -> No
     seen = end.state(WRITER)["fleet"]["writer"]
     assert (seen["known"], len(seen["hosts"]), seen["owned"]) == (HOSTS_SHOWN + 31, HOSTS_SHOWN, 1366)
     assert seen["hosts"][0]["origin"].startswith("<script>\x1b[2J")
-    assert max(len(host["origin"]) for host in seen["hosts"]) == LONGEST_ORIGIN
+    assert max(len(host["origin"]) for host in seen["hosts"]) == LONGEST_PRODUCER
     assert len(seen["buckets"]) == 200

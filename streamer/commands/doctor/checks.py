@@ -436,7 +436,7 @@ def _fleet(config: Config) -> Iterator[DoctorFinding]:
 
     stream = anyio.run(look)
     check_dedup(stream, names, config.dedup.by)
-    yield _ok(f"the stream {names.stream} is there, with {counted(stream.buckets, 'bucket')}")
+    yield _ok(f"the stream {names.stream} is there, with {counted(stream.partitions, 'bucket')}")
 
 
 def _near(config: Config) -> Iterator[DoctorFinding]:

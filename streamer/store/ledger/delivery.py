@@ -1,15 +1,16 @@
-"""What a collector's ledger says of its outbox: up to where writers hold its lines, by bucket.
+"""Delivery progress of a collector's outbox, by partition, in tables of its ledger.
 
-Tables, made when they are first needed
-- ``uplink``         one row: who this collector is; ``floor``, a place before which nothing waits; what was sent
-- ``delivery``       by bucket: the place of the last line that a writer holds, as it does all before it; how many
-- ``undeliverable``  lines that cannot travel, by place, and why
+Tables, created when they are first needed
+- ``uplink``         one row: the collector's name; ``floor``, the low watermark: no line before this log offset waits;
+                     number of messages sent
+- ``delivery``       by partition: log offset of the last line up to which a writer holds all; number of these lines
+- ``undeliverable``  lines that cannot be sent, by log offset, and why
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
@@ -29,42 +30,42 @@ CREATE TABLE IF NOT EXISTS undeliverable (
 
 
 class Delivered(msgspec.Struct, frozen=True):
-    """Of one bucket: the place of the last line that is delivered, -1 for none, and how many lines that makes."""
+    """Progress of one partition: the log offset of the last delivered line (-1: none), and the number of lines."""
 
-    place: int = -1
+    offset: int = -1
     records: int = 0
 
 
 class Undeliverable(msgspec.Struct, frozen=True):
-    """A line that cannot travel. ``reason`` is one of a few words of the code."""
+    """A line that cannot be sent. ``reason`` is one of a few words of the code."""
 
-    place: int
-    bucket: int
+    offset: int
+    partition: int
     bytes: int
     reason: str
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """What changed since the last time: all of it is written together.
+    """Changes since the last save, stored in one transaction.
 
-    ``sent`` and ``again`` are messages that the stream acknowledged, for the first time in this life and after that.
+    ``sent`` and ``again`` count messages that the stream acknowledged: first and repeated ones of this epoch.
     """
 
-    floor: int
+    low_watermark: int
     delivered: Mapping[int, Delivered]
     sent: int = 0
     again: int = 0
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """How an outbox stands. ``lines`` are all that were ever appended to it.
+    """Delivery status of an outbox. ``lines`` counts all lines ever appended to it.
 
-    ``missing`` are those that went with a part before they were delivered; that is known when no other line waits.
-    All that waits is in the last ``behind`` bytes.
+    ``missing`` counts lines removed with a part before they were delivered; known once no other line waits.
+    All waiting lines are in the last ``behind`` bytes.
     """
 
     collector: str
-    floor: int
+    low_watermark: int = msgspec.field(name="floor")
     sent: int
     again: int
     delivered: int
@@ -75,12 +76,12 @@ class Delivery(msgspec.Struct, frozen=True):
 
     @property
     def waiting(self) -> int:
-        """How many lines are sent or to be sent, and no writer has said that it holds them."""
+        """Number of lines that no writer has confirmed to hold yet."""
         return max(0, self.lines - self.delivered - sum(self.undeliverable.values()) - self.missing)
 
 
 def prepare(db: sqlite3.Connection, collector: str) -> str:
-    """Make the tables if there are none yet; return who this collector is, ``collector`` for a new one."""
+    """Create the tables if they do not exist; return the collector's name, ``collector`` for a new one."""
     for statement in _SCHEMA.split(";"):  # executescript would commit
         db.execute(statement)
     db.execute("INSERT OR IGNORE INTO uplink (one, collector) VALUES (1, ?)", (collector,))
@@ -88,42 +89,42 @@ def prepare(db: sqlite3.Connection, collector: str) -> str:
     return str(known)
 
 
-def begin(db: sqlite3.Connection, buckets: int) -> tuple[int, dict[int, Delivered]]:
-    """Return the floor, and what is delivered by bucket: nothing if there are not as many of them any more."""
-    floor, known = db.execute("SELECT floor, buckets FROM uplink").fetchone()
-    if known != buckets:
+def begin(db: sqlite3.Connection, partitions: int) -> tuple[int, dict[int, Delivered]]:
+    """Return the low watermark, and progress by partition: none if the number of partitions has changed."""
+    low_watermark, known = db.execute("SELECT floor, buckets FROM uplink").fetchone()
+    if known != partitions:
         db.execute(
             "UPDATE uplink SET buckets = ?, earlier = earlier + (SELECT coalesce(sum(records), 0) FROM delivery)",
-            (buckets,),
+            (partitions,),
         )
         db.execute("DELETE FROM delivery")
     rows = db.execute("SELECT bucket, delivered, records FROM delivery").fetchall()
-    return floor, {bucket: Delivered(place, records) for bucket, place, records in rows}
+    return low_watermark, {partition: Delivered(offset, records) for partition, offset, records in rows}
 
 
 def save(db: sqlite3.Connection, progress: Progress) -> None:
-    """Remember what was delivered."""
+    """Store delivery progress."""
     db.execute(
         "UPDATE uplink SET floor = max(floor, ?), sent = sent + ?, again = again + ?",
-        (progress.floor, progress.sent, progress.again),
+        (progress.low_watermark, progress.sent, progress.again),
     )
     db.executemany(
         "INSERT OR REPLACE INTO delivery (bucket, delivered, records) VALUES (?, ?, ?)",
-        [(bucket, one.place, one.records) for bucket, one in progress.delivered.items()],
+        [(partition, one.offset, one.records) for partition, one in progress.delivered.items()],
     )
 
 
 def set_aside(db: sqlite3.Connection, line: Undeliverable) -> bool:
-    """Remember a line that cannot travel; say whether that is new."""
+    """Store a line that cannot be sent; say whether it is new."""
     row = db.execute(
         "INSERT OR IGNORE INTO undeliverable (place, bucket, bytes, reason) VALUES (?, ?, ?, ?)",
-        (line.place, line.bucket, line.bytes, line.reason),
+        (line.offset, line.partition, line.bytes, line.reason),
     )
     return row.rowcount > 0
 
 
 def kept_from(db: sqlite3.Connection) -> int | None:
-    """Return the place from which on lines may wait; None where this is no collector's ledger."""
+    """Return the low watermark, from which on lines may wait; None if this is no collector's ledger."""
     if not _is_there(db):
         return None
     row = db.execute("SELECT floor FROM uplink").fetchone()
@@ -131,35 +132,32 @@ def kept_from(db: sqlite3.Connection) -> int | None:
 
 
 def delivery(db: sqlite3.Connection) -> Delivery | None:
-    """Return how an outbox stands; None where this is no collector's ledger."""
+    """Return the delivery status of an outbox; None if this is no collector's ledger."""
     row = db.execute("SELECT collector, floor, sent, again, earlier FROM uplink").fetchone() if _is_there(db) else None
     if row is None:
         return None
-    collector, floor, sent, again, earlier = row
+    collector, low_watermark, sent, again, earlier = row
     (records,) = db.execute("SELECT coalesce(sum(records), 0) FROM delivery").fetchone()
     aside = db.execute(
         "SELECT reason, count(*), sum(place <= coalesce((SELECT delivered FROM delivery"
         " WHERE delivery.bucket = undeliverable.bucket), -1) OR place < ?) FROM undeliverable GROUP BY reason",
-        (floor,),
+        (low_watermark,),
     ).fetchall()
     passed = sum(row[2] for row in aside)
     reasons = {reason: lines for reason, lines, _ in aside}
     lines, length = db.execute("SELECT dataset_lines, dataset_length FROM meta").fetchone()
     delivered = max(0, earlier + records - passed)
-    missing = max(0, lines - delivered - sum(reasons.values())) if floor >= length else 0
-    return Delivery(collector, floor, sent, again, delivered, reasons, lines, missing, max(0, length - floor))
+    missing = max(0, lines - delivered - sum(reasons.values())) if low_watermark >= length else 0
+    behind = max(0, length - low_watermark)
+    return Delivery(collector, low_watermark, sent, again, delivered, reasons, lines, missing, behind)
 
 
-def undeliverable(db: sqlite3.Connection, places: Iterable[int]) -> dict[int, str]:
-    """Return why lines cannot travel, of those of some places that cannot."""
+def why_undeliverable(db: sqlite3.Connection, offset: int) -> str | None:
+    """Return the reason why the line at a log offset cannot be sent; None if it can."""
     if not _is_there(db):
-        return {}
-    found: dict[int, str] = {}
-    for place in places:
-        row = db.execute("SELECT reason FROM undeliverable WHERE place = ?", (place,)).fetchone()
-        if row is not None:
-            found[place] = row[0]
-    return found
+        return None
+    row = db.execute("SELECT reason FROM undeliverable WHERE place = ?", (offset,)).fetchone()
+    return None if row is None else str(row[0])
 
 
 def _is_there(db: sqlite3.Connection) -> bool:

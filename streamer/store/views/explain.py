@@ -22,7 +22,7 @@ from streamer.core.records.layouts import MalformedError
 from streamer.core.records.model import SourceRecord, State
 from streamer.core.verdicts.reasons import CAP, NEAR, REWARD_REASONS
 from streamer.store.curation.rejections import Rejection, rejections_in
-from streamer.store.ledger.delivery import undeliverable
+from streamer.store.ledger.delivery import why_undeliverable
 from streamer.store.ledger.files import file_at
 from streamer.store.ledger.paths import is_apart
 from streamer.store.views.explain_subjects import Found, OutcomeRow, Subjects
@@ -252,7 +252,7 @@ class Explainer:
         if place is not None:
             is_it = "is" if span["state"] == State.ACCEPTED else "equals"
             yield f"line {number} {is_it} the line at {self._dataset_line(place)}"
-            aside = undeliverable(self._db, [place]).get(place)
+            aside = why_undeliverable(self._db, place)
             if aside is not None:
                 yield f"line {number} cannot be delivered to a writer: {aside}"
 

@@ -13,7 +13,7 @@ import nats
 import nkeys
 from nats.js.errors import KeyNotFoundError
 
-from streamer.config.fleet_names import META_BUCKETS
+from streamer.config.fleet_names import META_PARTITIONS
 from tests.commands.test_run import environment
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def owners(urls: Iterable[str]) -> dict[int, dict[str, str]]:
 
     async def look(js: JetStreamContext) -> dict[int, dict[str, str]]:
         store = await js.key_value(OWNERS)
-        buckets = int(((await js.stream_info(STREAM)).config.metadata or {})[META_BUCKETS])
+        buckets = int(((await js.stream_info(STREAM)).config.metadata or {})[META_PARTITIONS])
         found = {}
         for bucket in range(buckets):
             with suppress(KeyNotFoundError):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from streamer.config.fleet_names import parse_buckets
+from streamer.config.fleet_names import parse_partitions
 from tests.suites.fleet.company import Company
 from tests.suites.fleet.fleets import STREAM, at, hurry, init, owners, write_config
 
@@ -133,7 +133,7 @@ def test_a_collector_that_was_away_for_longer_than_the_stream_keeps_records(clus
 
 def _have(urls: list[str], buckets: Sequence[str]) -> bool:
     """Say whether the first writer has the first buckets, and so on."""
-    expected = {bucket: f"w-{n}" for n, text in enumerate(buckets) for bucket in parse_buckets(text) or ()}
+    expected = {bucket: f"w-{n}" for n, text in enumerate(buckets) for bucket in parse_partitions(text) or ()}
     return {bucket: owner["writer"].partition(".")[0] for bucket, owner in owners(urls).items()} == expected
 
 

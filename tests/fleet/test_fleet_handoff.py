@@ -1,4 +1,4 @@
-"""What moves with a bucket: all of its keys and no others, or nothing; and small things that are said of servers."""
+"""Partition handoff: all keys of a partition and no others, or nothing. Durability: any answer of a server is read."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from streamer.base.errors import RefusedError
 from streamer.base.files import Files
-from streamer.config.fleet_names import bucket_of, parse_buckets, shown_buckets
-from streamer.fleet import durability, moving, origins
+from streamer.config.fleet_names import parse_partitions, partition_of, shown_partitions
+from streamer.fleet import durability, handoff, producers
 from streamer.store.ledger.ledger import Ledger
 from streamer.store.ledger.transactions import BatchCommit
 from streamer.store.parts.parts import Part
@@ -40,20 +40,20 @@ def ledger(path: Path, held: list[bytes], rows: list[tuple[Any, ...]] = []) -> P
         async with Ledger.open(path, Files()) as opened:
             await opened.forget_keys(DEDUP)
             await opened.commit(BatchCommit(appended=[(key, place) for place, key in enumerate(held)]))
-            await opened.transact(origins.prepare)
-            await opened.transact(lambda db: origins.take_over(db, 1, rows))
+            await opened.transact(producers.prepare)
+            await opened.transact(lambda db: producers.merge_rows(db, 1, rows))
 
     anyio.run(main)
     return path
 
 
-def take_in(path: Path, file: Path, bucket: int = 1) -> int:
+def take_in(path: Path, file: Path, partition: int = 1) -> int:
     """Take a file over into a ledger, in a transaction; return how many keys were new."""
 
     def work(db: sqlite3.Connection) -> int:
         with file.open("rb") as opened:
-            head = moving.read_head(opened, bucket, BUCKETS, DEDUP)
-            return moving.take_in(db, head, moving.keys_in(opened, head))
+            head = handoff.read_head(opened, partition, BUCKETS, DEDUP)
+            return handoff.import_keys(db, head, handoff.keys_in(opened, head))
 
     async def main() -> int:
         async with Ledger.open(path, Files()) as opened:
@@ -71,20 +71,20 @@ def held(path: Path) -> list[tuple[bytes, int]]:
 def test_a_bucket_takes_its_keys_along_and_no_others(tmp_path: Path) -> None:
     """The next owner knows them, without a place; twice is as good as once."""
     old = ledger(tmp_path / "old", keys(100), [ROW])
-    files = moving.export(old, [1, 2], BUCKETS, tmp_path)
+    files = handoff.export(old, [1, 2], BUCKETS, tmp_path)
     new = ledger(tmp_path / "new", keys(6))
-    mine = [key for key in keys(100) if bucket_of(key, BUCKETS) == 1]
+    mine = [key for key in keys(100) if partition_of(key, BUCKETS) == 1]
     assert take_in(new, files[1]) == len(mine) - 2
     assert take_in(new, files[1]) == 0
     assert held(new)[:6] == [(key, place) for place, key in enumerate(keys(6))]
-    assert [key for key, place in held(new) if place == moving.ELSEWHERE] == mine[2:]
-    assert moving.count(files[1]) == len(mine)
+    assert [key for key, place in held(new) if place == handoff.ELSEWHERE] == mine[2:]
+    assert handoff.count(files[1]) == len(mine)
     assert not list(tmp_path.glob("*.body"))
 
 
 def test_what_is_held_of_collectors_is_united_with_what_was_held_before(tmp_path: Path) -> None:
-    """A bucket that comes back knows what its owner of the meantime has said to hold."""
-    files = moving.export(ledger(tmp_path / "old", [], [ROW]), [1], BUCKETS, tmp_path)
+    """A partition that returns knows the lines that its owner of the meantime has confirmed."""
+    files = handoff.export(ledger(tmp_path / "old", [], [ROW]), [1], BUCKETS, tmp_path)
     before = ("eval-1.ab", "l1", "[[1,5]]", 5, 9.0)
     new = ledger(tmp_path / "new", [], [before, ("eval-2.cd", "l1", "[[1,1]]", 1, 1.0)])
     take_in(new, files[1])
@@ -105,8 +105,8 @@ def test_what_is_held_of_collectors_is_united_with_what_was_held_before(tmp_path
     ],
 )
 def test_keys_that_are_not_what_they_should_be_change_nothing(tmp_path: Path, what: str, words: str) -> None:
-    """All of them or none: the transaction leaves the ledger as it was."""
-    files = moving.export(ledger(tmp_path / "old", keys(50), [ROW]), [1, 2], BUCKETS, tmp_path)
+    """An invalid handoff leaves the ledger as it was."""
+    files = handoff.export(ledger(tmp_path / "old", keys(50), [ROW]), [1, 2], BUCKETS, tmp_path)
     file = files[2] if what == "another bucket" else files[1]
     data = file.read_bytes()
     file.write_bytes(
@@ -128,11 +128,11 @@ def test_keys_that_are_not_what_they_should_be_change_nothing(tmp_path: Path, wh
 
 
 def test_retention_leaves_keys_alone_that_came_with_a_bucket(tmp_path: Path) -> None:
-    """They are of no part of this dataset."""
-    files = moving.export(ledger(tmp_path / "old", keys(100)), [1], BUCKETS, tmp_path)
+    """They belong to no part of this dataset."""
+    files = handoff.export(ledger(tmp_path / "old", keys(100)), [1], BUCKETS, tmp_path)
     new = ledger(tmp_path / "new", keys(4))
     take_in(new, files[1])
-    came = [key for key, place in held(new) if place == moving.ELSEWHERE]
+    came = [key for key, place in held(new) if place == handoff.ELSEWHERE]
 
     async def main() -> None:
         async with Ledger.open(new, Files()) as opened:
@@ -143,9 +143,9 @@ def test_retention_leaves_keys_alone_that_came_with_a_bucket(tmp_path: Path) -> 
 
 
 @given(st.frozensets(st.integers(0, 4095), min_size=1))
-def test_buckets_are_shown_as_they_are_written(buckets: frozenset[int]) -> None:
-    """What `fleet status` shows can be given to `fleet take`."""
-    assert parse_buckets(shown_buckets(buckets)) == buckets
+def test_buckets_are_shown_as_they_are_written(partitions: frozenset[int]) -> None:
+    """The output of `fleet status` is valid input for `fleet take`."""
+    assert parse_partitions(shown_partitions(partitions)) == partitions
 
 
 json_values = st.recursive(
@@ -172,7 +172,7 @@ json_values = st.recursive(
     | json_values
 )
 def test_whatever_a_monitoring_answers_is_a_finding(said: Any) -> None:
-    """And a good one only where the server says that it always syncs."""
+    """It is good only if the server says that it always syncs."""
     found = durability.read("http://n1:8222", said)
     assert str(found).isprintable()
     if found.is_good:
@@ -180,11 +180,11 @@ def test_whatever_a_monitoring_answers_is_a_finding(said: Any) -> None:
 
 
 def test_a_head_can_be_read_as_it_was_written() -> None:
-    """What stands on the servers for weeks has a version."""
-    head = moving.HandoffHead(1, 7, 32, DEDUP, 0, (ROW,))
+    """The stored format has a version, and its bytes do not change."""
+    head = handoff.HandoffHead(1, 7, 32, DEDUP, 0, (ROW,))
     line = (
         b'{"format":1,"bucket":7,"buckets":32,"dedup":"conversation/2","keys":0,'
         b'"origins":[["eval-1.ab","l1","[[1,3],[7,9]]",6,5.0]]}'
     )
     assert msgspec.json.encode(head) == line
-    assert msgspec.json.decode(line, type=moving.HandoffHead) == head
+    assert msgspec.json.decode(line, type=handoff.HandoffHead) == head
