@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.commands.test_run import REAL, Place, Rollouts, ended, until
+from tests.helpers.place import REAL, Place, Rollouts, ended, until
 from tests.helpers.producer import add_outcome, conversations, dialogue, jsonl, make_traces
 
 if TYPE_CHECKING:

@@ -32,8 +32,8 @@ from streamer.sources.event_rewards import _PAGE, _SESSIONS, EventRewards
 from streamer.sources.local_database import LocalDatabase
 from streamer.sources.trace_database import TooSlowError
 from streamer.store.views.explain import explain
-from tests.commands.test_run import Place, ended, until
 from tests.helpers.crash_child import HALF_A_WRITE
+from tests.helpers.place import Place, ended, until
 from tests.helpers.producer import (
     FakeClock,
     accounts,

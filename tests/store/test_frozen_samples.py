@@ -22,8 +22,8 @@ from streamer.fleet.owners import Owner
 from streamer.fleet.receipts import Receipt, ReceiptRequest
 from streamer.store.ledger import delivery
 from streamer.store.ledger.ledger import Ledger
-from tests.commands.test_run import Place
 from tests.helpers.frozen import FROZEN, coming, said, stable, thaw
+from tests.helpers.place import Place
 from tests.helpers.producer import add_outcome, correct_outcome, dialogue, written
 from tests.helpers.traces import add_reward
 

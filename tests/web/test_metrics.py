@@ -21,8 +21,8 @@ from streamer.daemon.observers.health import STUCK_AFTER, Health
 from streamer.daemon.pipeline import Pipeline
 from streamer.web.metrics import Metrics
 from streamer.web.monitoring import routes
-from tests.commands.test_run import Place, until
 from tests.helpers.monitoring import promtool
+from tests.helpers.place import Place, until
 from tests.helpers.producer import FakeClock, add_outcome, dialogue, make_traces, settings
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests.commands.test_run import Place, ended, environment, until
+from tests.helpers.place import Place, ended, environment, until
 from tests.helpers.producer import dialogue
 from tests.helpers.traces import _TABLES as CONVERSATIONS
 from tests.helpers.traces import make_conversations, payload, tool_reply

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.commands.test_run import PATIENCE, environment, until
+from tests.helpers.place import PATIENCE, environment, until
 from tests.helpers.producer import add_outcome, dialogue, make_traces
 from tests.helpers.web import Site, got, raw, refused
 

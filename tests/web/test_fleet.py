@@ -16,8 +16,8 @@ from streamer.fleet.connection import CONNECT
 from streamer.fleet.origins import LONGEST_ORIGIN
 from streamer.store.ledger.delivery import Delivered, Undeliverable
 from streamer.web.fleet import HOSTS_SHOWN, SILENT_AFTER
-from tests.commands.test_run import PATIENCE, Place
 from tests.helpers.fleet_ends import COLLECTOR, DATASET, WRITER, as_collector, as_writer, page_of
+from tests.helpers.place import PATIENCE, Place
 from tests.helpers.producer import add_outcome, dialogue, make_traces
 from tests.helpers.web import got
 

@@ -13,7 +13,7 @@ from streamer.base.errors import UnavailableError
 from streamer.core.records.model import State
 from streamer.daemon.status import status
 from streamer.store.ledger.ledger import LineCounts
-from tests.commands.test_run import PATIENCE, Place, ended, environment, until
+from tests.helpers.place import PATIENCE, Place, ended, environment, until
 from tests.helpers.producer import add_outcome, dialogue, jsonl, make_traces
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.commands.test_run import ended, until
+from tests.helpers.place import ended, until
 from tests.helpers.producer import add_outcome, dialogue, make_traces
 from tests.helpers.web import Site, events, flow, got, raw, refused
 

@@ -11,7 +11,7 @@ import pytest
 from streamer.web.comparisons import Comparison, comparisons
 from streamer.web.distributions import histogram
 from streamer.web.pictures import media_type
-from tests.commands.test_run import until
+from tests.helpers.place import until
 from tests.helpers.producer import PNG, add_outcome, conversation, dialogue, jsonl, make_traces
 from tests.helpers.web import Site, got, refused
 
