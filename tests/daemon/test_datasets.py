@@ -381,18 +381,14 @@ def test_until_idle_does_not_wait_for_a_person(place: Several) -> None:
     assert [one["accounting"]["read"] for one in place.statuses()] == [97, 96]
 
 
-def test_the_service_manager_is_told_of_all_datasets_in_one_line(
-    place: Several, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_service_manager_is_told_of_all_datasets_in_one_line(place: Several) -> None:
     """Ready when the first one is; the records are added up."""
     fill(place)
     place.configure()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(place.folder / "notify"))
         manager.settimeout(20)
-        monkeypatch.setattr("tests.commands.test_run.OURS", ())
-        monkeypatch.setenv("NOTIFY_SOCKET", str(place.folder / "notify"))
-        with place.daemon() as daemon:
+        with place.daemon(NOTIFY_SOCKET=str(place.folder / "notify")) as daemon:
             assert manager.recv(4096).decode().startswith("READY=1\nSTATUS=working off")
             while "6 records; 0 waiting" not in (text := manager.recv(4096).decode()):
                 assert text.startswith("STATUS=2 datasets: ")

@@ -76,12 +76,15 @@ class Place:
         return found
 
     @contextmanager
-    def daemon(self) -> Iterator[subprocess.Popen[bytes]]:
-        """Run the daemon until the test is through with it."""
+    def daemon(self, *arguments: str, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run the daemon until the test is through with it; then stop it, or kill it if the test failed."""
+        command = self._command(("run", *arguments))
         with self.log.open("ab") as log:
-            process = subprocess.Popen(self._command(("run",)), cwd=self.folder, env=environment(), stderr=log)
+            process = subprocess.Popen(command, cwd=self.folder, env=environment() | environ, stderr=log)
         try:
             yield process
+            process.terminate()
+            process.wait(PATIENCE)
         finally:
             process.kill()
             process.wait()

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from streamer import follow
 from streamer.base.files import Files
+from streamer.commands.cli import _app
 from streamer.core.records.key import DedupBy
 from streamer.fleet import message, moving, origins
 from streamer.fleet.owners import Owner
@@ -44,8 +46,9 @@ class Thawed(Place):
 
     def answer(self, *arguments: str) -> Any:
         """Return the JSON that a command prints."""
-        done = self.call(*arguments, "--json")
-        assert "Traceback" not in done.stderr
+        command, *rest = arguments
+        called = [command, "--config", str(self.config), *rest, "--json"]
+        done = CliRunner().invoke(_app([command]), called, catch_exceptions=False)
         return stable(done.stdout, self.folder)
 
     def files(self) -> dict[str, bytes]:

@@ -58,16 +58,10 @@ class RemotePlace(Place):
         )  # fmt: skip
 
     @contextmanager
-    def daemon(self) -> Iterator[subprocess.Popen[bytes]]:
+    def daemon(self, *arguments: str, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run the daemon until the test is through with it."""
-        with self.log.open("ab") as log:
-            command = self._command(("run",))
-            process = subprocess.Popen(command, cwd=self.folder, env=environment() | self.environ, stderr=log)
-        try:
+        with super().daemon(*arguments, **self.environ, **environ) as process:
             yield process
-        finally:
-            process.kill()
-            process.wait()
 
 
 def rollout(place: Place, sqld: Sqld, number: int, reward: int = 3) -> None:
