@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sqlite3
+import subprocess
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -44,12 +45,16 @@ class Thawed(Place):
         super().__init__(folder)
         thaw(name, folder)
 
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, in the process of the test."""
+        command, *rest = arguments
+        called = [command, "--config", str(self.config), *rest]
+        done = CliRunner().invoke(_app([command]), called, catch_exceptions=False)
+        return subprocess.CompletedProcess(called, done.exit_code, done.stdout, done.output)
+
     def answer(self, *arguments: str) -> Any:
         """Return the JSON that a command prints."""
-        command, *rest = arguments
-        called = [command, "--config", str(self.config), *rest, "--json"]
-        done = CliRunner().invoke(_app([command]), called, catch_exceptions=False)
-        return stable(done.stdout, self.folder)
+        return stable(self.call(*arguments, "--json").stdout, self.folder)
 
     def files(self) -> dict[str, bytes]:
         """Return every file of the dataset but the ledger and the lock, by name."""
