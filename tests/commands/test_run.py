@@ -160,6 +160,7 @@ class TestOnce:
 class TestLive:
     """The daemon."""
 
+    @pytest.mark.slow
     def test_records_arrive_whichever_side_comes_first(self, scored: Place) -> None:
         """Shard before outcome, outcome before shard, and a line that is finished later; then SIGTERM."""
         with scored.daemon() as daemon:
@@ -194,6 +195,7 @@ class TestLive:
             daemon.send_signal(signal.SIGINT)
             assert ended(daemon) == 0
 
+    @pytest.mark.slow
     def test_what_is_not_there_yet_is_waited_for(self, place: Place) -> None:
         """Neither database nor folder; both are said once, and SIGTERM is heard meanwhile."""
         place.shards.rmdir()
@@ -208,6 +210,7 @@ class TestLive:
             daemon.send_signal(signal.SIGTERM)
             assert ended(daemon) == 0
 
+    @pytest.mark.slow
     def test_it_stops_while_it_waits(self, place: Place) -> None:
         """A missing database does not hold it up."""
         with place.daemon() as daemon:
@@ -282,6 +285,7 @@ class TestReload:
             until(lambda: scored.texts() == {"first", "bad"})
         assert scored.status()["accounting"]["below_bar"] == 1
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("text", "named"),
         [

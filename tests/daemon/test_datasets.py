@@ -381,6 +381,7 @@ def test_until_idle_does_not_wait_for_a_person(place: Several) -> None:
     assert [one["accounting"]["read"] for one in place.statuses()] == [97, 96]
 
 
+@pytest.mark.slow
 def test_the_service_manager_is_told_of_all_datasets_in_one_line(place: Several) -> None:
     """Ready when the first one is; the records are added up."""
     fill(place)
@@ -396,6 +397,7 @@ def test_the_service_manager_is_told_of_all_datasets_in_one_line(place: Several)
             assert ended(daemon) == 0
 
 
+@pytest.mark.slow
 def test_log_lines_say_which_dataset_only_where_there_are_several(place: Several) -> None:
     """Whoever reads the log of one dataset sees what there was before."""
     add_outcome(place.traces, "run", 3, 9)

@@ -92,6 +92,7 @@ class TestIdle:
             assert "traces.db: there is no such file yet" in place.log.read_text()
             assert "Traceback" not in place.log.read_text()
 
+    @pytest.mark.slow
     def test_a_full_disk_is_not_taken_for_idle(self, place: Place) -> None:
         """What could not be written is still to be done."""
         place.dataset.symlink_to("/dev/full")

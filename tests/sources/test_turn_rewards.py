@@ -762,6 +762,7 @@ class TestExecutable:
         assert place.once().returncode == 0
         assert len(place.records()) == 4
 
+    @pytest.mark.slow
     def test_a_reload_can_ask_for_turns_and_is_refused_without_event_rewards(self, place: Place) -> None:
         """The old configuration stays in force, or the new one judges from then on."""
         place.configure()

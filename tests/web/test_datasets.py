@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     import httpx
 
+pytestmark = pytest.mark.slow
+
 
 class Several(Site):
     """A place whose daemon writes three datasets, two of them called the same."""
@@ -51,7 +53,6 @@ PLACES = {"": 6, "/datasets/good.jsonl": 6, "/datasets/good.jsonl-2": 3, "/datas
 """How many records there are at each address. The first dataset is at two of them."""
 
 
-@pytest.mark.slow
 def test_each_dataset_has_its_page_and_all_answers_below_its_address(client: httpx.Client) -> None:
     """State, records, images and rollouts are those of the dataset."""
     for address, records in PLACES.items():
