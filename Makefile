@@ -117,7 +117,7 @@ $(CURDIR)/$(VENV)/promtool: | $(VENV)/ready
 	rm $(VENV)/prometheus_*.deb
 
 test-monitoring: $(VENV)/ready $(STREAMER_PROMTOOL) ## Run the tests of metrics, alert rules and dashboard with promtool
-	STREAMER_PROMTOOL=$(STREAMER_PROMTOOL) $(BIN)/python -m pytest tests/web/test_metrics.py tests/web/test_monitoring.py tests/web/test_web_datasets.py
+	STREAMER_PROMTOOL=$(STREAMER_PROMTOOL) $(BIN)/python -m pytest tests/web/test_metrics.py tests/web/test_monitoring.py tests/web/test_datasets.py
 
 # axe-core, as npm has it: one file, which is only read. The browser is Debian's.
 AXE_PACKAGE := axe-core@4.14.1

@@ -224,6 +224,7 @@ class TestExecutable:
         assert closed_numbers(config.dataset.path) == [1]
         is_as_if_new(config, folder)
 
+    @pytest.mark.slow
     def test_a_running_daemon_is_not_disturbed(self, folder: Path) -> None:
         """The command ends with the exit code of a locked dataset, and changes nothing."""
         config = rolling(folder)

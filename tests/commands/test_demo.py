@@ -43,6 +43,7 @@ def test_demo_grows_a_dataset_and_adds_up(tmp_path: Path) -> None:
     assert f"streamer report {tmp_path / 'high_reward.jsonl'} --html report.html" in done.stdout
 
 
+@pytest.mark.slow
 def test_demo_refuses_a_folder_with_something_in_it(tmp_path: Path) -> None:
     """Its counts would mix with those of this run, so the folder must be empty."""
     (tmp_path / "precious").touch()
@@ -71,6 +72,7 @@ def test_no_child_survives_the_demo(tmp_path: Path, ending: signal.Signals) -> N
     assert _lines(dataset) > 0
 
 
+@pytest.mark.slow
 def test_a_daemon_that_dies_fails_the_demo_with_the_end_of_its_log(tmp_path: Path) -> None:
     """A daemon that cannot lock its dataset must fail the demo."""
     show = Show(Workspace(tmp_path, "high_reward.jsonl"), rollouts=5, seed=7, pace=0)

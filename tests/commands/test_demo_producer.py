@@ -73,6 +73,7 @@ def test_records_have_the_keys_of_the_real_layout(written: Written) -> None:
         assert [message["role"] for message in record["dialogue"]] == ["system", "user"]
 
 
+@pytest.mark.slow
 def test_a_reply_is_one_call_with_two_to_five_actions(written: Written) -> None:
     """The arguments are a JSON string, as in the real records."""
     for record in written.records:
@@ -81,6 +82,7 @@ def test_a_reply_is_one_call_with_two_to_five_actions(written: Written) -> None:
         assert MIN_ACTIONS <= len(json.loads(call["function"]["arguments"])["actions"]) <= MAX_ACTIONS
 
 
+@pytest.mark.slow
 def test_every_record_can_be_read_by_the_daemon(written: Written) -> None:
     """The layouts module knows them, and their session is the shard's run id."""
     for path, shard in zip(written.paths, written.shards, strict=True):
@@ -90,6 +92,7 @@ def test_every_record_can_be_read_by_the_daemon(written: Written) -> None:
             assert record.time_us is not None
 
 
+@pytest.mark.slow
 def test_some_prompts_are_frames_and_some_are_words(written: Written) -> None:
     """A frame is a PNG of 64x64 pixels; a state in words starts like the real one."""
     image = pytest.importorskip("PIL.Image", reason=WHY)
@@ -104,6 +107,7 @@ def test_some_prompts_are_frames_and_some_are_words(written: Written) -> None:
     assert all(text.startswith("=== CRAFTER GAME STATE ===\n") for text in words)
 
 
+@pytest.mark.slow
 def test_some_rollouts_earn_nothing_and_some_do(written: Written) -> None:
     """The outcome rows hold whole rewards that agree with their achievements."""
     rows = written.rows("SELECT total_reward, achievements_count, reward_metadata FROM outcome_rewards")
@@ -113,6 +117,7 @@ def test_some_rollouts_earn_nothing_and_some_do(written: Written) -> None:
         assert reward == count == len(json.loads(metadata)["final_achievements"])
 
 
+@pytest.mark.slow
 def test_a_repeated_rollout_is_a_duplicate_under_another_run_id(written: Written) -> None:
     """Every record of the repeat has the key of an earlier one, though ids and times differ."""
     assert written.printed[-1].startswith("repeat")
@@ -122,6 +127,7 @@ def test_a_repeated_rollout_is_a_duplicate_under_another_run_id(written: Written
     assert {record["run_id"] for record in first} != {record["run_id"] for record in last}
 
 
+@pytest.mark.slow
 def test_a_record_is_older_than_its_outcome(written: Written) -> None:
     """The as-of join finds the row of the same rollout."""
     created = dict(written.rows("SELECT session_id, created_at FROM outcome_rewards"))
@@ -133,6 +139,7 @@ def test_a_record_is_older_than_its_outcome(written: Written) -> None:
         assert record_us <= outcome_us
 
 
+@pytest.mark.slow
 def test_the_trace_database_agrees_with_the_records(written: Written) -> None:
     """Sessions, timesteps, messages, events and rewards agree with the records, in delete mode."""
     assert written.rows("PRAGMA journal_mode") == [("delete",)]
@@ -145,6 +152,7 @@ def test_the_trace_database_agrees_with_the_records(written: Written) -> None:
     assert written.rows(sparse) == written.rows("SELECT sum(total_reward) FROM outcome_rewards")
 
 
+@pytest.mark.slow
 def test_a_cut_shard_is_cut_inside_a_line_and_then_whole(tmp_path: Path, written: Written) -> None:
     """In between, the file ends without a newline."""
     met: list[bytes] = []

@@ -503,6 +503,7 @@ def test_two_exports_to_one_folder_do_not_mix(tmp_path: Path) -> None:
     assert tree(tmp_path / "export") == {REPORT: b"{}"}
 
 
+@pytest.mark.slow
 def test_an_export_that_is_killed_leaves_the_older_one_whole(path: Path, tmp_path: Path) -> None:
     """And the next one does not mind what it left."""
     write(path, record())
@@ -636,6 +637,7 @@ def test_what_does_not_fit_its_column_is_in_the_rest() -> None:
     assert json.loads(rest) == {"achievements_count": True}
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_did(path: Path) -> None:
     """And the report is there for programs, too."""
     write(path, *rollouts(4), b"nonsense\n")

@@ -207,6 +207,7 @@ _VALUES = (
 _ANY_KEY = st.sampled_from(sorted(FilterConfig.__struct_fields__)) | st.text(max_size=5)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(_ANY_KEY, _VALUES | st.dictionaries(st.text(), _VALUES, max_size=2), max_size=5))
 def test_whatever_stands_in_the_table_is_taken_or_named(values: dict[str, Any]) -> None:
     """There is no other error than one that names a key, and nothing of the file reaches a terminal raw."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.commands.test_run import REAL, Place, Rollouts, ended, until
+from tests.helpers.place import REAL, Place, Rollouts, ended, until
 from tests.helpers.producer import add_outcome, conversations, dialogue, jsonl, make_traces
 
 if TYPE_CHECKING:
@@ -381,18 +381,15 @@ def test_until_idle_does_not_wait_for_a_person(place: Several) -> None:
     assert [one["accounting"]["read"] for one in place.statuses()] == [97, 96]
 
 
-def test_the_service_manager_is_told_of_all_datasets_in_one_line(
-    place: Several, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.slow
+def test_the_service_manager_is_told_of_all_datasets_in_one_line(place: Several) -> None:
     """Ready when the first one is; the records are added up."""
     fill(place)
     place.configure()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(place.folder / "notify"))
         manager.settimeout(20)
-        monkeypatch.setattr("tests.commands.test_run.OURS", ())
-        monkeypatch.setenv("NOTIFY_SOCKET", str(place.folder / "notify"))
-        with place.daemon() as daemon:
+        with place.daemon(NOTIFY_SOCKET=str(place.folder / "notify")) as daemon:
             assert manager.recv(4096).decode().startswith("READY=1\nSTATUS=working off")
             while "6 records; 0 waiting" not in (text := manager.recv(4096).decode()):
                 assert text.startswith("STATUS=2 datasets: ")
@@ -400,6 +397,7 @@ def test_the_service_manager_is_told_of_all_datasets_in_one_line(
             assert ended(daemon) == 0
 
 
+@pytest.mark.slow
 def test_log_lines_say_which_dataset_only_where_there_are_several(place: Several) -> None:
     """Whoever reads the log of one dataset sees what there was before."""
     add_outcome(place.traces, "run", 3, 9)

@@ -23,7 +23,7 @@ from streamer.store.ledger import delivery
 from streamer.store.ledger.delivery import Delivered, Progress, Undeliverable
 from streamer.store.ledger.ledger import Ledger
 from streamer.web.server import WebUi
-from tests.commands.test_run import PATIENCE
+from tests.helpers.place import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path

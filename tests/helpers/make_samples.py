@@ -25,8 +25,8 @@ from streamer.base.env import Env
 from streamer.commands.compact.run import compact
 from streamer.config import Flags, load
 from streamer.fleet.receipts import Receipt, ReceiptRequest
-from tests.commands.test_run import Place, ended, until
 from tests.helpers.frozen import coming, freeze, said, stable
+from tests.helpers.place import Place, ended, until
 from tests.helpers.producer import EPOCH, FakeClock, add_outcome, correct_outcome, dialogue, jsonl, messages, work_off
 from tests.helpers.traces import add_reward, add_session, decision, make_conversations
 from tests.suites.fleet.fleets import OWNERS, STREAM, at, init, write_config

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from tests.commands.test_run import PATIENCE, Place, until
+from tests.helpers.place import PATIENCE, Place, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -33,8 +33,8 @@ from streamer.sources.event_rewards import _PAGE, _SESSIONS, EventRewards
 from streamer.sources.local_database import LocalDatabase
 from streamer.sources.trace_database import TooSlowError
 from streamer.store.views.explain import explain
-from tests.commands.test_run import Place, ended, until
 from tests.helpers.crash_child import HALF_A_WRITE
+from tests.helpers.place import Place, ended, until
 from tests.helpers.producer import (
     FakeClock,
     accounts,
@@ -763,6 +763,7 @@ class TestExecutable:
         assert place.once().returncode == 0
         assert len(place.records()) == 4
 
+    @pytest.mark.slow
     def test_a_reload_can_ask_for_turns_and_is_refused_without_event_rewards(self, place: Place) -> None:
         """The old configuration stays in force, or the new one judges from then on."""
         place.configure()

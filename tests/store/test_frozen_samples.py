@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sqlite3
+import subprocess
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -13,17 +14,19 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from streamer import follow
 from streamer.base.files import Files
+from streamer.commands.cli import _app
 from streamer.core.records.key import DedupBy
 from streamer.fleet import handoff, message, producers
 from streamer.fleet.owners import Owner
 from streamer.fleet.receipts import Receipt, ReceiptRequest
 from streamer.store.ledger import delivery
 from streamer.store.ledger.ledger import Ledger
-from tests.commands.test_run import Place
 from tests.helpers.frozen import FROZEN, coming, said, stable, thaw
+from tests.helpers.place import Place
 from tests.helpers.producer import add_outcome, correct_outcome, dialogue, written
 from tests.helpers.traces import add_reward
 
@@ -42,11 +45,16 @@ class Thawed(Place):
         super().__init__(folder)
         thaw(name, folder)
 
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, in the process of the test."""
+        command, *rest = arguments
+        called = [command, "--config", str(self.config), *rest]
+        done = CliRunner().invoke(_app([command]), called, catch_exceptions=False)
+        return subprocess.CompletedProcess(called, done.exit_code, done.stdout, done.output)
+
     def answer(self, *arguments: str) -> Any:
         """Return the JSON that a command prints."""
-        done = self.call(*arguments, "--json")
-        assert "Traceback" not in done.stderr
-        return stable(done.stdout, self.folder)
+        return stable(self.call(*arguments, "--json").stdout, self.folder)
 
     def files(self) -> dict[str, bytes]:
         """Return every file of the dataset but the ledger and the lock, by name."""

@@ -21,8 +21,8 @@ from streamer.daemon.build import open_pipeline
 from streamer.daemon.observers.health import STUCK_AFTER, Health
 from streamer.web.metrics import Metrics
 from streamer.web.monitoring import routes
-from tests.commands.test_run import Place, until
 from tests.helpers.monitoring import promtool
+from tests.helpers.place import Place, until
 from tests.helpers.producer import FakeClock, add_outcome, dialogue, make_traces, settings
 
 if TYPE_CHECKING:
@@ -166,6 +166,7 @@ def test_lines_that_wait_too_long_are_counted_as_never_scored(tmp_path: Path) ->
         until(lambda: place.samples()['streamer_judged_lines_total{state="never_scored"}'] == 1)
 
 
+@pytest.mark.slow
 def test_batches_are_timed(tmp_path: Path) -> None:
     """Each batch is one commit, each one with records one sync; each outcome was late by some time."""
     place = Watched(tmp_path)
@@ -262,6 +263,7 @@ def test_metrics_and_health_are_served_beside_many_streams(tmp_path: Path) -> No
         assert place.get("/healthz").status_code == 200
 
 
+@pytest.mark.slow
 def test_metrics_come_in_both_formats_of_prometheus(tmp_path: Path) -> None:
     """As text, and as OpenMetrics to whoever asks for that; never kept by a cache."""
     place = Watched(tmp_path)

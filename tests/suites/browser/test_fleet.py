@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from tests.helpers.fleet_ends import COLLECTOR, WRITER, as_collector, as_writer, page_of
 from tests.suites.browser.site import Site
 from tests.suites.browser.test_accessibility import LONG, violations
-from tests.web.test_web_fleet import UNREACHABLE, End
+from tests.web.test_fleet import UNREACHABLE, End
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.commands.test_run import Place, environment
+from tests.helpers.place import Place, environment
 from tests.helpers.producer import add_outcome, conversations, dialogue, make_traces
 from tests.suites.fleet.fleets import DATASET
 

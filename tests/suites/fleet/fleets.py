@@ -14,7 +14,7 @@ import nkeys
 from nats.js.errors import KeyNotFoundError
 
 from streamer.config.fleet_names import META_PARTITIONS
-from tests.commands.test_run import environment
+from tests.helpers.place import environment
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence

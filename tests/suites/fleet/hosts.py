@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.commands.test_run import Place
+from tests.helpers.place import Place
 from tests.helpers.producer import add_outcome, dialogue, make_traces
 from tests.suites.fleet.fleets import DATASET, STREAM, at
 

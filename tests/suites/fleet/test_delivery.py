@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.commands.test_run import ended, environment, until
+from tests.helpers.place import ended, environment, until
 from tests.suites.fleet.fleets import STREAM, at, init, write_config
 from tests.suites.fleet.hosts import Collector, Host, Writer, hurry_consumers, resident, waiting_in
 from tests.suites.fleet.servers import Server

@@ -6,8 +6,8 @@ import json
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from tests.commands.test_run import Place, until
 from tests.helpers.frozen import thaw
+from tests.helpers.place import Place, until
 from tests.helpers.producer import written
 from tests.suites.fleet.fleets import init, write_config
 from tests.suites.fleet.hosts import waiting_in

@@ -19,7 +19,7 @@ import pytest
 from nats.js.api import StreamConfig
 
 from streamer.fleet.permissions import inbox_of
-from tests.commands.test_run import PATIENCE
+from tests.helpers.place import PATIENCE
 from tests.helpers.producer import dialogue
 from tests.suites.fleet.company import Company, Rollout
 from tests.suites.fleet.fleets import OWNERS, STREAM, at, init, public_key, run, write_config

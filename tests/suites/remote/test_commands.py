@@ -18,7 +18,7 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests.commands.test_run import Place, ended, environment, until
+from tests.helpers.place import Place, ended, environment, until
 from tests.helpers.producer import dialogue
 from tests.helpers.traces import _TABLES as CONVERSATIONS
 from tests.helpers.traces import make_conversations, payload, tool_reply
@@ -58,16 +58,10 @@ class RemotePlace(Place):
         )  # fmt: skip
 
     @contextmanager
-    def daemon(self) -> Iterator[subprocess.Popen[bytes]]:
+    def daemon(self, *arguments: str, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run the daemon until the test is through with it."""
-        with self.log.open("ab") as log:
-            command = self._command(("run",))
-            process = subprocess.Popen(command, cwd=self.folder, env=environment() | self.environ, stderr=log)
-        try:
+        with super().daemon(*arguments, **self.environ, **environ) as process:
             yield process
-        finally:
-            process.kill()
-            process.wait()
 
 
 def rollout(place: Place, sqld: Sqld, number: int, reward: int = 3) -> None:

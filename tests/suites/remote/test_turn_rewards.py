@@ -10,7 +10,7 @@ import pytest
 
 from streamer.base.errors import ConfigError, UnavailableError
 from streamer.core.verdicts.turns import TurnReward, TurnRules, Turns
-from tests.commands.test_run import ended, until
+from tests.helpers.place import ended, until
 from tests.helpers.producer import EPOCH, dialogue
 from tests.helpers.traces import _TABLES as TABLES
 from tests.suites.remote.test_commands import RemotePlace

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from tests.commands.test_run import PATIENCE, until
+from tests.helpers.place import PATIENCE, until
 from tests.helpers.web import events, got
 from tests.suites.fleet.fleets import init, write_config
 from tests.suites.fleet.hosts import Collector, Host, Writer

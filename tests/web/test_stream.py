@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.commands.test_run import ended, until
+from tests.helpers.place import ended, until
 from tests.helpers.producer import add_outcome, dialogue, make_traces
 from tests.helpers.web import Site, events, flow, got, raw, refused
 
@@ -58,6 +58,7 @@ def test_a_lost_connection_misses_nothing(site: Site) -> None:
         assert min(missed["at"]) > seen["at"]
 
 
+@pytest.mark.slow
 def test_the_stream_ends_when_the_daemon_does(site: Site) -> None:
     """It says so, and holds nobody up."""
     with site.running() as (daemon, client), events(client) as stream:
@@ -261,6 +262,7 @@ def test_a_second_daemon_of_the_same_dataset_serves_nothing(site: Site) -> None:
         got(client, "/api/state")
 
 
+@pytest.mark.slow
 def test_nonsense_on_the_line_ends_that_connection_alone(site: Site) -> None:
     """And leaves no line in the log that is not an event."""
     with site.served() as client:
@@ -278,6 +280,7 @@ def test_a_single_pass_serves_nothing(site: Site) -> None:
     assert "page_served" not in done.stderr
 
 
+@pytest.mark.slow
 def test_head_of_the_stream_ends(site: Site) -> None:
     """It has headers, and no events to come."""
     with site.served() as client:

@@ -15,7 +15,7 @@ from streamer.base.files import Files, SystemClock
 from streamer.daemon.daemon import Daemon
 from streamer.daemon.observers.systemd import Notifier
 from streamer.daemon.watchdog import Heartbeat
-from tests.commands.test_run import PATIENCE
+from tests.helpers.place import PATIENCE
 from tests.helpers.producer import FakeClock, add_outcome, dialogue, jsonl, make_traces, records, settings
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.commands.test_run import until
+from tests.helpers.place import until
 from tests.helpers.producer import add_outcome, dialogue, jsonl, make_traces
 from tests.helpers.traces import add_session, make_conversations
 from tests.helpers.web import Site, flow, got, refused

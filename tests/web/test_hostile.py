@@ -11,7 +11,7 @@ import pytest
 from streamer.web.comparisons import ColumnComparison, comparisons
 from streamer.web.distributions import histogram
 from streamer.web.pictures import media_type
-from tests.commands.test_run import until
+from tests.helpers.place import until
 from tests.helpers.producer import PNG, add_outcome, conversation, dialogue, jsonl, make_traces
 from tests.helpers.web import Site, got, refused
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import httpx
+
 
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(1)><a href='javascript:alert(1)'>\x1b[2J\u202e\u2028"
 HTML = b"<html><script>alert(1)</script></html>"
@@ -106,6 +107,7 @@ def test_markup_stays_text(client: httpx.Client) -> None:
     assert client.get("/api/records").headers["content-type"] == "application/json"
 
 
+@pytest.mark.slow
 def test_an_id_that_is_markup_is_found_by_itself(client: httpx.Client) -> None:
     """As a parameter, and in the path."""
     (found,) = got(client, "/api/rollouts", prefix=MARKUP[:8])["sessions"]
@@ -113,6 +115,7 @@ def test_an_id_that_is_markup_is_found_by_itself(client: httpx.Client) -> None:
     assert got(client, "/api/rollouts", session=MARKUP)["turns"][0]["state"] == "appended"
 
 
+@pytest.mark.slow
 def test_five_megabytes_of_text_are_cut_in_a_list_and_whole_on_demand(client: httpx.Client) -> None:
     """With the length of the whole in both."""
     found = record(client, 1)
@@ -141,6 +144,7 @@ def test_images_are_what_their_bytes_say(client: httpx.Client) -> None:
     refused(client, f"/api/records/{record(client, 2)['offset']}/images/{len(parts)}", 404)
 
 
+@pytest.mark.slow
 def test_a_message_of_many_parts_is_cut_in_a_list(client: httpx.Client) -> None:
     """And whole on demand."""
     found = record(client, 3)
@@ -190,6 +194,7 @@ def test_lines_of_other_people_are_shown_as_far_as_they_can_be(tmp_path: Path) -
         assert site.events("page_fault") == []
 
 
+@pytest.mark.slow
 def test_a_record_that_is_too_long_for_the_page_says_so(tmp_path: Path) -> None:
     """It is listed by its length, and refused in words."""
     site = Site(tmp_path)
@@ -201,6 +206,7 @@ def test_a_record_that_is_too_long_for_the_page_says_so(tmp_path: Path) -> None:
         assert "longer than" in refused(client, "/api/records/17", 413)
 
 
+@pytest.mark.slow
 def test_a_shard_whose_name_cannot_be_decoded_is_shown(tmp_path: Path) -> None:
     """Its bytes have no text of their own."""
     site = Site(tmp_path)

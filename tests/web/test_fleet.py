@@ -12,13 +12,14 @@ pytest.importorskip("uvicorn", reason="the page needs the extra `web`: pip insta
 import httpx
 
 from streamer.base.events import FailureBegan
+from streamer.config import Flags, load
 from streamer.fleet.connection import CONNECT
 from streamer.fleet.producers import LONGEST_PRODUCER
 from streamer.store.ledger.delivery import Delivered, Undeliverable
 from streamer.web.fleet import HOSTS_SHOWN, SILENT_AFTER
-from tests.commands.test_run import PATIENCE, Place
 from tests.helpers.fleet_ends import COLLECTOR, DATASET, WRITER, as_collector, as_writer, page_of
-from tests.helpers.producer import add_outcome, dialogue, make_traces
+from tests.helpers.place import PATIENCE, Place
+from tests.helpers.producer import add_outcome, dialogue, make_traces, work_off
 from tests.helpers.web import got
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class End(Place):
         super().__init__(folder)
         add_outcome(make_traces(self.traces), "run", 1, 10)
         self.shard("sft_run.jsonl", *(dialogue("run", turn, f"state {turn}") for turn in range(5)))
-        assert self.once().returncode == 0
+        work_off(load(self.config, {}, Flags()))
         self.ledger = self.dataset.with_name("good.jsonl.ledger")
 
     def state(self, text: str, trouble: FailureBegan | None = None) -> dict[str, Any]:

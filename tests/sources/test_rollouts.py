@@ -38,8 +38,8 @@ from streamer.sources.reader import Budget
 from streamer.sources.rollout_reader import RolloutReader, SessionRead, ToRead
 from streamer.store.ledger.paths import session_at, session_path
 from streamer.store.views.explain import explain
-from tests.commands.test_run import environment, until
 from tests.helpers.crash_child import HALF_A_WRITE
+from tests.helpers.place import environment, until
 from tests.helpers.producer import (
     DEEP,
     FakeClock,

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 import streamer
 from streamer import StreamerError, follow
 from streamer.base.errors import ConfigError, MissingExtraError, RefusedError
-from tests.commands.test_run import Place, until
 from tests.helpers.exports import record, rollouts, write
+from tests.helpers.place import Place, until
 from tests.helpers.producer import add_outcome, dialogue, make_traces
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from streamer.commands.install_service.install import (
 from streamer.commands.install_service.program import check_for_all, installed
 from streamer.commands.install_service.stamp import Origin, origin, stamped, without_stamp
 from streamer.config import Config, Dataset, Source, Web
-from tests.commands.test_run import environment
+from tests.helpers.place import environment
 
 STATE = Path("/var/lib/streamer/crafter")
 COMMAND = Path("/bin/true")

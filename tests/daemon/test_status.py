@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from streamer.base.errors import UnavailableError
+from streamer.base.errors import ConfigError, UnavailableError
+from streamer.commands.cli import _app
 from streamer.core.records.model import State
 from streamer.daemon.status import DatasetStatus, StatusText
 from streamer.store.ledger.ledger import LineCounts
-from tests.commands.test_run import PATIENCE, Place, ended, environment, until
+from tests.helpers.place import PATIENCE, Place, ended, until
 from tests.helpers.producer import add_outcome, dialogue, jsonl, make_traces
 
 
@@ -23,14 +23,6 @@ def place(tmp_path: Path) -> Place:
     made = Place(tmp_path)
     add_outcome(make_traces(made.traces), "good", 3, 10)
     return made
-
-
-def start(place: Place, *arguments: str, **environ: str) -> subprocess.Popen[bytes]:
-    """Start a daemon with more options."""
-    with place.log.open("ab") as log:
-        return subprocess.Popen(
-            place._command(("run", *arguments)), cwd=place.folder, env=environment() | environ, stderr=log
-        )
 
 
 class TestText:
@@ -69,48 +61,48 @@ class TestIdle:
     def test_it_takes_all_there_is_and_ends(self, place: Place) -> None:
         """With exit code 0; a line that waits for its outcome does not hold it up."""
         place.shard("a.jsonl", dialogue("good", 0, "a"), dialogue("open", 0, "b"))
-        daemon = start(place, "--until-idle", "300ms")
-        assert daemon.wait(timeout=PATIENCE) == 0
-        assert place.texts() == {"a"}
-        assert place.events("idle")[0]["seconds"] == 0.3
-        assert place.events("stopped")
+        with place.daemon("--until-idle", "300ms") as daemon:
+            assert daemon.wait(timeout=PATIENCE) == 0
+            assert place.texts() == {"a"}
+            assert place.events("idle")[0]["seconds"] == 0.3
+            assert place.events("stopped")
 
     @pytest.mark.slow
     def test_what_comes_begins_the_wait_anew(self, place: Place) -> None:
         """As often as it comes: shards, and bytes of a line that is not finished."""
-        daemon = start(place, STREAMER_UNTIL_IDLE="2")
-        line = jsonl(dialogue("good", 99, "last"))
-        with (place.shards / "b.jsonl").open("ab", buffering=0) as shard:
-            for number in range(30):
-                shard.write(line[number : number + 1])
-                place.shard("a.jsonl", dialogue("good", number, str(number)))
-                until(partial(place.holds, number + 1))
-            assert daemon.poll() is None
-            shard.write(line[30:])
-        assert daemon.wait(timeout=PATIENCE) == 0
-        assert place.texts() == {*map(str, range(30)), "last"}
+        with place.daemon(STREAMER_UNTIL_IDLE="2") as daemon:
+            line = jsonl(dialogue("good", 99, "last"))
+            with (place.shards / "b.jsonl").open("ab", buffering=0) as shard:
+                for number in range(30):
+                    shard.write(line[number : number + 1])
+                    place.shard("a.jsonl", dialogue("good", number, str(number)))
+                    until(partial(place.holds, number + 1))
+                assert daemon.poll() is None
+                shard.write(line[30:])
+            assert daemon.wait(timeout=PATIENCE) == 0
+            assert place.texts() == {*map(str, range(30)), "last"}
 
     @pytest.mark.slow
     def test_a_database_that_cannot_be_read_is_no_good_end(self, place: Place) -> None:
         """Exit code 3, as nothing was seen, not as nothing came."""
         place.traces.unlink()
-        daemon = start(place, "--until-idle", "300ms")
-        assert daemon.wait(timeout=PATIENCE) == 3
-        assert "traces.db: there is no such file yet" in place.log.read_text()
-        assert "Traceback" not in place.log.read_text()
+        with place.daemon("--until-idle", "300ms") as daemon:
+            assert daemon.wait(timeout=PATIENCE) == 3
+            assert "traces.db: there is no such file yet" in place.log.read_text()
+            assert "Traceback" not in place.log.read_text()
 
+    @pytest.mark.slow
     def test_a_full_disk_is_not_taken_for_idle(self, place: Place) -> None:
         """What could not be written is still to be done."""
         place.dataset.symlink_to("/dev/full")
-        daemon = start(place, "--until-idle", "200ms")
-        until(lambda: place.events("trouble"))
-        daemon.send_signal(signal.SIGTERM)
-        assert ended(daemon) == 0
-        assert not place.events("idle")
+        with place.daemon("--until-idle", "200ms") as daemon:
+            until(lambda: place.events("trouble"))
+            daemon.send_signal(signal.SIGTERM)
+            assert ended(daemon) == 0
+            assert not place.events("idle")
 
     @pytest.mark.parametrize("text", ["soon", "-1", "0", "10 minutes"])
     def test_what_is_no_duration_is_named(self, place: Place, text: str) -> None:
-        """Exit code 2."""
-        done = place.call("run", f"--until-idle={text}")
-        assert done.returncode == 2
-        assert "--until-idle" in done.stderr
+        """A configuration error, before anything is read."""
+        with pytest.raises(ConfigError, match="--until-idle"):
+            _app(["run"])(["run", "--config", str(place.config), f"--until-idle={text}"], standalone_mode=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.commands.test_run import PATIENCE, environment, until
+from tests.helpers.place import PATIENCE, environment, until
 from tests.helpers.producer import add_outcome, dialogue, make_traces
 from tests.helpers.web import Site, got, raw, refused
 
@@ -177,6 +177,7 @@ def test_a_page_for_others_is_asked_by_address_or_by_name_of_the_machine(locked:
     assert locked.get("/api/state", headers=bearer | {"Host": "evil.example"}).status_code == 421
 
 
+@pytest.mark.slow
 def test_a_page_for_others_is_refused_without_a_token(tmp_path: Path) -> None:
     """Exit code 2, before anything is served or written."""
     site = Site(tmp_path)

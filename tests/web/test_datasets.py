@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.commands.test_run import until
 from tests.helpers.monitoring import promtool
+from tests.helpers.place import until
 from tests.helpers.producer import add_outcome, dialogue, make_traces
 from tests.helpers.web import Site, flow, got, refused
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import httpx
+
+pytestmark = pytest.mark.slow
 
 
 class Several(Site):
@@ -51,7 +53,6 @@ PLACES = {"": 6, "/datasets/good.jsonl": 6, "/datasets/good.jsonl-2": 3, "/datas
 """How many records there are at each address. The first dataset is at two of them."""
 
 
-@pytest.mark.slow
 def test_each_dataset_has_its_page_and_all_answers_below_its_address(client: httpx.Client) -> None:
     """State, records, images and rollouts are those of the dataset."""
     for address, records in PLACES.items():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.commands.test_run import until
+from tests.helpers.place import until
 from tests.helpers.producer import add_outcome, dialogue, make_traces
 from tests.helpers.web import Site, flow, got, refused
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.commands.test_run import PATIENCE, REAL, Place, ended, environment, until
+from tests.helpers.place import PATIENCE, REAL, Place, ended, environment, until
 from tests.helpers.producer import add_outcome, dialogue, make_traces
 
 if TYPE_CHECKING:
