@@ -12,7 +12,7 @@ from streamer.core.verdicts.turns import DEFAULT_REWARD_TYPE, TurnRules, Turns
 
 
 class Images(StrEnum):
-    """Which records are accepted with regard to images."""
+    """Rule on images: the records that are accepted."""
 
     ANY = "any"
     WITH = "with"

@@ -34,7 +34,7 @@ LONGEST_ACHIEVEMENT = 200
 
 
 class Turns(StrEnum):
-    """Which turns of a rollout that qualifies are accepted."""
+    """Rule on turns: those of a rollout that qualifies that are accepted."""
 
     ALL = "all"
     REWARDED = "rewarded"

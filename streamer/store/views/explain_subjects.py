@@ -55,7 +55,7 @@ class Subjects:
         """Return the rows of a subject, or None if the ledger does not know it."""
         session = path_text(subject)
         outcomes = self.outcomes(session)
-        # Dead letters name no session, so those of a session are found by its path.
+        # Dead letters name no session: those read from the trace database are found by the session's path.
         where = "(span.session = ? OR span.shard IN (SELECT id FROM shard WHERE NOT replaced AND path = ?))"
         spans = self.spans(where, (session, os.fsencode(session_path(session))))
         if outcomes or spans:

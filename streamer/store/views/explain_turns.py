@@ -1,4 +1,4 @@
-"""Why a turn of a rollout that qualifies is rejected, from the ledger alone."""
+"""Reasons to reject a turn of a rollout that qualifies, from the ledger alone."""
 
 from __future__ import annotations
 
