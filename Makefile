@@ -59,10 +59,10 @@ test-latest: | $(VENV)/ready $(UV) ## Run the quick suites with the newest versi
 	$(UV) pip install --quiet --python $(VENV)/latest --upgrade --refresh --editable '.[$(DECLARED)]'
 	$(VENV)/latest/bin/python -m pytest -n auto
 
-test-pythons: | $(VENV)/ready ## Run lint and the quick suites on each other Python that works here
+test-pythons: | $(VENV)/ready ## Run lint and test-fast on each other Python that works here
 	set -e; own=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	$(BIN)/python tools/pythons.py | while read -r version path; do \
-	  [ "$$version" = "$$own" ] || $(MAKE) --no-print-directory PYTHON="$$path" VENV="$(VENV)/python$$version" lint test </dev/null; \
+	  [ "$$version" = "$$own" ] || $(MAKE) --no-print-directory PYTHON="$$path" VENV="$(VENV)/python$$version" lint test-fast </dev/null; \
 	done
 
 # Bring the locks up to date: `make lock` where pyproject.toml changed, `make lock UPGRADE=--upgrade` for newer versions.
