@@ -17,7 +17,7 @@ from streamer.config import Dataset, Flags
 from streamer.store.views.snapshot import Snapshot, ledger_of
 
 UNEXPECTED = 1
-"""Exit code: something was found (verify, doctor), or nothing was (explain, filter, export)."""
+"""Exit code: something was found (verify, doctor, soak), or nothing was (explain, filter, export)."""
 
 ConfigOption = Annotated[Path | None, typer.Option(help="The daemon's config.toml.")]
 RunConfigOption = Annotated[Path | None, typer.Option(help="config.toml; else STREAMER_CONFIG, else none.")]

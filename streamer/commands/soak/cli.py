@@ -13,11 +13,9 @@ import typer
 
 from streamer.base.errors import ConfigError, UnavailableError
 from streamer.base.text import printable
+from streamer.commands.common import UNEXPECTED, JsonOption, print_json
 from streamer.commands.soak.report import SoakReport, as_text
 from streamer.commands.soak.soak import Soak
-
-_BROKEN = 1
-"""Exit code for a broken promise."""
 
 
 def soak(
@@ -30,7 +28,7 @@ def soak(
         Path, typer.Option(help="Where: a folder of its own is made in it.", show_default="here")
     ] = Path(),
     keep: Annotated[bool, typer.Option("--keep", help="Keep everything, also when all is well.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Let a producer write and a daemon follow while both are killed and disturbed, then check every record.
 
@@ -48,7 +46,7 @@ def soak(
         shutil.rmtree(made)
         report = msgspec.structs.replace(report, folder=None)
     _show(report, as_json=as_json)
-    raise typer.Exit(0 if report.clean else _BROKEN)
+    raise typer.Exit(0 if report.clean else UNEXPECTED)
 
 
 def _make(folder: Path) -> Path:
@@ -72,8 +70,7 @@ def _run(soak: Soak, folder: Path) -> SoakReport:
 
 def _show(report: SoakReport, *, as_json: bool) -> None:
     if as_json:
-        text = msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
-        sys.stdout.write(text.encode("ascii", "backslashreplace").decode() + "\n")
+        print_json(report)
         return
     for line in as_text(report):
         typer.echo(line)
