@@ -20,7 +20,10 @@ Read = Callable[[int, int], bytes]
 
 
 class FileLine(msgspec.Struct, frozen=True, gc=False):
-    """One whole line. ``data`` ends with its newline, and is empty if the line is longer than the reader allows."""
+    """One whole line. ``data`` ends with its newline, and is empty if the line is longer than the reader allows.
+
+    ``offset`` is that in its file, or the log offset where a reader says so.
+    """
 
     offset: int
     length: int

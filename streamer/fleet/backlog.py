@@ -17,11 +17,12 @@ import msgspec
 from anyio import to_thread
 
 from streamer.base.events import Emit, OutboxMissing, RecordsResent
+from streamer.base.lines import FileLine
 from streamer.config.fleet_names import partition_of
 from streamer.core.records.dataset_line import line_key
 from streamer.core.records.key import DedupBy
 from streamer.fleet.in_flight import InFlight
-from streamer.fleet.outbox import Outbox, OutboxLine
+from streamer.fleet.outbox import Outbox
 from streamer.fleet.partition_state import PartitionState
 from streamer.fleet.receipts import Mark, Receipt
 from streamer.store.ledger import delivery
@@ -35,7 +36,7 @@ _MOST_KEYS = 16_384
 class BacklogLine(msgspec.Struct, frozen=True, gc=False):
     """A line that may have to be sent, its partition and its key; the key is None if the line is no record."""
 
-    line: OutboxLine
+    line: FileLine
     partition: int
     key: bytes | None
 
@@ -167,10 +168,10 @@ class Backlog:
             self._fresh.popleft()
         return self._fresh.popleft()[0] if self._fresh and self._fresh[0][1] == offset else None
 
-    def _keyed(self, lines: Sequence[OutboxLine], keys: Sequence[bytes | None]) -> list[BacklogLine]:
+    def _keyed(self, lines: Sequence[FileLine], keys: Sequence[bytes | None]) -> list[BacklogLine]:
         return [self._line(line, key) for line, key in zip(lines, keys, strict=True)]
 
-    def _line(self, line: OutboxLine, key: bytes | None) -> BacklogLine:
+    def _line(self, line: FileLine, key: bytes | None) -> BacklogLine:
         if key is None:
             try:
                 key = line_key(line.data, self._by)
@@ -198,7 +199,7 @@ class Backlog:
             self._states[one.partition].assign(one.line.offset)
         elif sequence is not None and self._resend is not None:
             self._resend.sequences[one.partition] = sequence
-        self._go_on(one.line.offset + len(one.line.data))
+        self._go_on(one.line.stop)
 
     def _go_on(self, after: int) -> None:
         if self._resend is None:

@@ -11,23 +11,16 @@ from anyio import to_thread
 
 from streamer.base.errors import UnavailableError
 from streamer.base.files import Files
-from streamer.base.lines import complete_read, next_lines
+from streamer.base.lines import FileLine, complete_read, next_lines
 from streamer.store.ledger.files import LedgerFile, file_at
 from streamer.store.ledger.ledger import Ledger
 from streamer.store.parts.files import open_by_number
 
 
-class OutboxLine(msgspec.Struct, frozen=True, gc=False):
-    """A line with its newline, and its log offset."""
-
-    offset: int
-    data: bytes
-
-
 class _Read(msgspec.Struct, frozen=True):
-    """Some lines, and the log offset after them. There are none if ``missing`` bytes before it were removed."""
+    """Lines by log offset, and the log offset after them; no lines if ``missing`` bytes before it were removed."""
 
-    lines: Sequence[OutboxLine]
+    lines: Sequence[FileLine]
     after: int
     missing: int = 0
 
@@ -70,8 +63,8 @@ class Outbox:
             return _Read((), file.stop, missing=file.stop - offset)
         except OSError as error:
             raise self._unavailable(error.strerror or str(error)) from error
-        lines = [OutboxLine(file.map.log_offset(line.offset), line.data) for line in found]
-        return _Read(lines, lines[-1].offset + len(lines[-1].data) if lines else end)
+        lines = [FileLine(file.map.log_offset(line.offset), line.length, line.data) for line in found]
+        return _Read(lines, lines[-1].stop if lines else end)
 
     def _unavailable(self, cause: str) -> UnavailableError:
         return UnavailableError("read the outbox", str(self._path), cause, "see the dataset's folder; it is retried")

@@ -62,7 +62,7 @@ class Following:
         self.skipped = 0
         self._lines: Iterator[FileLine] = iter(())
         if start == END:
-            self._follower = self._open_at_end()
+            self._follower = self._open(last=0)
         elif start == BEGINNING:
             self._follower = self._open(part=next(iter(closed_numbers(path)), None))
         else:
@@ -153,18 +153,6 @@ class Following:
 
     def _open(self, *, part: int | None = None, start: int = 0, last: int | None = None) -> Follower:
         return Follower(self._path, part=part, start=start, last=last, on_restart=self._refuse_restart)
-
-    def _open_at_end(self) -> Follower:
-        """Go to the end of the last line, even if that is in a part: a token at offset 0 identifies nothing."""
-        follower = self._open(last=0)
-        for part in reversed(closed_numbers(self._path)) if not follower.offset else ():
-            follower.close()
-            with self._open(part=part) as before:
-                size = before.size()
-            follower = self._open(part=part, start=size)
-            if size:
-                break
-        return follower
 
     def _open_at(self, token: str) -> Follower:
         parsed = _TOKEN.fullmatch(token)

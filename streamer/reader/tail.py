@@ -152,13 +152,16 @@ class Follower:
         return next((number for number in closed_numbers(self._path) if number > before), None)
 
     def _open_at_last(self, lines: int) -> None:
-        """Open the file in which the last lines of the dataset begin, and set ``offset`` to their start."""
+        """Open the file in which the last lines of the dataset begin, and set ``offset`` to their start.
+
+        ``offset`` is 0 only at the start of the dataset: a token there would identify nothing.
+        """
         found, newest = 0, None
         if self._open(None):
             self.offset, found = _start_of_last(self._fd, lines, self._block)
             newest = self._number
         for part in reversed(closed_numbers(self._path)):
-            if found >= lines:
+            if self.offset and found >= lines:
                 return
             later = self._fd
             if (newest is None or part < newest) and self._open(part):

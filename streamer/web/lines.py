@@ -12,9 +12,7 @@ from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
-import msgspec
-
-from streamer.base.lines import line_ends_before, next_lines, whole_lines
+from streamer.base.lines import FileLine, line_ends_before, next_lines, whole_lines
 from streamer.config import Dataset
 from streamer.store.ledger.files import with_log_offsets
 from streamer.store.parts.files import DatasetFiles, open_alone, open_dataset
@@ -30,14 +28,6 @@ _LISTED_BYTES = 16 << 20
 
 _BLOCK = 256 << 10
 _SEARCHED = 4 << 20
-
-
-class _PlacedLine(msgspec.Struct, frozen=True):
-    """A line with its newline; ``data`` is None if it is too long to be listed."""
-
-    offset: int
-    length: int
-    data: bytes | None
 
 
 @contextmanager
@@ -94,7 +84,7 @@ def line_at(stretch: DatasetFiles, place: int, longest: int = _LONGEST_LINE) -> 
     raise not_found(f"the line at byte {place} has no end yet")
 
 
-def lines_before(stretch: DatasetFiles, before: int | None, limit: int) -> list[_PlacedLine]:
+def lines_before(stretch: DatasetFiles, before: int | None, limit: int) -> list[FileLine]:
     """Return up to ``limit`` lines that end at or before a line's start, newest first; fewer if they are long.
 
     Args:
@@ -122,7 +112,7 @@ def lines_with(stretch: DatasetFiles, text: bytes, most: int) -> Iterator[tuple[
             yield stretch.log_offset(line.offset), line.data
 
 
-def _listed(stretch: DatasetFiles, stop: int, limit: int) -> Iterator[_PlacedLine]:
+def _listed(stretch: DatasetFiles, stop: int, limit: int) -> Iterator[FileLine]:
     read = 0
     starts = chain(line_ends_before(stretch.read, stop, block=_BLOCK), (0,))
     end = next(starts, 0)  # what lies after it has no newline
@@ -130,11 +120,12 @@ def _listed(stretch: DatasetFiles, stop: int, limit: int) -> Iterator[_PlacedLin
         length = end - start
         if listed == limit or (listed and read + length > _LISTED_BYTES):
             return
-        data = stretch.read(length, start) if length <= _LONGEST_LISTED else None
-        if data is not None and not (len(data) == length and data.endswith(b"\n")):
+        is_listed = length <= _LONGEST_LISTED
+        data = stretch.read(length, start) if is_listed else b""
+        if is_listed and not (len(data) == length and data.endswith(b"\n")):
             return  # cut back while it was read
-        read += length if data is not None else 0
-        yield _PlacedLine(stretch.log_offset(start), length, data)
+        read += len(data)
+        yield FileLine(stretch.log_offset(start), length, data)
         end = start
 
 

@@ -166,7 +166,7 @@ def newest(dataset: Dataset, before: int | None, limit: int) -> _Page:
             found, oldest = lines_before(stretch, before, min(limit, MOST_LISTED)), stretch.log_offset(0)
     except FileNotFoundError:
         return _Page([], None)
-    shown = [_listed(line.offset, line.length, line.data) for line in found]
+    shown = [_listed(line.offset, line.length, line.data or None) for line in found]
     return _Page(shown, found[-1].offset if found and found[-1].offset > oldest else None)
 
 

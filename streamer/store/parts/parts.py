@@ -132,14 +132,7 @@ def first_number(dataset: Path) -> int:
     there = closed_numbers(dataset)
     if there:
         return there[0]
-    try:
-        return max(1, msgspec.json.decode(manifest_path(dataset).read_bytes(), type=_Numbered).next)
-    except (OSError, msgspec.MsgspecError):
-        return 1
-
-
-class _Numbered(msgspec.Struct):
-    next: int
+    return max(1, _read_manifest(dataset).next)
 
 
 def expired(parts: Sequence[Part], live_bytes: int, live_records: int, rules: RetainRules, now: float) -> list[Part]:
@@ -196,17 +189,22 @@ class _ListedPart(msgspec.Struct):
     cuts: tuple[Cut, ...] = ()
 
 
-class _Listed(msgspec.Struct):
-    parts: list[_ListedPart]
+class _Manifest(msgspec.Struct):
+    next: int = 1
+    parts: list[_ListedPart] = []
+
+
+def _read_manifest(dataset: Path) -> _Manifest:
+    """Return the manifest of a dataset, an empty one if it cannot be read."""
+    try:
+        return msgspec.json.decode(manifest_path(dataset).read_bytes(), type=_Manifest)
+    except (OSError, msgspec.MsgspecError):
+        return _Manifest()
 
 
 def listed_cuts(dataset: Path) -> dict[int, tuple[Cut, ...]]:
     """Return the cuts of parts by their number, as the manifest lists them; none if it cannot be read."""
-    try:
-        listed = msgspec.json.decode(manifest_path(dataset).read_bytes(), type=_Listed).parts
-    except (OSError, msgspec.MsgspecError):
-        return {}
-    return {part.number: part.cuts for part in listed if part.cuts}
+    return {part.number: part.cuts for part in _read_manifest(dataset).parts if part.cuts}
 
 
 def write_manifest(dataset: Path, content: bytes, files: Files, failpoint: Callable[[str], None]) -> None:
