@@ -94,6 +94,7 @@ class TestIdle:
     @pytest.mark.slow
     def test_a_full_disk_is_not_taken_for_idle(self, place: Place) -> None:
         """What could not be written is still to be done."""
+        place.shard("a.jsonl", dialogue("good"))
         place.dataset.symlink_to("/dev/full")
         with place.daemon("--until-idle", "200ms") as daemon:
             until(lambda: place.events("trouble"))
