@@ -32,13 +32,13 @@ demo: $(VENV)/ready ## Play real Crafter episodes and watch the dataset grow
 	$(BIN)/streamer demo
 
 test: $(VENV)/ready ## Run the quick suites
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-fast: $(VENV)/ready ## Run those of their tests that are not slow, before each commit
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 coverage: $(VENV)/ready ## Run the quick suites, and show which lines and branches none took
-	$(BIN)/python -m pytest -n auto --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term-missing:skip-covered
 
 # The ends of what pyproject.toml declares. uv is the one tool that resolves to the lowest versions.
 UV := $(VENV)/uv/bin/uv
@@ -52,12 +52,12 @@ $(UV): locks/uv.txt
 test-lowest: | $(VENV)/ready $(UV) ## Run the quick suites with the lowest versions that are declared
 	$(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/lowest
 	$(UV) pip install --quiet --python $(VENV)/lowest --resolution lowest-direct --editable '.[$(DECLARED)]'
-	$(VENV)/lowest/bin/python -m pytest -n auto
+	$(VENV)/lowest/bin/python -m pytest -n auto --dist worksteal
 
 test-latest: | $(VENV)/ready $(UV) ## Run the quick suites with the newest versions
 	$(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/latest
 	$(UV) pip install --quiet --python $(VENV)/latest --upgrade --refresh --editable '.[$(DECLARED)]'
-	$(VENV)/latest/bin/python -m pytest -n auto
+	$(VENV)/latest/bin/python -m pytest -n auto --dist worksteal
 
 test-pythons: | $(VENV)/ready ## Run lint and test-fast on each other Python that works here
 	set -e; own=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
