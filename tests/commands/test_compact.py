@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -40,7 +39,7 @@ from streamer.store.views.explain import explain
 from streamer.store.views.snapshot import open_ledger
 from streamer.web.records import at as record_at
 from streamer.web.records import newest
-from tests.helpers.crash_child import HALF_A_WRITE
+from tests.helpers.crash import HALF_A_WRITE, compacting, dies
 from tests.helpers.producer import (
     FakeClock,
     accounts,
@@ -474,7 +473,7 @@ class TestDeath:
         withdraw(folder, "gone")
         withdraw(folder, "fair")
         before = written(config.dataset.path)
-        died = die(folder, point, times)
+        died = dies(compacting, config, point, times)
         assert died or times == 2
         is_cut_short(written(config.dataset.path), before)
         work_off(config)
@@ -493,8 +492,8 @@ class TestDeath:
         work_off(config)
         withdraw(folder, "gone")
         before = written(config.dataset.path)
-        assert die(folder, point, 1)
-        die(folder, again, 1)
+        assert dies(compacting, config, point, 1)
+        dies(compacting, config, again, 1)
         is_cut_short(written(config.dataset.path), before)
         compacted(config, close_live=True)
         assert "gone" not in runs(config)
@@ -611,15 +610,6 @@ class Full(Files):
         """Rename, or fail."""
         self._fails("rename", os.fspath(old).endswith(".compacting"))
         super().rename(old, new)
-
-
-def die(folder: Path, point: str, times: int, size: int = 4) -> bool:
-    """Compact in another process that dies at a point; return whether it reached the point."""
-    tables = json.dumps({"roll": {"records": size}})
-    command = [sys.executable, "-m", "tests.helpers.compact_child", str(folder), point, str(times), tables]
-    code = subprocess.run(command, cwd=ROOT, check=False, timeout=30).returncode
-    assert code in (0, -signal.SIGKILL)
-    return code != 0
 
 
 def is_cut_short(now: bytes, before: bytes) -> None:

@@ -6,9 +6,6 @@ import errno
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,7 +21,7 @@ from streamer.daemon.build import open_pipeline
 from streamer.store.dataset.dead_letters import dead_letters_path
 from streamer.store.dataset.writer import DatasetWriter
 from streamer.store.parts.parts import RollRules
-from tests.helpers.crash_child import HALF_A_REWRITE, HALF_A_WRITE
+from tests.helpers.crash import HALF_A_REWRITE, HALF_A_WRITE, dies, working_off
 from tests.helpers.producer import (
     FakeClock,
     accounts,
@@ -95,10 +92,7 @@ def without_ids(dataset: Path) -> list[bytes]:
 
 def die(folder: Path, point: str, times: int, by: DedupBy = DedupBy.CONVERSATION) -> bool:
     """Work the folder off in another process that dies; say whether it came to that."""
-    command = [sys.executable, "-m", "tests.helpers.crash_child", str(folder), str(BATCH), by, point, str(times)]
-    code = subprocess.run(command, cwd=ROOT, check=False, timeout=30).returncode
-    assert code in (0, -signal.SIGKILL)
-    return code != 0
+    return dies(working_off, settings(folder, batch=BATCH, by=by), point, times)
 
 
 def visible(config: Config) -> bytes:

@@ -38,7 +38,7 @@ from streamer.sources.reader import Budget
 from streamer.sources.rollout_reader import RolloutReader, SessionRead, ToRead
 from streamer.store.ledger.paths import session_at, session_path
 from streamer.store.views.explain import explain
-from tests.helpers.crash_child import HALF_A_WRITE
+from tests.helpers.crash import HALF_A_WRITE, dies, working_off
 from tests.helpers.place import environment, until
 from tests.helpers.producer import (
     DEEP,
@@ -411,19 +411,8 @@ class TestDeath:
         oracle = settings(prepare(tmp_path / "oracle"), batch=2, conversations=mode)
         work_off(oracle)
         config = settings(prepare(tmp_path / "work"), batch=2, conversations=mode)
-        times = "1" if point == "dead letters written" else "2"
-        command = [
-            sys.executable,
-            "-m",
-            "tests.helpers.crash_child",
-            str(tmp_path / "work"),
-            "2",
-            "conversation",
-            point,
-            times,
-        ]
-        code = subprocess.run([*command, mode], cwd=ROOT, check=False, timeout=30).returncode
-        assert code == -signal.SIGKILL
+        times = 1 if point == "dead letters written" else 2
+        assert dies(working_off, config, point, times)
         seen = config.dataset.path.read_bytes()
         work_off(config)
         assert config.dataset.path.read_bytes().startswith(seen[: seen.rfind(b"\n") + 1])

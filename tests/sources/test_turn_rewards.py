@@ -6,8 +6,6 @@ import json
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,7 +21,6 @@ from streamer.base.env import Env
 from streamer.base.errors import ConfigError, UnavailableError
 from streamer.commands.doctor.checks import Level, examine
 from streamer.config import From
-from streamer.core.records.key import DedupBy
 from streamer.core.verdicts.join import JoinRule
 from streamer.core.verdicts.qualify import RecordRules
 from streamer.core.verdicts.turns import Turns
@@ -33,7 +30,7 @@ from streamer.sources.event_rewards import _PAGE, _SESSIONS, EventRewards
 from streamer.sources.local_database import LocalDatabase
 from streamer.sources.trace_database import TooSlowError
 from streamer.store.views.explain import explain
-from tests.helpers.crash_child import HALF_A_WRITE
+from tests.helpers.crash import HALF_A_WRITE, dies, working_off
 from tests.helpers.place import Place, ended, until
 from tests.helpers.producer import (
     FakeClock,
@@ -679,11 +676,7 @@ class TestDeath:
         died = 0
         seen = b""
         for _ in self.stages(folder):
-            command = [sys.executable, "-m", "tests.helpers.crash_child", str(folder), "3", DedupBy.CONVERSATION, point,
-                       str(times), "shards", json.dumps({"records": {"turns": turns}})]  # fmt: skip
-            code = subprocess.run(command, cwd=ROOT, check=False, timeout=60).returncode
-            assert code in (0, -signal.SIGKILL)
-            died += code != 0
+            died += dies(working_off, config, point, times)
             data = config.dataset.path.read_bytes()
             assert data.startswith(seen)
             seen = data[: data.rfind(b"\n") + 1]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +19,7 @@ from streamer.core.verdicts.near.signature import Signer
 from streamer.store.parts.files import open_dataset
 from streamer.store.parts.parts import RetainRules, RollRules, closed_numbers, part_path
 from streamer.store.views.explain import explain
-from tests.helpers.crash_child import HALF_A_WRITE
+from tests.helpers.crash import HALF_A_WRITE, dies, working_off
 from tests.helpers.producer import (
     accounts,
     add_outcome,
@@ -267,33 +264,15 @@ class TestWindow:
         work_off(msgspec.structs.replace(config, near=msgspec.structs.replace(near, keep=1)))
 
 
-def die(folder: Path, point: str, times: int, **tables: object) -> bool:
-    """Work the folder off in another process that dies; say whether it came to that."""
-    more = msgspec.json.encode({"near": NEAR, "cap": CAPS, **tables}).decode()
-    command = [
-        sys.executable,
-        "-m",
-        "tests.helpers.crash_child",
-        str(folder),
-        str(BATCH),
-        "conversation",
-        point,
-        str(times),
-    ]
-    code = subprocess.run([*command, "shards", more], cwd=ROOT, check=False, timeout=30).returncode
-    assert code in (0, -signal.SIGKILL)
-    return code != 0
-
-
 class TestDeath:
     """SIGKILL, and ledgers that are not what they were."""
 
     @pytest.mark.slow
     @pytest.mark.parametrize("times", [1, 3])
     @pytest.mark.parametrize("point", POINTS[:-1])
-    def test_a_death_anywhere_breaks_no_rule(self, folder: Path, config: Config, point: str, times: int) -> None:
+    def test_a_death_anywhere_breaks_no_rule(self, config: Config, point: str, times: int) -> None:
         """Counts and signatures are those of the dataset, and each line has its reason."""
-        assert die(folder, point, times)
+        assert dies(working_off, config, point, times)
         seen = config.dataset.path.read_bytes() if config.dataset.path.exists() else b""
         all_is_well(config)
         assert config.dataset.path.read_bytes().startswith(seen[: seen.rfind(b"\n") + 1])
@@ -301,12 +280,10 @@ class TestDeath:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("point", ["synced", HALF_A_WRITE])
-    def test_a_death_while_the_dataset_is_taken_up_breaks_no_rule(
-        self, folder: Path, config: Config, point: str
-    ) -> None:
+    def test_a_death_while_the_dataset_is_taken_up_breaks_no_rule(self, config: Config, point: str) -> None:
         """It can be interrupted like everything else."""
-        assert die(folder, point, 3)
-        assert die(folder, TAKEN_UP, 1)
+        assert dies(working_off, config, point, 3)
+        assert dies(working_off, config, TAKEN_UP, 1)
         all_is_well(config)
         assert accounts(config).counts == COUNTS
 
@@ -398,15 +375,15 @@ class TestParts:
     @pytest.mark.parametrize("times", [1, 2])
     @pytest.mark.parametrize("point", ["synced", "part named", "part closed", "committed", TAKEN_UP])
     def test_a_death_while_a_part_is_closed_breaks_no_rule(
-        self, folder: Path, config: Config, tmp_path: Path, point: str, times: int
+        self, config: Config, tmp_path: Path, point: str, times: int
     ) -> None:
         """Lines that the ledger has not heard of are taken up from every file."""
         whole = curated(prepare(tmp_path / "whole"))
         work_off(whole)
         config = self.rolling(config)
-        assert die(folder, "synced" if point == TAKEN_UP else point, times, roll=config.roll)
+        assert dies(working_off, config, "synced" if point == TAKEN_UP else point, times)
         if point == TAKEN_UP:
-            assert die(folder, point, 1, roll=config.roll)
+            assert dies(working_off, config, point, 1)
         seen = self.there(config)
         work_off(config)
         assert self.there(config).startswith(seen[: seen.rfind(b"\n") + 1])

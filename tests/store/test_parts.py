@@ -6,9 +6,6 @@ import hashlib
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +36,7 @@ from streamer.store.parts.parts import (
     part_path,
 )
 from streamer.store.views.explain import explain
+from tests.helpers.crash import dies, working_off
 from tests.helpers.producer import (
     FakeClock,
     accounts,
@@ -216,7 +214,7 @@ class TestDeath:
     def test_a_death_anywhere_loses_nothing_and_doubles_nothing(self, folder: Path, point: str, times: int) -> None:
         """Rules 1 to 3; parts that were closed stay as they were."""
         config = rolling(folder, records=3)
-        assert die(folder, point, times, roll=3)
+        assert dies(working_off, config, point, times)
         seen = written(config.dataset.path)
         before = {path: path.read_bytes() for path in config.dataset.path.parent.glob("good-*.jsonl")}
         work_off(config)
@@ -231,9 +229,9 @@ class TestDeath:
     def test_a_death_while_recovering_from_a_death(self, folder: Path, point: str) -> None:
         """Two parts were closed without the ledger's knowledge."""
         config = rolling(folder, records=3)
-        assert die(folder, "synced", 1, roll=3)
+        assert dies(working_off, config, "synced", 1)
         assert closed_numbers(config.dataset.path) == [1, 2]
-        assert die(folder, point, 1, roll=3)
+        assert dies(working_off, config, point, 1)
         work_off(config)
         assert turns(config) == list(range(LINES))
         assert list(lines_by_file(config).values()) == [3, 3, 3, 3, 3, 3, 2]
@@ -243,7 +241,7 @@ class TestDeath:
     def test_a_death_while_parts_are_removed(self, folder: Path, point: str, times: int) -> None:
         """What was given up is gone after the next start, what is kept is there."""
         config = rolling(folder, RetainRules(records=8), records=3)
-        assert die(folder, point, times, roll=3, keep=8)
+        assert dies(working_off, config, point, times)
         work_off(config)
         assert turns(config) == list(range(12, LINES))
         assert [part["number"] for part in described(config)] == [5, 6]
@@ -251,7 +249,7 @@ class TestDeath:
     def test_a_part_that_was_never_committed_can_go_with_its_keys(self, folder: Path) -> None:
         """Its lines are appended again, as their keys are not known any more, and counted once."""
         config = rolling(folder, RetainRules(records=3, forget_keys=True), records=3)
-        assert die(folder, "synced", 1, roll=3, keep=3, forget=True)
+        assert dies(working_off, config, "synced", 1)
         work_off(config)
         assert accounts(config).counts["appended"] == LINES
         assert turns(config) == list(range(18, LINES))
@@ -436,24 +434,6 @@ class TestRetention:
         assert gone(age=7.5) == [1, 2]
         assert gone(age=7.5, records=1) == [1, 2, 3, 4, 5]
         assert gone(bytes=1) == [1, 2, 3, 4, 5]
-
-
-def die(folder: Path, point: str, times: int, *, roll: int, keep: int | None = None, forget: bool = False) -> bool:
-    """Work the folder off in another process that dies; say whether it came to that."""
-    command = [
-        sys.executable,
-        "-m",
-        "tests.helpers.crash_child",
-        str(folder),
-        str(BATCH),
-        "conversation",
-        point,
-        str(times),
-    ]
-    command += ["shards", json.dumps({"roll": {"records": roll}, "retain": {"records": keep, "forget_keys": forget}})]
-    code = subprocess.run(command, cwd=ROOT, check=False, timeout=30).returncode
-    assert code in (0, -signal.SIGKILL)
-    return code != 0
 
 
 def bare_ids(data: bytes) -> bytes:
