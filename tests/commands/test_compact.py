@@ -463,7 +463,6 @@ def runs_of(data: bytes) -> list[str]:
 class TestDeath:
     """SIGKILL at every named point, and a disk without room."""
 
-    @pytest.mark.slow
     @pytest.mark.parametrize("times", [1, 2])
     @pytest.mark.parametrize("point", STEPS)
     def test_a_death_anywhere_loses_nothing_and_doubles_nothing(self, folder: Path, point: str, times: int) -> None:
@@ -483,7 +482,6 @@ class TestDeath:
         assert not {"gone", "fair"} & {*runs(config)}
         is_as_if_new(config, folder)
 
-    @pytest.mark.slow
     @pytest.mark.parametrize("again", STEPS[:-1])
     @pytest.mark.parametrize("point", ["part rewritten", "compaction committed", "part replaced"])
     def test_a_death_while_compacting_after_a_death(self, folder: Path, point: str, again: str) -> None:

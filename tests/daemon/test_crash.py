@@ -119,7 +119,6 @@ def all_is_well(config: Config, oracle: list[bytes], seen: bytes) -> None:
 class TestDeath:
     """SIGKILL at every named point."""
 
-    @pytest.mark.slow
     @pytest.mark.parametrize("times", [1, 3])
     @pytest.mark.parametrize("point", STEPS)
     def test_a_death_anywhere_loses_nothing_and_doubles_nothing(
@@ -136,7 +135,6 @@ class TestDeath:
         assert {*points} <= {*STEPS, MENDED, ADOPTED}
         assert {*STEPS, MENDED} - {*points} == {HALF_A_WRITE}
 
-    @pytest.mark.slow
     @pytest.mark.parametrize("point", ["synced", HALF_A_WRITE])
     @pytest.mark.parametrize("recovery", [MENDED, HALF_A_REWRITE, "committed"])
     def test_a_death_while_recovering_from_a_death_changes_nothing(
@@ -149,7 +147,6 @@ class TestDeath:
         assert visible(config).startswith(seen)
         all_is_well(config, oracle, visible(config))
 
-    @pytest.mark.slow
     def test_a_death_in_every_batch_comes_to_the_end_all_the_same(
         self, folder: Path, config: Config, oracle: list[bytes]
     ) -> None:
@@ -179,7 +176,6 @@ class TestDeath:
         assert config.dataset.path.read_bytes().startswith(seen)
         assert accounts(config).adopted == 0
 
-    @pytest.mark.slow
     def test_a_death_between_chunks_of_an_adoption_goes_on_where_it_was(self, tmp_path: Path) -> None:
         """A ledger that is rebuilt from a long dataset."""
         folder = tmp_path / "work"
@@ -390,7 +386,6 @@ class TestContradiction:
         assert visible(config) == seen
         all_is_well(config, oracle, seen)
 
-    @pytest.mark.slow
     @pytest.mark.parametrize("batches", [0, 1, 4])
     def test_an_older_copy_of_the_ledger_is_brought_up_to_the_dataset(
         self, folder: Path, config: Config, oracle: list[bytes], batches: int

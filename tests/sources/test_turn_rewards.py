@@ -664,7 +664,6 @@ class TestDeath:
         reward(folder, "b", 0)
         yield
 
-    @pytest.mark.slow
     @pytest.mark.parametrize("turns", [Turns.REWARDED, Turns.UNTIL_LAST_REWARD])
     @pytest.mark.parametrize("times", [1, 2])
     @pytest.mark.parametrize("point", STEPS)

@@ -267,7 +267,6 @@ class TestWindow:
 class TestDeath:
     """SIGKILL, and ledgers that are not what they were."""
 
-    @pytest.mark.slow
     @pytest.mark.parametrize("times", [1, 3])
     @pytest.mark.parametrize("point", POINTS[:-1])
     def test_a_death_anywhere_breaks_no_rule(self, config: Config, point: str, times: int) -> None:
@@ -278,7 +277,6 @@ class TestDeath:
         assert config.dataset.path.read_bytes().startswith(seen[: seen.rfind(b"\n") + 1])
         assert accounts(config).counts == COUNTS
 
-    @pytest.mark.slow
     @pytest.mark.parametrize("point", ["synced", HALF_A_WRITE])
     def test_a_death_while_the_dataset_is_taken_up_breaks_no_rule(self, config: Config, point: str) -> None:
         """It can be interrupted like everything else."""
@@ -371,7 +369,6 @@ class TestParts:
         assert all(", turn " in detail for detail in told)
         assert any("of good-00001.jsonl, from 0.jsonl, run run-0" in detail for detail in told)
 
-    @pytest.mark.slow
     @pytest.mark.parametrize("times", [1, 2])
     @pytest.mark.parametrize("point", ["synced", "part named", "part closed", "committed", TAKEN_UP])
     def test_a_death_while_a_part_is_closed_breaks_no_rule(
