@@ -8,8 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,10 +19,12 @@ from streamer.commands.cli import COMMANDS
 from streamer.commands.simulation.trace import TraceWriter
 from streamer.commands.soak import oracle, validate
 from streamer.commands.soak.agenda import Agenda
+from streamer.commands.soak.chaos import Chaos
 from streamer.commands.soak.journal import Journals, SoakJournal
 from streamer.commands.soak.problem import BrokenPromise
 from streamer.commands.soak.producer import SoakProducer
 from streamer.commands.soak.report import SoakReport, as_text
+from streamer.commands.soak.subjects import Children, DaemonUnderTest, SoakSource
 from streamer.commands.soak.watcher import Watcher
 from streamer.commands.soak.workspace import SoakWorkspace
 from tests.helpers.processes import mentioning, wait_for
@@ -106,6 +109,115 @@ def test_a_report_cannot_steer_the_terminal() -> None:
     lines = list(as_text(report))
     assert all(line.isprintable() for line in lines)
     assert any("a\\x1b[2J\\nb" in line for line in lines)
+
+
+# -- chaos -------------------------------------------------------------------------------------------------
+
+
+class IdleDaemon(DaemonUnderTest):
+    """A daemon that is no process; it writes down what is done to it."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    def start(self) -> None:
+        """Start."""
+        self.done.append("start")
+
+    def kill(self) -> None:
+        """Kill."""
+        self.done.append("kill")
+
+    def _does(self, what: str) -> Script:
+        self.done.append(what)
+        yield 0.0
+
+    def up(self) -> Script:
+        """Come up."""
+        return self._does("up")
+
+    def stop(self) -> Script:
+        """Stop."""
+        return self._does("stop")
+
+    def pause(self, seconds: float) -> Script:
+        """Pause."""
+        return self._does(f"pause {seconds > 0}")
+
+    def reload(self) -> Script:
+        """Reload."""
+        return self._does("reload")
+
+    def second(self) -> Script:
+        """Start a second one."""
+        return self._does("second")
+
+
+class IdleSource(SoakSource):
+    """A producer that is no process."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    def start(self) -> None:
+        """Start."""
+        self.done.append("start")
+
+    def kill(self) -> None:
+        """Kill."""
+        self.done.append("kill")
+
+
+def test_every_kind_of_mishap_happens_and_is_noted(workspace: SoakWorkspace) -> None:
+    """Ledgers and shards are really moved about; whatever happens, the daemon runs in the end."""
+    daemon, source = IdleDaemon(), IdleSource()
+    shards = {path.name for path in workspace.shards.rglob("*.jsonl")}
+    dataset = workspace.dataset.read_bytes()
+    with SoakJournal(workspace.journals, "chaos") as journal:
+        chaos = Chaos(workspace, Random(1), journal, daemon, source)
+        for _ in range(22):  # one deck
+            deque(chaos.act(ledger_too=True), maxlen=0)
+    assert {*journal.counts} == {
+        "daemon killed", "daemon killed while it started", "daemon stopped and started", "daemon paused",
+        "daemon reconfigured (SIGHUP)", "second daemon started", "ledger deleted", "ledger copied away",
+        "older ledger restored", "half a line appended to the dataset", "trace database locked", "producer killed",
+        "shards renamed", "shards copied", "shards touched",
+    }  # fmt: skip
+    assert daemon.done.count("start") == daemon.done.count("kill") + daemon.done.count("stop")
+    assert source.done == ["kill", "start"]
+    assert {path.name for path in workspace.shards.rglob("*.jsonl")} - shards
+    torn = workspace.dataset.read_bytes()
+    assert torn.startswith(dataset)
+    assert not torn.endswith(b"\n")
+
+
+def test_the_last_part_of_a_soak_is_without_mishaps_of_the_ledger(workspace: SoakWorkspace) -> None:
+    """Reading everything again could repair a mistake."""
+    with SoakJournal(workspace.journals, "chaos") as journal:
+        chaos = Chaos(workspace, Random(2), journal, IdleDaemon(), IdleSource())
+        for _ in range(44):
+            deque(chaos.act(ledger_too=False), maxlen=0)
+    assert not {"ledger deleted", "older ledger restored"} & {*journal.counts}
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_by_itself_or_with_a_wrong_status_breaks_a_promise(tmp_path: Path) -> None:
+    """The first daemon fails at once, as there is nothing to run; it is no daemon that a second one could refuse."""
+    workspace = SoakWorkspace(tmp_path)
+    workspace.make()
+    said: list[BrokenPromise] = []
+    with Children(workspace.logs) as children:
+        source = SoakSource(workspace, -1, children, said.append)
+        source._start(["streamer", "no-such-command"])
+        wait_for(lambda: source._child is None or source._child.status is not None)
+        source.check()
+        source.check()
+        deque(source.stop(), maxlen=0)
+        deque(source._await_end(children.start("other", ["streamer", "--version"]), "refuse", 4), maxlen=0)
+    ended, exited = said
+    assert (ended.kind, exited.kind) == ("producer_ended", "producer_exit")
+    assert "with status 2" in ended.what
+    assert "but with 0" in exited.what
 
 
 # -- the validator -----------------------------------------------------------------------------------------

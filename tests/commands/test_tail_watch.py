@@ -364,7 +364,6 @@ def test_history_keeps_all_of_a_long_time_in_bounded_memory() -> None:
 texts = st.text(max_size=60) | st.just(HOSTILE)
 
 
-@pytest.mark.slow
 @given(texts, texts, st.integers(1, 120), st.integers(1, 40), st.sampled_from(["known", "unknown"]))
 def test_no_line_is_wider_and_no_picture_higher_than_the_terminal(
     name: str, reply: str, width: int, height: int, ledger: str

@@ -174,7 +174,6 @@ def made(kind: str, session: str, turn: int, timed: bool) -> bytes:  # noqa: FBT
     return b"{" if kind == "bad" else b" "
 
 
-@pytest.mark.slow
 @given(kinds, st.integers(0, 10**9))
 def test_spans_partition_the_lines_and_the_counts_add_up(batch: list[tuple[str, str, int, bool]], length: int) -> None:
     """Every line that is not blank is in exactly one span, in order, and in exactly one count."""
@@ -196,7 +195,6 @@ def test_spans_partition_the_lines_and_the_counts_add_up(batch: list[tuple[str, 
     assert counts[State.ACCEPTED] == len({one[2] for one in batch if one[:2] == ("good", "a")})
 
 
-@pytest.mark.slow
 @given(kinds, st.integers(0, 10**9))
 def test_every_key_is_remembered_with_the_offset_of_its_line(
     batch: list[tuple[str, str, int, bool]], length: int
@@ -208,7 +206,6 @@ def test_every_key_is_remembered_with_the_offset_of_its_line(
         assert line_key(line, DedupBy.CONVERSATION) == key
 
 
-@pytest.mark.slow
 @given(kinds)
 def test_a_batch_judged_in_two_parts_comes_to_the_same(batch: list[tuple[str, str, int, bool]]) -> None:
     """Where a batch ends changes nothing but the number of spans."""

@@ -168,7 +168,6 @@ def test_what_is_no_time_is_none(value: Any) -> None:
     assert time_us(value) is None
 
 
-@pytest.mark.slow
 @given(st.datetimes(timezones=st.timezones() | st.none()))
 def test_time_is_exact_to_the_microsecond(when: datetime) -> None:
     """No float comes between, in any year and any zone."""
@@ -284,7 +283,6 @@ def test_a_line_cut_anywhere_is_malformed(data: st.DataObject, make: Any) -> Non
     assert reason(line[:stop]) in ("not_json", "invalid_utf8")
 
 
-@pytest.mark.slow
 @given(st.text(), st.lists(st.tuples(st.text(min_size=1), anything), max_size=3))
 def test_texts_and_metadata_arrive_as_they_were_written(text: str, extra: list[tuple[str, Any]]) -> None:
     """Whatever characters they hold."""

@@ -77,7 +77,6 @@ class TestEvidence:
         expected = any(held < number <= floor and number <= asked for number in numbers)
         assert is_lost(marks, answer(held, ack_floor=floor), asked) is expected
 
-    @pytest.mark.slow
     @given(st.integers(1, 5000))
     def test_marks_stay_few_and_the_last_one_stays(self, count: int) -> None:
         """Their number does not grow with the lines that wait."""

@@ -227,7 +227,6 @@ def test_a_shard_that_is_none_is_named(path: Path, shard: tuple[int, int]) -> No
         follow(path, shard=shard)
 
 
-@pytest.mark.slow
 @given(
     texts=st.lists(st.text(max_size=50), min_size=1, max_size=12),
     stops=st.lists(st.integers(0, 4), max_size=12),

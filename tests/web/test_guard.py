@@ -177,7 +177,6 @@ def test_a_page_for_others_is_asked_by_address_or_by_name_of_the_machine(locked:
     assert locked.get("/api/state", headers=bearer | {"Host": "evil.example"}).status_code == 421
 
 
-@pytest.mark.slow
 def test_a_page_for_others_is_refused_without_a_token(tmp_path: Path) -> None:
     """Exit code 2, before anything is served or written."""
     site = Site(tmp_path)
