@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -35,7 +36,8 @@ class End(Place):
         super().__init__(folder)
         add_outcome(make_traces(self.traces), "run", 1, 10)
         self.shard("sft_run.jsonl", *(dialogue("run", turn, f"state {turn}") for turn in range(5)))
-        work_off(load(self.config, {}, Flags()))
+        with ThreadPoolExecutor(1) as thread:  # a browser runs an event loop in this one
+            thread.submit(work_off, load(self.config, {}, Flags())).result()
         self.ledger = self.dataset.with_name("good.jsonl.ledger")
 
     def state(self, text: str, trouble: FailureBegan | None = None) -> dict[str, Any]:
