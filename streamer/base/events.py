@@ -193,6 +193,38 @@ class OutcomesSeen(Event):
 
 
 @dataclass(frozen=True)
+class NumberConverted(Event):
+    """A value of an outcome row became a number by the documented rule. Reported once for each column."""
+
+    name = "number_converted"
+    row: int
+    column: str
+    converted_from: str
+
+    def message(self) -> str:
+        """Say what was converted; the row is an example."""
+        return f"outcome_rewards.{self.column} holds {self.converted_from} (row {self.row}); it is read as a number"
+
+
+@dataclass(frozen=True)
+class OutcomeProblem(Event):
+    """A value of an outcome row is no number, so that the row does not qualify. Reported once for each column."""
+
+    name = "outcome_problem"
+    level = "warning"
+    row: int
+    column: str
+    problem: str
+
+    def message(self) -> str:
+        """Say which value, and what follows; the row is an example."""
+        return (
+            f"outcome_rewards.{self.column} of row {self.row} is no number but {self.problem}:"
+            " such rollouts do not qualify (`streamer status` counts their lines as not_a_number)"
+        )
+
+
+@dataclass(frozen=True)
 class DatabaseReplaced(Event):
     """Another file has replaced the trace database; its rows are read from the first one on."""
 

@@ -62,9 +62,10 @@ class Source(msgspec.Struct, frozen=True):
 
     ``pattern`` is matched with the name of a file, not with its folders. ``scan_interval`` and ``poll_interval`` are
     the seconds between two scans of the folder and two polls of the database. ``database_after`` is the time to wait
-    for the shard of a rollout, in seconds, before its conversation is read from the database. ``token`` is the token
-    for a server; ``database`` does not contain it. With ``kind = "jetstream"`` only the records of a fleet are read:
-    those in ``buckets``, or all.
+    for the shard of a rollout, in seconds, before its conversation is read from the database. ``objective`` names the
+    rows that are outcomes where the database has one for each objective (``objective_key`` of synth-ai 0.4 to 0.9).
+    ``token`` is the token for a server; ``database`` does not contain it. With ``kind = "jetstream"`` only the records
+    of a fleet are read: those in ``buckets``, or all.
     """
 
     shards: Path
@@ -77,6 +78,7 @@ class Source(msgspec.Struct, frozen=True):
     scan_interval: float = 5.0
     poll_interval: float = 0.1
     max_line_bytes: int = 64 * MIB
+    objective: str = "reward"
     token: Secret = NO_SECRET
     kind: SourceKind = SourceKind.LOCAL
     buckets: frozenset[int] | None = None

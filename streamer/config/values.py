@@ -93,6 +93,11 @@ def where_of(raw: object, _folder: Path) -> str:
     return text
 
 
+def objective_of(raw: object, _folder: Path) -> str:
+    """Parse the name of an objective."""
+    return _text_of(raw, 'the name of an objective such as "reward"')
+
+
 def models_of(raw: object, _folder: Path) -> tuple[str, ...]:
     """Parse a list of model names."""
     allowed = 'a list of model names such as ["gpt-5-nano"]'

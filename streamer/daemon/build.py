@@ -74,7 +74,8 @@ def _outcomes(config: Config, env: Env) -> OutcomePoller | NoOutcomes:
     source, where = config.source, config.qualify.where
     if not source.is_local:
         return NoOutcomes(where, f"the stream {Names(config.fleet.prefix, config.fleet.dataset).stream}")
-    return OutcomePoller(source.database, where, env.clock, token=source.token, turns=config.records.turn_rules)
+    turns = config.records.turn_rules
+    return OutcomePoller(source.database, where, env.clock, token=source.token, turns=turns, objective=source.objective)
 
 
 def _sources(

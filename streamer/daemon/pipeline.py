@@ -306,6 +306,9 @@ class Pipeline:
         if self.outcomes.replaced:
             self.outcomes.replaced = False
             self._emit(DatabaseReplaced(str(self.outcomes.path)))
+        for notice in self.outcomes.notices:
+            self._emit(notice)
+        self.outcomes.notices = []
         self.poll_pause = self.outcomes.pause(self.config.source.poll_interval)
         self._failures.over("read outcomes")
         changed = await self.ledger.store_outcomes(rows, self.rules.join, self.outcomes.rewards)

@@ -21,7 +21,7 @@ from streamer.config import Config
 from streamer.daemon.build import open_pipeline
 from streamer.daemon.pipeline import Pipeline
 from streamer.daemon.status import DaemonStatus, DatasetStatus
-from streamer.sources.outcomes import check_condition
+from streamer.sources.condition import check_condition
 from streamer.sources.read_cache import ReadCache
 from streamer.sources.wake_ups import PendingChanges
 

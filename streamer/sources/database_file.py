@@ -30,7 +30,7 @@ _MAX_VALUE = 512 << 10
 
 _ALLOWED = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
 _PRIMARY = 0xFF
-_PRAGMAS = frozenset({"data_version", "table_info"})
+_PRAGMAS = frozenset({"data_version", "table_info", "table_xinfo"})
 _FORBIDDEN_FUNCTIONS = frozenset({"load_extension", "readfile", "writefile", "edit"})
 
 

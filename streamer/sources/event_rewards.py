@@ -8,13 +8,13 @@ Invariants
 
 from __future__ import annotations
 
-import math
 import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from streamer.base.errors import ConfigError, UnavailableError
 from streamer.core.records.layouts import time_us
+from streamer.core.records.number import number_of
 from streamer.core.verdicts.turns import SessionRewards, TurnReward, achievements_in, is_turn
 from streamer.sources.trace_database import TooSlowError, TraceDatabase
 
@@ -121,11 +121,10 @@ class EventRewards:
 
     def _add(self, rewards: dict[str, list[TurnReward]], row: Sequence[Any]) -> None:
         session, turn, value, happened, recorded, annotation = map(self._db.value, row[1:])
-        if session not in rewards or not is_turn(turn) or not isinstance(value, int | float):
-            return
-        if math.isfinite(value):
+        number = number_of(value).value
+        if session in rewards and is_turn(turn) and number is not None:
             names = achievements_in(annotation if isinstance(annotation, str) else None)
-            rewards[session].append(TurnReward(turn, float(value), time_us(happened), time_us(recorded), names))
+            rewards[session].append(TurnReward(turn, float(number), time_us(happened), time_us(recorded), names))
 
     def _too_slow(self) -> TooSlowError:
         hint = "it is tried again; if that does not end: has event_rewards lost its index on session_id?"

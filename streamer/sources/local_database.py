@@ -20,7 +20,7 @@ from streamer.base.errors import UnavailableError
 from streamer.base.files import Clock
 from streamer.config.database_url import local_path
 from streamer.sources.database_file import file_id, file_times, is_busy, open_trace_database, primary_code
-from streamer.sources.trace_database import Opened, StatementError, TooSlowError
+from streamer.sources.trace_database import Opened, TooSlowError
 
 _LONGEST_READ = 0.1
 """Timeout of one read in seconds: a longer one would delay the producer."""
@@ -38,6 +38,10 @@ _TRUST = 1.0
 """Seconds for which unchanged file times are trusted; then SQLite itself is asked."""
 
 
+_POLL_TIMEOUT = 0.5
+"""Seconds after which lines no longer wait for a condition that is slow."""
+
+
 class LocalDatabase:
     """One file, which may appear, disappear and be replaced.
 
@@ -47,7 +51,7 @@ class LocalDatabase:
     """
 
     sweep_pause = _SWEEP_PAUSE
-    poll_timeout: float | None = None
+    poll_timeout = _POLL_TIMEOUT
     keeps_positions = False
 
     def __init__(self, database: str, clock: Clock) -> None:
@@ -123,40 +127,19 @@ class LocalDatabase:
         Raises:
             UnavailableError: The file is busy or damaged; TooSlowError if it took too long.
         """
-        try:
-            return await self._execute(sql, values)
-        except sqlite3.Error as error:
-            raise self._unavailable(error) from error
-
-    async def validate(self, sql: str, values: Sequence[Any]) -> None:
-        """Validate a SELECT without reading its rows.
-
-        Raises:
-            StatementError: SQLite rejects it.
-            UnavailableError: The file cannot be read now.
-        """
-        try:
-            await self._execute(f"EXPLAIN {sql}", values)
-        except (sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.Warning) as error:
-            if isinstance(error, sqlite3.Error) and is_busy(error):
-                raise self._unavailable(error) from error
-            raise StatementError(str(error)) from error
-        except sqlite3.DatabaseError as error:
-            if primary_code(error) == sqlite3.SQLITE_AUTH:
-                raise StatementError(str(error)) from error
-            raise self._unavailable(error) from error
-
-    async def _execute(self, sql: str, values: Sequence[Any]) -> list[Any]:
         if self._db is None:
             raise AssertionError("the database is closed")
         self._deadline = self._clock.monotonic() + _LONGEST_READ
-        return list(await self._db.execute_fetchall(sql, values))
+        try:
+            return list(await self._db.execute_fetchall(sql, values))
+        except sqlite3.Error as error:
+            raise self._unavailable(error) from error
 
     def _unavailable(self, error: sqlite3.Error) -> UnavailableError:
         op, place = "read outcomes", str(self.path)
         if primary_code(error) == sqlite3.SQLITE_INTERRUPT:
-            cause = f"the condition took more than {_LONGEST_READ} s"
-            hint = "smaller pages are tried; if that does not end, make qualify.where simpler"
+            cause = f"a read took more than {_LONGEST_READ} s"
+            hint = "smaller pages are tried; is the disk slow?"
             return TooSlowError(op, place, cause, hint)
         hint = (
             "the producer is writing; it is tried again"

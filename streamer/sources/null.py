@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from streamer.base.errors import UnavailableError
+from streamer.base.events import Event
 from streamer.core.records.model import Cursor, Outcome, Span
 from streamer.core.verdicts.join import JoinRule
 from streamer.core.verdicts.turns import SessionRewards, TurnRules
@@ -20,6 +21,7 @@ class NoOutcomes:
     caught_up = True
     replaced = False
     rewards: Sequence[SessionRewards] = ()
+    notices: Sequence[Event] = ()
 
     def __init__(self, where: str, path: str) -> None:
         self.path = path

@@ -15,27 +15,30 @@ from __future__ import annotations
 
 import asyncio
 import random as randomness
-import re
-import sqlite3
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from blake3 import blake3
 
 from streamer.base.errors import ConfigError, StreamerError, UnavailableError
+from streamer.base.events import Event, NumberConverted, OutcomeProblem
 from streamer.base.files import Clock
 from streamer.base.secret import NO_SECRET, Secret
 from streamer.config.database_url import Server, server_of
-from streamer.core.records.layouts import time_us
+from streamer.core.records.layouts import latest_us
 from streamer.core.records.model import Outcome
+from streamer.core.records.number import Number, number_of
+from streamer.core.verdicts.reasons import NOT_A_NUMBER
 from streamer.core.verdicts.turns import SessionRewards, TurnRules
+from streamer.sources.condition import NUMBERS, Columns, Plan, needs_sessions, plan, quoted, text_literal
+from streamer.sources.evaluator import CopiedRow, Evaluation, Evaluator
 from streamer.sources.event_rewards import EventRewards
 from streamer.sources.local_database import LocalDatabase
 from streamer.sources.remote_database import RemoteDatabase
-from streamer.sources.trace_database import Opened, StatementError, TooSlowError, TraceDatabase
+from streamer.sources.trace_database import Opened, TooSlowError, TraceDatabase
 
 PAGE = 500
 """Maximum number of rows in one read; a slow condition reduces it."""
@@ -43,10 +46,7 @@ PAGE = 500
 _PAGE_WITH_REWARDS = 100
 """The same maximum if the event rewards of their sessions are read with them."""
 
-_OPTIONAL = ("achievements_count", "total_steps", "created_at")
-_NOT_CODE = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
-"""SQL that may hold any character: strings, quoted names, comments."""
-
+_OBJECTIVE = "objective_key"
 _MAX_METADATA = 1 << 16
 """Maximum length of ``reward_metadata`` in characters; the task app writes some hundred."""
 
@@ -56,34 +56,10 @@ def rule_name(where: str, keys: Sequence[str] = ()) -> str:
     return blake3("\0".join([where.strip(), *keys]).encode()).hexdigest(8)
 
 
-_PRODUCER_SCHEMA = """
-CREATE TABLE outcome_rewards (id INTEGER PRIMARY KEY, session_id, total_reward, achievements_count, total_steps,
-  created_at, reward_metadata);
-CREATE TABLE session_traces (session_id, created_at, num_timesteps, num_events, num_messages, metadata,
-  experiment_id, embedding);
-"""
-
-
-def check_condition(where: str) -> None:
-    """Validate a condition as far as possible without a trace database.
-
-    Raises:
-        ConfigError: It is no SQL condition. Columns that are missing in the producer's tables are accepted.
-    """
-    _reject_several_statements(where)
-    with closing(sqlite3.connect(":memory:")) as db:
-        db.executescript(_PRODUCER_SCHEMA)
-        try:
-            db.execute(
-                f"EXPLAIN SELECT 1 FROM outcome_rewards JOIN session_traces USING (session_id) WHERE ({where}\n)"
-            )
-        except (sqlite3.Error, sqlite3.Warning) as error:
-            if not str(error).startswith("no such"):
-                raise _bad_where(where, error) from error
-
-
 class OutcomePoller:
     """Reads the rows of one trace database, page by page.
+
+    ``notices`` are conversions and problems of values to report; each kind is noted once for each column.
 
     Args:
         database: A path or a URL.
@@ -91,6 +67,7 @@ class OutcomePoller:
         clock: The current time.
         token: The token to show to a server.
         turns: The event rewards to read with rows that qualify; None reads none.
+        objective: The objective whose rows are outcomes, where the table has a column ``objective_key``.
         random: Returns a number from 0 to 1, for the pauses after failures of a server.
     """
 
@@ -102,13 +79,18 @@ class OutcomePoller:
         *,
         token: Secret = NO_SECRET,
         turns: TurnRules | None = None,
+        objective: str = "reward",
         random: Callable[[], float] = randomness.random,
     ) -> None:
         server = server_of(database, token)
         self._db: TraceDatabase = RemoteDatabase(server, clock, random) if server else LocalDatabase(database, clock)
         self._clock = clock
+        self._objective = objective
         self._background_poll: asyncio.Task[Sequence[Outcome]] | None = None
         self._found_new = False
+        self._evaluator: Evaluator | None = None
+        self._noted: set[tuple[str, str]] = set()
+        self.notices: Sequence[Event] = ()
         self.replaced = False
         self.set_where(where, turns)
 
@@ -119,7 +101,7 @@ class OutcomePoller:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the last poll still runs in the background, waiting for a server."""
+        """Whether the last poll still runs in the background, waiting for a server or a condition."""
         return self._background_poll is not None
 
     def set_where(self, where: str, turns: TurnRules | None = None, keys: Sequence[str] = ()) -> None:
@@ -154,15 +136,14 @@ class OutcomePoller:
         """Return one page of rows that may be new or changed; empty if there are none.
 
         Afterwards ``rewards`` holds the event rewards of those sessions of the page that qualify, if they are
-        configured, and ``caught_up`` says whether each present row has been returned once. If a server is slow to
-        answer, the poll returns nothing and continues in the background (``is_waiting``): a later one has its rows.
+        configured, and ``caught_up`` says whether each present row has been returned once. If a server or a
+        condition is slow, the poll returns nothing and continues in the background (``is_waiting``): a later one has
+        its rows.
 
         Raises:
             UnavailableError: The database is missing, busy or damaged; poll again later.
             ConfigError: The condition cannot be evaluated on this database.
         """
-        if self._db.poll_timeout is None:
-            return await self._poll()
         if self._background_poll is None:
             self._background_poll = asyncio.ensure_future(self._poll())
         await asyncio.wait([self._background_poll], timeout=self._db.poll_timeout)
@@ -211,7 +192,7 @@ class OutcomePoller:
             UnavailableError: The database cannot be read now.
         """
         if self._db.is_open:
-            await self._statement(where)
+            await self._plan(where)
             events = self._event_rewards(turns)
             if events is not None:
                 await events.prepare()
@@ -223,7 +204,12 @@ class OutcomePoller:
             with suppress(asyncio.CancelledError, StreamerError):
                 await poll
         self._reset()
+        self._close_evaluator()
         await self._db.close()
+
+    def _close_evaluator(self) -> None:
+        if self._evaluator is not None:
+            self._evaluator.close()
 
     def _cancel_poll(self) -> asyncio.Task[Sequence[Outcome]] | None:
         """Cancel the poll in the background, if there is one, and return it."""
@@ -233,7 +219,9 @@ class OutcomePoller:
         return poll
 
     async def _prepare(self) -> None:
-        self._sql = await self._statement(self.where)
+        made, self._sql = await self._plan(self.where)
+        self._close_evaluator()
+        self._evaluator = Evaluator(made)
         if self._events is not None:
             await self._events.prepare()
 
@@ -304,61 +292,132 @@ class OutcomePoller:
     async def _rows_after(self, last: int, more: int = 0) -> tuple[list[Outcome], bool]:
         """Return one page of rows, ``more`` rows longer than usual, and whether it was the last one."""
         limit = self._page_rows + more
-        rows = await self._db.fetch(self._sql, (last, limit))
+        fetched = await self._db.fetch(self._sql, (last, limit))
         self._page_rows = min(self._max_rows, 2 * self._page_rows)  # the slow read may have been due to a busy machine
         # One row per id, even if session_traces has a session twice.
-        return list({row[0]: self._outcome(row) for row in rows}.values()), len(rows) < limit
+        rows = list({row[0]: _Read(row[0], list(map(self._db.value, row[1:]))) for row in fetched}.values())
+        return await self._outcomes(rows), len(fetched) < limit
 
-    def _outcome(self, row: Sequence[Any]) -> Outcome:
-        number, *values, qualifies = row
-        session, reward, achievements, steps, created_at, metadata = map(self._db.value, values)
+    async def _outcomes(self, rows: Sequence[_Read]) -> list[Outcome]:
+        """Return rows as outcomes: numbers become numbers, then the condition is evaluated on what it looks at."""
+        numbers = [dict(zip(NUMBERS, map(number_of, row.values[1:4]), strict=True)) for row in rows]
+        problems = [self._problem(row, found) for row, found in zip(rows, numbers, strict=True)]
+        sound = [i for i, problem in enumerate(problems) if not problem]
+        if self._evaluator is None:
+            raise AssertionError("the statement was prepared")
+        copied = [_copied(rows[i], numbers[i], self._evaluator.plan) for i in sound]
+        evaluations = dict(zip(sound, await self._evaluator.evaluate(copied), strict=True))
+        return [
+            self._outcome(row, numbers[i], evaluations.get(i) or Evaluation(qualifies=False, problem=problems[i]))
+            for i, row in enumerate(rows)
+        ]
+
+    def _problem(self, row: _Read, numbers: Mapping[str, Number]) -> str:
+        """Return why a row cannot be evaluated, or an empty text; note conversions and problems, to report them."""
+        problem = ""
+        for column, number in numbers.items():
+            if number.problem:
+                problem = NOT_A_NUMBER
+                self._note(OutcomeProblem(row.number, column, number.problem))
+            elif number.converted_from:
+                self._note(NumberConverted(row.number, column, number.converted_from))
+        return problem
+
+    def _note(self, notice: NumberConverted | OutcomeProblem) -> None:
+        """Report a notice, once for each kind and column."""
+        kind = (notice.name, notice.column)
+        if kind not in self._noted:
+            self._noted.add(kind)
+            self.notices = [*self.notices, notice]
+
+    def _outcome(self, row: _Read, numbers: Mapping[str, Number], evaluation: Evaluation) -> Outcome:
+        session, _, _, _, created_at, metadata = row.values[:_FIRST_COPIED]
         return Outcome(
-            id=number,
+            id=row.number,
             session="" if session is None else str(session),
-            total_reward=reward if isinstance(reward, int | float) else None,
-            achievements_count=achievements if isinstance(achievements, int) else None,
-            total_steps=steps if isinstance(steps, int) else None,
+            total_reward=numbers["total_reward"].value,
+            achievements_count=numbers["achievements_count"].value,
+            total_steps=numbers["total_steps"].value,
             created_at=str(created_at),
-            created_us=time_us(created_at),
-            qualifies=bool(qualifies),
+            created_us=latest_us(created_at),
+            qualifies=evaluation.qualifies,
             rule=self.rule,
             metadata=_metadata_keys(metadata, self._keys),
+            problem=evaluation.problem,
         )
 
-    async def _statement(self, where: str) -> str:
-        _reject_several_statements(where)
-        columns = await self._columns("outcome_rewards")
-        missing = {"session_id", "total_reward"} - columns
+    async def _plan(self, where: str) -> tuple[Plan, str]:
+        """Return how to evaluate a condition, and the statement that reads a page of rows for it."""
+        columns = Columns(await self._columns("outcome_rewards"), await self._columns("session_traces"))
+        missing = {"session_id", "total_reward"} - columns.outcomes.keys()
         if missing:
             raise UnavailableError(
                 "read outcomes",
                 str(self.path),
                 f"outcome_rewards has no column {', '.join(sorted(missing))}"
-                if columns
+                if columns.outcomes
                 else "no table outcome_rewards yet",
                 "the producer makes it with its first rollout; is tracing on, and is this the right database?",
             )
-        number = "outcome_rewards.rowid"  # the same as id in tables that the producer made
-        names = ["session_id", "total_reward", *(name if name in columns else None for name in _OPTIONAL)]
-        read = [self._db.column(f"outcome_rewards.{name}") if name else "NULL" for name in names]
-        read.append(self._db.column(_METADATA) if self._keys and "reward_metadata" in columns else "NULL")
-        sessions = "LEFT JOIN session_traces USING (session_id)" if await self._columns("session_traces") else ""
-        source = f"FROM outcome_rewards {sessions} WHERE {number} > ?"
-        # In the WHERE clause an aggregate is an error; in the column list it would merge all rows into one.
         try:
-            await self._db.validate(f"SELECT 1 {source} AND ({where}\n)", (0,))
-        except StatementError as error:
-            if sessions or "no such" not in str(error):
-                raise _bad_where(where, error) from error
+            made = plan(where, columns)
+        except ConfigError as error:
+            if columns.sessions or not needs_sessions(where, columns):
+                raise
             hint = "the producer makes it with its first session"
             raise UnavailableError("read outcomes", str(self.path), "no table session_traces yet", hint) from error
+        return made, self._statement(made, columns)
+
+    def _statement(self, made: Plan, columns: Columns) -> str:
+        names = ["session_id", *NUMBERS, "created_at"]
+        read = [self._column("outcome_rewards", name) if name in columns.outcomes else "NULL" for name in names]
+        read.append(self._db.column(_METADATA) if self._keys and "reward_metadata" in columns.outcomes else "NULL")
+        read += [self._column("outcome_rewards", name) for name in made.outcomes]
+        if columns.sessions:
+            read += [self._column("session_traces", name) for name in ("session_id", *made.sessions)]
+            sessions = "LEFT JOIN session_traces USING (session_id)"
+        else:
+            read.append("NULL")
+            sessions = ""
+        # The rowid is the same as id in tables that the producer made.
         return (
-            f"SELECT {number}, {', '.join(read)},\n"
-            f"CASE WHEN ({where}\n) THEN 1 ELSE 0 END {source} ORDER BY {number} LIMIT ?"
+            f"SELECT outcome_rewards.rowid, {', '.join(read)} FROM outcome_rewards {sessions}"
+            f" WHERE outcome_rewards.rowid > ?{self._of_objective(columns)} ORDER BY outcome_rewards.rowid LIMIT ?"
         )
 
-    async def _columns(self, table: str) -> set[str]:
-        return {row[0] for row in await self._db.fetch("SELECT name FROM pragma_table_info(?)", (table,))}
+    def _of_objective(self, columns: Columns) -> str:
+        """Return SQL that leaves the rows of other objectives out: they hold a latency or a cost, to be minimised."""
+        if _OBJECTIVE not in columns.outcomes:
+            return ""
+        return f" AND outcome_rewards.{_OBJECTIVE} = {text_literal(self._objective)}"
+
+    def _column(self, table: str, name: str) -> str:
+        return self._db.column(f"{table}.{quoted(name)}")
+
+    async def _columns(self, table: str) -> dict[str, str]:
+        """Return the declared types of a table's columns by name; nothing if there is no such table."""
+        rows = await self._db.fetch("SELECT name, type FROM pragma_table_xinfo(?) WHERE hidden <> 1", (table,))
+        return {str(name): str(kind) for name, kind in rows}
+
+
+class _Read(NamedTuple):
+    """A row as it was read: its rowid, and the columns of the statement after it."""
+
+    number: int
+    values: list[Any]
+
+
+_FIRST_COPIED = 6
+"""Position of the first column that is copied for the condition: six that an outcome consists of come before."""
+
+
+def _copied(row: _Read, numbers: Mapping[str, Number], made: Plan) -> CopiedRow:
+    """Return what the condition looks at in a row."""
+    stop = _FIRST_COPIED + len(made.outcomes)
+    copied = zip(made.outcomes, row.values[_FIRST_COPIED:stop], strict=True)
+    own = [numbers[name].value if name in numbers else value for name, value in copied]
+    session, *theirs = row.values[stop:]
+    return CopiedRow(row.number, [row.values[0], *own], None if session is None else [session, *theirs])
 
 
 _METADATA = (
@@ -385,23 +444,3 @@ def _is_scalar(value: object) -> bool:
 
 def _identity(row: Outcome) -> tuple[int, str, str]:
     return row.id, row.session, row.created_at
-
-
-def _reject_several_statements(where: str) -> None:
-    """Reject a condition that ends its statement.
-
-    Raises:
-        ConfigError: It does.
-    """
-    if ";" in _NOT_CODE.sub("", where):
-        raise _bad_where(where, "it has a ; and is more than a condition")
-
-
-def _bad_where(where: str, error: Exception | str) -> ConfigError:
-    return ConfigError(
-        "use the condition",
-        "qualify.where",
-        f"{where!r}: {error}",
-        "it is an SQL condition over outcome_rewards and session_traces, such as total_reward > 0;"
-        " name the table where both have the column, as in outcome_rewards.created_at",
-    )

@@ -22,8 +22,7 @@ from streamer.base.text import printable
 from streamer.config.database_url import Server
 from streamer.sources.libsql_process import LibsqlProcess
 from streamer.sources.pace import Pace
-from streamer.sources.trace_database import Opened, StatementError
-from streamer.sources.wire import is_rejection
+from streamer.sources.trace_database import Opened
 
 _STATEMENT_SECONDS = 10.0
 """Timeout of one statement."""
@@ -55,7 +54,7 @@ class RemoteDatabase:
     """
 
     sweep_pause = _SWEEP_PAUSE
-    poll_timeout: float | None = _POLL_TIMEOUT
+    poll_timeout = _POLL_TIMEOUT
     keeps_positions = True
 
     def __init__(
@@ -103,22 +102,6 @@ class RemoteDatabase:
         Raises:
             UnavailableError: The server cannot be read now; TooSlowError if it takes too long.
         """
-        try:
-            return await self._ask(sql, values)
-        except StatementError as error:
-            hint = "it is tried again; if a row makes the condition fail, guard it (json_valid(...) AND ...)"
-            raise self._failed(UnavailableError(_OP, str(self.path), str(error), hint)) from error
-
-    async def validate(self, sql: str, values: Sequence[Any]) -> None:
-        """Validate a SELECT without reading its rows.
-
-        Raises:
-            StatementError: The server rejects it.
-            UnavailableError: The server cannot be read now.
-        """
-        await self._ask(f"EXPLAIN {sql}", values)
-
-    async def _ask(self, sql: str, values: Sequence[Any]) -> list[Any]:
         async with self._lock:
             try:
                 answer = await self._process.ask(sql, values)
@@ -128,10 +111,7 @@ class RemoteDatabase:
             self._pace.worked()
             self._failure = None
             return answer.rows
-        cause = plain(answer.error, self.path)
-        if is_rejection(answer.error):
-            raise StatementError(cause)
-        raise self._failed(unavailable(_OP, self.path, cause))
+        raise self._failed(unavailable(_OP, self.path, plain(answer.error, self.path)))
 
     def _failed(self, error: UnavailableError) -> UnavailableError:
         self._failure = error
@@ -143,14 +123,17 @@ class RemoteDatabase:
         """Return the column as libsql can transfer it: invalid UTF-8 or an infinity would fail the whole answer."""
         return (
             f"CASE typeof({expression}) WHEN 'text' THEN CAST({expression} AS BLOB)"
-            f" WHEN 'real' THEN printf('%!.17g', {expression}) ELSE {expression} END"
+            f" WHEN 'real' THEN printf('%!.17g', {expression}) WHEN 'blob' THEN 'x' || hex({expression})"
+            f" ELSE {expression} END"
         )
 
     def value(self, value: Any) -> Any:
-        """Return the text or the number that was transferred."""
+        """Return the text, the bytes or the number that was transferred."""
         if isinstance(value, bytes):
             return value.decode("utf-8", "backslashreplace")
-        return float(value) if isinstance(value, str) else value
+        if isinstance(value, str):
+            return bytes.fromhex(value[1:]) if value.startswith("x") else float(value)
+        return value
 
     def pause(self, interval: float, *, found_new: bool) -> float:
         """Return the seconds until the next poll, which grow while there are no new rows."""

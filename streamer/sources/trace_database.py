@@ -26,20 +26,16 @@ class TooSlowError(UnavailableError):
     """A read was aborted because it took too long. Fewer rows may succeed."""
 
 
-class StatementError(Exception):
-    """The database rejected a statement."""
-
-
 class TraceDatabase(Protocol):
     """One trace database, opened read-only.
 
     ``sweep_pause`` is the pause between two pages of known rows, in seconds. ``poll_timeout`` is the time that a poll
-    waits before it continues in the background, in seconds; None if every read is short. ``keeps_positions`` says
-    that positions outlive a failure, as reading the last row again shows whether they are valid.
+    waits before it continues in the background, in seconds. ``keeps_positions`` says that positions outlive a failure,
+    as reading the last row again shows whether they are valid.
     """
 
     sweep_pause: float
-    poll_timeout: float | None
+    poll_timeout: float
     keeps_positions: bool
 
     @property
@@ -77,14 +73,6 @@ class TraceDatabase(Protocol):
 
         Raises:
             UnavailableError: It cannot be read now; TooSlowError if that took too long.
-        """
-
-    async def validate(self, sql: str, values: Sequence[Any]) -> None:
-        """Validate a SELECT without reading its rows.
-
-        Raises:
-            StatementError: The database rejects it.
-            UnavailableError: The database cannot be read now.
         """
 
     def column(self, expression: str) -> str:

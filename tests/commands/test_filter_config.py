@@ -19,7 +19,7 @@ from streamer.commands.filter.config import FilterConfig, load, read
 from streamer.commands.filter.daemon import condition, daemon_config
 from streamer.commands.filter.run import run
 from streamer.config import Source
-from streamer.sources.outcomes import check_condition
+from streamer.sources.condition import check_condition
 from tests.helpers.traces import add_session, make_conversations
 
 WILD = [

@@ -96,7 +96,7 @@ def make_traces(path: Path, *, wal: bool = False) -> Path:
 
 def add_outcome(path: Path, session: str, reward: object, seconds: float = 0.0, **more: Any) -> int:
     """Add an outcome row, and its session if that is new; return the row's id. ``more`` is of its metadata."""
-    created = (EPOCH + timedelta(seconds=seconds)).isoformat()
+    created = (EPOCH + timedelta(seconds=seconds)).isoformat(timespec="microseconds")
     metadata = json.dumps({"env_id": "env", "policy_id": "policy", "env_seed": 7, "final_achievements": []} | more)
     with closing(sqlite3.connect(path)) as db, db:
         db.execute(

@@ -130,7 +130,7 @@ def add_session(
             "INSERT INTO outcome_rewards (session_id, total_reward, achievements_count, total_steps, created_at)"
             " VALUES (?, ?, 1, 8, ?)",
             [
-                (session, reward, (EPOCH + timedelta(seconds=created + 100 + i)).isoformat())
+                (session, reward, (EPOCH + timedelta(seconds=created + 100 + i)).isoformat(timespec="microseconds"))
                 for i, reward in enumerate(rewards)
             ],
         )

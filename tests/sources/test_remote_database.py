@@ -13,8 +13,8 @@ from streamer.base.errors import ConfigError, MissingExtraError
 from streamer.base.secret import NO_SECRET, Secret
 from streamer.config import TOKEN_CREDENTIAL, Flags, load, token_of
 from streamer.config.database_url import Server, locate, server_of, split_token, without_secrets
+from streamer.sources.condition import check_condition
 from streamer.sources.libsql_process import LibsqlProcess
-from streamer.sources.outcomes import check_condition
 from streamer.sources.pace import LONGEST_PAUSE, Pace
 from streamer.sources.remote_database import plain, unavailable
 from streamer.sources.wake_ups import WakeUps

@@ -317,7 +317,7 @@ class TestSchemaVersion1:
         assert after == schema(tmp_path / "new")
         changed = {name for name in before if before[name] != after[name]}
         assert changed == {"outcome"}
-        assert outcome_columns(sample) == [*columns, "metadata"]
+        assert outcome_columns(sample) == [*columns, "metadata", "problem"]
 
 
 def outcome_columns(path: Path) -> list[str]:

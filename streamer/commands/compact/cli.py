@@ -27,7 +27,7 @@ from streamer.commands.compact.run import compact as compact_dataset
 from streamer.config import Flags, load
 from streamer.daemon.observers import log
 from streamer.reader.scan import check_is_dataset
-from streamer.sources.outcomes import check_condition
+from streamer.sources.condition import check_condition
 from streamer.store.views.snapshot import ledger_of, snapshot
 
 _OP = "compact the dataset"

@@ -84,7 +84,7 @@ class Judge:
         if outcome.rule != self._rules.where:
             return _NOT_READ
         if not outcome.qualifies:
-            reason = RETRACTED if outcome.ref in self._retracted else WHERE
+            reason = RETRACTED if outcome.ref in self._retracted else outcome.problem or WHERE
             return Verdict(State.REJECTED, reason, outcome.ref, outcome.rule)
         verdict, _ = judge_facts(facts, outcome, self._rules, self._turns)
         return _NO_REWARDS if verdict is not None and verdict.state is State.WAITING else verdict

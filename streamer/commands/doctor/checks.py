@@ -263,7 +263,14 @@ async def _count_outcomes(config: Config) -> tuple[int, int, int, int]:
     The last two are 0 unless the record rules read event rewards.
     """
     source, turns = config.source, config.records.turn_rules
-    poller = OutcomePoller(source.database, config.qualify.where, SystemClock(), token=source.token, turns=turns)
+    poller = OutcomePoller(
+        source.database,
+        config.qualify.where,
+        SystemClock(),
+        token=source.token,
+        turns=turns,
+        objective=source.objective,
+    )
     rows = qualifying = 0
     has_rewards: dict[str, bool] = {}
     try:

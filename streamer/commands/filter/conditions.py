@@ -9,6 +9,7 @@ import msgspec
 from streamer.commands.filter.config import FilterConfig
 from streamer.core.records.model import Outcome, SourceRecord
 from streamer.core.verdicts.join import JoinRule, choose
+from streamer.core.verdicts.reasons import NOT_A_NUMBER
 
 CONDITIONS = (
     "splits",
@@ -61,7 +62,7 @@ def record_is_taken(record: SourceRecord, outcome: Outcome | None, config: Filte
     """
     if config.models and record.model is not None and record.model not in config.models:
         return False
-    return outcome is None or _official(outcome.total_reward, config) is None
+    return outcome is None or (not outcome.problem and _official(outcome.total_reward, config) is None)
 
 
 def outcome_of(record: SourceRecord, outcomes: list[Outcome]) -> Outcome | None:
@@ -106,7 +107,10 @@ def _by_time(created_us: int | None, config: FilterConfig) -> str | None:
 
 def _by_official_score(session: Session, config: FilterConfig) -> str | None:
     """Return the key of the bound that every rollout of the session fails, or None."""
-    scores = [row.total_reward for row in session.outcomes] or [session.metadata.get("official_score")]
+    rollouts = [row for row in session.outcomes if not row.problem]
+    if session.outcomes and not rollouts:
+        return NOT_A_NUMBER
+    scores = [row.total_reward for row in rollouts] or [session.metadata.get("official_score")]
     failed = [_official(score, config) for score in scores]
     return None if None in failed else failed[0]
 

@@ -135,7 +135,7 @@ class _Pass:
                 self.counts.chosen += 1
                 self._scratch.choose(_reduced(session))
             else:
-                self.counts.removed[failed] += 1
+                self.counts.removed[failed] = self.counts.removed.get(failed, 0) + 1
 
     def _shuffled(self) -> Iterator[bytes]:
         """Yield all lines in an order that depends only on the seed and on the lines themselves."""

@@ -9,9 +9,11 @@ from typing import Any
 
 from streamer.base.errors import UnavailableError
 from streamer.commands.filter.conditions import Session
-from streamer.core.records.layouts import time_us
+from streamer.core.records.layouts import latest_us, time_us
 from streamer.core.records.model import Outcome
+from streamer.core.records.number import number_of
 from streamer.core.records.trace_messages import as_object
+from streamer.core.verdicts.reasons import NOT_A_NUMBER
 from streamer.sources.pages import Pages, columns_of
 
 _PAGE_SESSIONS = 500
@@ -117,16 +119,18 @@ def _metadata(text: Any) -> dict[str, Any]:
 
 
 def _outcome(number: int, session: Any, reward: Any, achievements: Any, steps: Any, created_at: Any) -> Outcome:
+    numbers = [number_of(value) for value in (reward, achievements, steps)]
     return Outcome(
         id=number,
         session=str(session),
-        total_reward=reward if isinstance(reward, int | float) else None,
-        achievements_count=achievements if isinstance(achievements, int) else None,
-        total_steps=steps if isinstance(steps, int) else None,
+        total_reward=numbers[0].value,
+        achievements_count=numbers[1].value,
+        total_steps=numbers[2].value,
         created_at=str(created_at),
-        created_us=time_us(created_at),
+        created_us=latest_us(created_at),
         qualifies=True,
         rule="",
+        problem=NOT_A_NUMBER if any(found.problem for found in numbers) else "",
     )
 
 

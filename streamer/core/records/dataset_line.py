@@ -33,8 +33,8 @@ class _Metadata(msgspec.Struct, gc=False):
     model: Any
     provider: Any
     total_reward: float | int | None
-    achievements_count: int | None
-    total_steps: int | None
+    achievements_count: float | int | None
+    total_steps: float | int | None
     has_image: bool
     timestamp: Any
     shard: str

@@ -349,6 +349,16 @@ def time_us(value: Any) -> int | None:
     return None
 
 
+def latest_us(value: Any) -> int | None:
+    """Return the last microsecond that a time can stand for: one without a fraction stands for its whole second.
+
+    SQLite's CURRENT_TIMESTAMP has no fraction: what it says is up to a second before the moment that it was made.
+    """
+    moment = time_us(value)
+    has_fraction = "." in value or "," in value if isinstance(value, str) else isinstance(value, float)
+    return moment if moment is None or has_fraction else moment + _US - 1
+
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - naive times are UTC
 _ONE_US = timedelta(microseconds=1)

@@ -76,21 +76,24 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     """One row of ``outcome_rewards``, with the result of the ``where`` condition.
 
     ``ref`` is the row's id in the ledger (0 before it is stored). ``rule`` names the condition that ``qualifies`` was
-    computed under. ``created_us`` is None if ``created_at`` is no time. ``metadata`` is a JSON object with the
-    requested keys of the row's ``reward_metadata``, or empty.
+    computed under. ``created_us`` is the last microsecond that ``created_at`` can
+    stand for, or None if it is no time. ``metadata`` is a JSON object with the
+    requested keys of the row's ``reward_metadata``, or empty. ``problem`` is the counted reason if the row could not be
+    evaluated, or empty.
     """
 
     id: int
     session: str
     total_reward: float | int | None
-    achievements_count: int | None
-    total_steps: int | None
+    achievements_count: float | int | None
+    total_steps: float | int | None
     created_at: str
     created_us: int | None
     qualifies: bool
     rule: str
     ref: int = 0
     metadata: str = ""
+    problem: str = ""
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):

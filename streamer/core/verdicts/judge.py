@@ -148,7 +148,7 @@ def _judge(
     outcome = choose(rows, line.time_us, rules.join)
     if outcome is not None and outcome.rule == rules.where and not outcome.qualifies:
         # Records of rejected rollouts stay undecoded: that saves half of the decoding.
-        return Judged(item, Verdict(State.REJECTED, WHERE, outcome.ref, outcome.rule))
+        return Judged(item, Verdict(State.REJECTED, outcome.problem or WHERE, outcome.ref, outcome.rule))
     try:
         record = record_of(line) if isinstance(line, Envelope) else line.record()
     except MalformedError as error:

@@ -22,6 +22,18 @@ UNREADABLE = "unreadable"
 WHERE = "where"
 """The outcome does not meet the condition."""
 
+NOT_A_NUMBER = "not_a_number"
+"""A reward or count of the outcome is no number (``core.records.number``)."""
+
+CONDITION_FAILED = "condition_failed"
+"""SQLite could not evaluate the condition on the outcome, as on malformed JSON."""
+
+CONDITION_TOO_SLOW = "condition_too_slow"
+"""The condition took too long on the outcome."""
+
+VALUE_TOO_LONG = "value_too_long"
+"""The outcome's row holds a value that is too long for the condition to look at."""
+
 RETRACTED = "withdrawn"
 """The outcome met the condition until its row was corrected."""
 

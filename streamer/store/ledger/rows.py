@@ -19,7 +19,8 @@ BLOCKED = 2
 SHARD = "id, path, offset, lines, scanned, fingerprint, dev, ino, size, mtime_ns, ctime_ns"
 SPAN = "shard, start, stop, line, lines, session, state, reason, outcome, first_us, last_us, since, rule, id"
 OUTCOME = (
-    "id, session, total_reward, achievements_count, total_steps, created_at, created_us, qualifies, rule, ref, metadata"
+    "id, session, total_reward, achievements_count, total_steps, created_at, created_us, qualifies, rule, ref,"
+    " metadata, problem"
 )
 PART = "number, start, stop, lines, sha256, closed_at"
 
@@ -43,10 +44,8 @@ def span_of(row: Sequence[Any]) -> Span:
 
 def outcome_of(row: Sequence[Any]) -> Outcome:
     """Return the outcome in a row of ``OUTCOME``."""
-    number, session, reward, achievements, steps, created_at, created_us, qualifies, rule, ref, metadata = row
-    return Outcome(
-        number, session, reward, achievements, steps, created_at, created_us, bool(qualifies), rule, ref, metadata
-    )
+    outcome = Outcome(*row)
+    return msgspec.structs.replace(outcome, qualifies=bool(outcome.qualifies))
 
 
 def columns(table: str, names: str) -> str:

@@ -92,7 +92,10 @@ CREATE TABLE IF NOT EXISTS part (
 );
 """
 
-_LATER_COLUMNS = {("outcome", "metadata"): "TEXT NOT NULL DEFAULT ''"}
+_LATER_COLUMNS = {
+    ("outcome", "metadata"): "TEXT NOT NULL DEFAULT ''",
+    ("outcome", "problem"): "TEXT NOT NULL DEFAULT ''",
+}
 """Columns added when a ledger is created or opened; older versions of streamer ignore them."""
 
 _ALWAYS_CHECKED = 64 << 20

@@ -268,8 +268,8 @@ def store_outcomes(
 def _add_outcomes(db: sqlite3.Connection, rows: Sequence[Outcome], rule: JoinRule) -> None:
     db.executemany(
         "INSERT INTO outcome (id, session, total_reward, achievements_count, total_steps, created_at,"
-        " created_us, qualifies, rule, metadata) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [(*msgspec.structs.astuple(row)[:9], row.metadata) for row in rows],
+        " created_us, qualifies, rule, metadata, problem) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [(*msgspec.structs.astuple(row)[:9], row.metadata, row.problem) for row in rows],
     )
     _reevaluate_open(db, rows)
     if rule is not JoinRule.AS_OF:
@@ -285,13 +285,20 @@ def _add_outcomes(db: sqlite3.Connection, rows: Sequence[Outcome], rule: JoinRul
 
 def _change_outcomes(db: sqlite3.Connection, rows: Sequence[tuple[Outcome, Outcome]], rule: JoinRule) -> None:
     db.executemany(
-        "UPDATE outcome SET total_reward = ?, achievements_count = ?, total_steps = ?, qualifies = ?, rule = ?,"
-        " metadata = ? WHERE ref = ?",
-        [(*_facts(row), row.qualifies, row.rule, row.metadata, old.ref) for row, old in rows],
+        "UPDATE outcome SET total_reward = ?, achievements_count = ?, total_steps = ?, created_us = ?, qualifies = ?,"
+        " rule = ?, metadata = ?, problem = ? WHERE ref = ?",
+        [
+            (*_facts(row), row.created_us, row.qualifies, row.rule, row.metadata, row.problem, old.ref)
+            for row, old in rows
+        ],
     )
     _reevaluate_open(db, [row for row, _ in rows])
-    # Where only the condition changed, not the rollout, verdicts stay.
-    corrected = [(row, old) for row, old in rows if row.rule == old.rule or _facts(row) != _facts(old)]
+    # Where only the condition changed, or what its time can stand for, not the rollout, verdicts stay.
+    corrected = [
+        (row, old)
+        for row, old in rows
+        if _facts(row) != _facts(old) or (row.rule == old.rule and _evaluation(row) != _evaluation(old))
+    ]
     if rule is JoinRule.MAX:
         _reevaluate_rejected(db, [row for row, _ in corrected])
     refs = [(row.session, old.ref) for row, old in corrected]
@@ -321,4 +328,8 @@ def _facts(row: Outcome) -> tuple[Any, ...]:
 
 
 def _same(row: Outcome, old: Outcome) -> bool:
-    return (_facts(row), row.qualifies, row.rule, row.metadata) == (_facts(old), old.qualifies, old.rule, old.metadata)
+    return (_facts(row), row.created_us, _evaluation(row)) == (_facts(old), old.created_us, _evaluation(old))
+
+
+def _evaluation(row: Outcome) -> tuple[Any, ...]:
+    return row.qualifies, row.rule, row.metadata, row.problem

@@ -13,9 +13,12 @@ from streamer.core.records.model import State
 from streamer.core.verdicts.reasons import (
     AFTER_LAST_OUTCOME,
     CAP,
+    CONDITION_FAILED,
+    CONDITION_TOO_SLOW,
     IMAGES,
     MODELS,
     NEAR,
+    NOT_A_NUMBER,
     RETRACTED,
     REWARD_REASONS,
     REWARDS_UNREAD,
@@ -23,6 +26,7 @@ from streamer.core.verdicts.reasons import (
     SENT_AGAIN,
     TURN,
     UNREADABLE,
+    VALUE_TOO_LONG,
 )
 from streamer.store.dataset.dead_letters import dead_letters_path
 from streamer.store.ledger.cuts import taken_out_at
@@ -31,6 +35,13 @@ from streamer.store.views.explain_subjects import OutcomeRow
 from streamer.store.views.explain_turns import TurnReasons
 
 _OVERWRITTEN = " (these lines were overwritten in the shard since)"
+
+_PROBLEMS = {
+    NOT_A_NUMBER: "a reward or count in that row is no number",
+    CONDITION_FAILED: "SQLite could not evaluate the condition on that row; guard it, as in json_valid(...) AND ...",
+    CONDITION_TOO_SLOW: "the condition took too long on that row",
+    VALUE_TOO_LONG: "that row holds a value that is too long for the condition to look at",
+}
 
 _RULES = {
     MODELS: "its model is not among records.models",
@@ -91,6 +102,8 @@ class VerdictReasons:
             return f"its rollout was withdrawn: {outcome} was corrected, and does not qualify any more"
         if reason in REWARD_REASONS:
             return f"its rollout qualifies by {outcome}, but {self._turns.of_rollout(span)}"
+        if reason in _PROBLEMS:
+            return f"{outcome} does not qualify: {_PROBLEMS[reason]}"
         return _RULES.get(reason, f"{outcome} did not meet: {self._conditions.get(span['rule'])}")
 
     def _waiting(self, state: str, reason: str, outcomes: Sequence[OutcomeRow]) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from streamer.base.errors import ConfigError, UnavailableError
 from streamer.config.database_url import Server, server_of
+from streamer.core.verdicts.reasons import CONDITION_FAILED
 from streamer.sources.outcomes import PAGE, OutcomePoller
 from streamer.sources.remote_database import RemoteDatabase
 from streamer.sources.trace_database import TooSlowError
@@ -141,12 +142,17 @@ def test_odd_values_hold_up_no_other_row(sqld: Sqld) -> None:
         "CREATE TABLE other (session_id, total_reward)",
         "DROP TABLE outcome_rewards",
         "ALTER TABLE other RENAME TO outcome_rewards",
-        "INSERT INTO outcome_rewards VALUES (CAST(x'ff61' AS TEXT), 9e999), ('run-b', 0.1), (17, 'much'), (NULL, NULL)",
+        "INSERT INTO outcome_rewards VALUES (CAST(x'ff61' AS TEXT), 9e999), ('run-b', 0.1), (17, 'much'), (NULL, NULL),"
+        " ('numpy', x'0300000000000000'), ('csv', '10')",
     )
 
     async def test(at: Polling) -> None:
-        found = [(row.session, row.total_reward) for row in await at.caught_up()]
-        assert found == [("\\xffa", float("inf")), ("run-b", 0.1), ("17", None), ("", None)]
+        rows = await at.caught_up()
+        assert [(row.session, row.total_reward) for row in rows] == [
+            *[("\\xffa", None), ("run-b", 0.1), ("17", None), ("", None), ("numpy", 3), ("csv", 10)],
+        ]
+        assert {row.session for row in rows if row.problem} == {"\\xffa", "17"}
+        assert {row.session for row in rows if row.qualifies} == {"run-b", "numpy", "csv"}
 
     polling(sqld.url, test)
 
@@ -463,15 +469,13 @@ def test_a_condition_that_is_none_is_named_and_does_nothing(sqld: Sqld, where: s
     assert sqld.execute("SELECT count(*) FROM outcome_rewards")[0]["rows"][0][0]["value"] == "1"
 
 
-def test_a_row_that_makes_the_condition_fail_is_said_with_the_way_out(sqld: Sqld) -> None:
-    """As for a file."""
+def test_a_row_that_the_condition_fails_on_holds_up_no_other_row(sqld: Sqld) -> None:
+    """As for a file: it is named with its reason."""
     sqld.add_outcome("run-a", 3)
     sqld.execute("UPDATE outcome_rewards SET reward_metadata = '{'")
 
     async def test(at: Polling) -> None:
-        with pytest.raises(UnavailableError, match="malformed JSON") as caught:
-            await at.poll()
-        assert "json_valid" in caught.value.hint
+        assert [row.problem for row in await at.caught_up()] == [CONDITION_FAILED]
 
     polling(sqld.url, test, "json_extract(reward_metadata, '$.env_seed') = 7")
 
