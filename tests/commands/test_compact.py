@@ -482,6 +482,7 @@ class TestDeath:
         assert not {"gone", "fair"} & {*runs(config)}
         is_as_if_new(config, folder)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("again", STEPS[:-1])
     @pytest.mark.parametrize("point", ["part rewritten", "compaction committed", "part replaced"])
     def test_a_death_while_compacting_after_a_death(self, folder: Path, point: str, again: str) -> None:

@@ -403,6 +403,7 @@ def without_ids(config: Config) -> list[bytes]:
 class TestDeath:
     """SIGKILL at every named point, a lost ledger, an older one, another database."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("mode", MODES)
     @pytest.mark.parametrize("point", STEPS)
     def test_a_death_anywhere_loses_nothing_and_doubles_nothing(self, tmp_path: Path, point: str, mode: From) -> None:
