@@ -12,8 +12,6 @@ from streamer.config.fleet_names import Names
 from streamer.config.fleet_table import SinkKind
 from streamer.daemon.pipeline import Pipeline, Sources
 from streamer.fleet.beside import beside
-from streamer.fleet.intake import Intake
-from streamer.fleet.uplink import Uplink
 from streamer.sources.folder import shard_folder
 from streamer.sources.inbox import ShardInbox
 from streamer.sources.null import NoOutcomes, NoRollouts, NoUplink
@@ -89,8 +87,12 @@ def _sources(
 ) -> Sources:
     uplink: Uplink | NoUplink = NoUplink()
     if config.sink.kind is SinkKind.JETSTREAM:
+        from streamer.fleet.uplink import Uplink  # noqa: PLC0415 - only a fleet needs its 20 modules
+
         uplink = Uplink(config, ledger, env, failures.fleet)
     if not config.source.is_local:
+        from streamer.fleet.intake import Intake  # noqa: PLC0415 - as above
+
         intake = Intake(config, ledger, env, failures.fleet, wake)
         return Sources(intake, NoRollouts(), outcomes, uplink, failures.inputs)
     source = config.source

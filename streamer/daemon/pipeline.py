@@ -14,7 +14,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
 from anyio import to_thread
 
@@ -36,7 +36,6 @@ from streamer.core.records.model import Outcome
 from streamer.core.verdicts.caps import metadata_keys
 from streamer.core.verdicts.judge import Judged, Rules, Settled, judge, sessions, settle
 from streamer.daemon.telemetry import Telemetry
-from streamer.fleet.uplink import Uplink
 from streamer.sources.inbox import Inbox, Work
 from streamer.sources.null import NoOutcomes, NoRollouts, NoUplink
 from streamer.sources.outcomes import OutcomePoller
@@ -50,6 +49,9 @@ from streamer.store.ledger.ledger import Ledger
 from streamer.store.ledger.paths import is_session
 from streamer.store.ledger.transactions import BatchCommit, ReadSettings
 from streamer.store.parts.parts import part_path
+
+if TYPE_CHECKING:
+    from streamer.fleet.uplink import Uplink
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
