@@ -219,7 +219,7 @@ class OutcomeProblem(Event):
     def message(self) -> str:
         """Say which value, and what follows; the row is an example."""
         return (
-            f"outcome_rewards.{self.column} of row {self.row} is no number but {self.problem}:"
+            f"outcome_rewards.{self.column} of row {self.row} is no number ({self.problem}):"
             " such rollouts do not qualify (`streamer status` counts their lines as not_a_number)"
         )
 
